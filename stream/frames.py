@@ -1,0 +1,350 @@
+"""Frames as they travel between media and models: pixels, samples, times.
+
+A `Picture` is pixels and what is needed to read them (format, matrix, range). A `VideoFrame` is a picture
+or a tensor with its timestamp and its `Timeline`; whichever of the two is missing is made when it is first
+asked for, and kept. An `AudioFrame` is samples with their layout.
+
+Imports the standard library, numpy and (only when a tensor is asked for) torch, because the engine's host
+loads this module in foreign interpreters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.errors import ProcessorError
+
+if TYPE_CHECKING:
+    import torch
+
+PixelFormat = Literal["yuv420p", "rgb24"]
+Matrix = Literal["bt601", "bt709", "bt2020"]
+Plane = npt.NDArray[np.uint8]
+
+DEFAULT_WIDTH = 512
+DEFAULT_HEIGHT = 512
+
+# Kr and Kb of each matrix (ITU-T H.273, table 4).
+LUMA_COEFFICIENTS: Mapping[Matrix, tuple[float, float]] = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+}
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When each stage was done with a frame, in nanoseconds of `time.monotonic_ns`; 0 where it was not.
+
+    ``received`` is the arrival of the frame's last byte, ``taken`` the moment at which the processor began
+    with it, ``sent`` the hand-over of its last byte to the sink.
+    """
+
+    received: int = 0
+    decoded: int = 0
+    taken: int = 0
+    processed: int = 0
+    encoded: int = 0
+    sent: int = 0
+
+    STAGES: ClassVar[tuple[str, ...]] = ("received", "decoded", "taken", "processed", "encoded", "sent")
+
+    def stamp(self, stage: str) -> None:
+        """Write the present moment into ``stage``."""
+        setattr(self, stage, time.monotonic_ns())
+
+    def copy(self) -> Timeline:
+        return Timeline(*(getattr(self, stage) for stage in self.STAGES))
+
+
+class Picture:
+    """Eight-bit pixels of one picture, not to be written to once made.
+
+    ``planes`` are 2-D uint8 arrays whose rows may be longer than the picture (strides are kept):
+    for ``rgb24`` one of H x 3W, for ``yuv420p`` H x W, then twice ceil(H/2) x ceil(W/2).
+    ``matrix`` and ``full_range`` say how luma and chroma were made; they mean nothing for ``rgb24``.
+    """
+
+    __slots__ = ("format", "full_range", "height", "matrix", "planes", "width")
+
+    def __init__(
+        self,
+        format: PixelFormat,  # noqa: A002 (the field's own word)
+        width: int,
+        height: int,
+        planes: Sequence[Plane],
+        matrix: Matrix = "bt601",
+        full_range: bool = False,
+    ) -> None:
+        self.format: PixelFormat = format
+        self.width = width
+        self.height = height
+        self.planes = tuple(planes)
+        self.matrix: Matrix = matrix
+        self.full_range = full_range
+        expected = plane_shapes(format, width, height)
+        found = tuple(plane.shape for plane in self.planes)
+        if found != expected:
+            raise ValueError(f"a {format} picture of {width}x{height} has planes {expected}, not {found}")
+
+    @classmethod
+    def from_rgb(cls, rgb: npt.NDArray[np.uint8]) -> Picture:
+        """A picture over an H x W x 3 array; shares its memory when the rows are contiguous."""
+        height, width, channels = rgb.shape
+        if channels != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"expected uint8 H x W x 3, not {rgb.dtype} {rgb.shape}")
+        return cls("rgb24", width, height, (np.ascontiguousarray(rgb).reshape(height, width * 3),))
+
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """The pixels as uint8 H x W x 3. Shared for ``rgb24``, computed for anything else."""
+        if self.format == "rgb24":
+            plane = self.planes[0]
+            return np.lib.stride_tricks.as_strided(
+                plane, (self.height, self.width, 3), (plane.strides[0], 3, 1), writeable=False
+            )
+        return _yuv420p_to_rgb(self)
+
+
+def plane_shapes(format: PixelFormat, width: int, height: int) -> tuple[tuple[int, int], ...]:  # noqa: A002
+    """Rows and bytes in a row of each plane of a picture of that size."""
+    if format == "rgb24":
+        return ((height, width * 3),)
+    chroma = ((height + 1) // 2, (width + 1) // 2)
+    return ((height, width), chroma, chroma)
+
+
+def _yuv420p_to_rgb(picture: Picture) -> npt.NDArray[np.uint8]:
+    """ITU-T H.273 in numpy: the slow, exact way for interpreters that have no swscale."""
+    kr, kb = LUMA_COEFFICIENTS[picture.matrix]
+    offset, luma, chroma = (0, 255, 255) if picture.full_range else (16, 219, 224)
+    y, u, v = (plane.astype(np.float32) for plane in picture.planes)
+    y, u, v = (y - offset) / luma, (u - 128) / chroma, (v - 128) / chroma
+    rows, columns = picture.height, picture.width
+    u = u.repeat(2, 0).repeat(2, 1)[:rows, :columns]
+    v = v.repeat(2, 0).repeat(2, 1)[:rows, :columns]
+    red = y + 2 * (1 - kr) * v
+    blue = y + 2 * (1 - kb) * u
+    green = (y - kr * red - kb * blue) / (1 - kr - kb)
+    rgb = np.stack((red, green, blue), axis=-1)
+    return np.asarray((rgb * 255 + 0.5).clip(0, 255), dtype=np.uint8)
+
+
+class SideData:
+    """Free place for a processor's own marks on a frame; travels with it."""
+
+    skipped: bool = True
+    input: Any = None
+
+
+class VideoFrame:
+    """One video frame: pixels as `picture`, as `tensor`, or both.
+
+    ``tensor`` is float32, 1 x H x W x 3, RGB, 0..1, contiguous, on the CPU unless the processor asked for
+    another device. It is made from the picture when first read. ``timestamp`` counts ``time_base`` units
+    and is the source's own.
+    """
+
+    def __init__(
+        self,
+        tensor: torch.Tensor | None,
+        timestamp: int,
+        time_base: Fraction,
+        log_timestamps: dict[str, float] | None = None,
+        *,
+        picture: Picture | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
+        if tensor is None and picture is None:
+            raise ValueError("a VideoFrame needs a tensor or a picture")
+        self._tensor = tensor
+        self._picture = picture
+        self.timestamp = timestamp
+        self.time_base = time_base
+        self.log_timestamps: dict[str, float] = {} if log_timestamps is None else log_timestamps
+        self.timeline = Timeline() if timeline is None else timeline
+        self.side_data = SideData()
+
+    @classmethod
+    def from_picture(
+        cls, picture: Picture, timestamp: int, time_base: Fraction, timeline: Timeline | None = None
+    ) -> VideoFrame:
+        return cls(None, timestamp, time_base, picture=picture, timeline=timeline)
+
+    @classmethod
+    def from_tensor(cls, tensor: torch.Tensor, timestamp: int = 0) -> VideoFrame:
+        """A frame from a tensor alone; its time base is one second."""
+        return cls(tensor, timestamp, Fraction(1, 1))
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        if self._tensor is None:
+            assert self._picture is not None
+            self._tensor = tensor_from_picture(self._picture)
+        return self._tensor
+
+    @tensor.setter
+    def tensor(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self._picture = None
+
+    @property
+    def picture(self) -> Picture:
+        """The pixels as bytes; made from the tensor (clamped to 0..1) when the frame has only that."""
+        if self._picture is None:
+            assert self._tensor is not None
+            self._picture = picture_from_tensor(self._tensor)
+        return self._picture
+
+    @property
+    def has_tensor(self) -> bool:
+        return self._tensor is not None
+
+    @property
+    def width(self) -> int:
+        return self._picture.width if self._picture is not None else int(self.tensor.shape[-2])
+
+    @property
+    def height(self) -> int:
+        return self._picture.height if self._picture is not None else int(self.tensor.shape[-3])
+
+    @property
+    def time(self) -> float:
+        """Presentation time in seconds."""
+        return float(self.timestamp * self.time_base)
+
+    def replace_tensor(self, tensor: torch.Tensor) -> VideoFrame:
+        """The same moment with other pixels; times are copied, ``side_data`` is shared."""
+        return self._with(VideoFrame(tensor, self.timestamp, self.time_base, dict(self.log_timestamps)))
+
+    def replace_picture(self, picture: Picture) -> VideoFrame:
+        """The same moment with other pixels; times are copied, ``side_data`` is shared."""
+        return self._with(
+            VideoFrame(None, self.timestamp, self.time_base, dict(self.log_timestamps), picture=picture)
+        )
+
+    def _with(self, other: VideoFrame) -> VideoFrame:
+        other.timeline = self.timeline.copy()
+        other.side_data = self.side_data
+        return other
+
+
+def tensor_from_picture(picture: Picture) -> torch.Tensor:
+    """float32, 1 x H x W x 3, RGB, 0..1, on the CPU."""
+    import torch
+
+    rgb = picture.rgb()
+    writable = rgb if rgb.flags.writeable else np.array(rgb)
+    return torch.from_numpy(writable).to(torch.float32).mul_(1 / 255).unsqueeze(0)
+
+
+def picture_from_tensor(tensor: torch.Tensor) -> Picture:
+    """RGB bytes of a 1 x H x W x C or H x W x C tensor, C of 1, 3 or 4 (alpha is dropped).
+
+    Floats are read as 0..1 and clamped, uint8 is taken as it is. Anything else raises `ProcessorError`
+    with the shape and type that were found.
+    """
+    return Picture.from_rgb(rgb_from_tensor(tensor))
+
+
+def rgb_from_tensor(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """uint8 H x W x 3 of what a processor returned; the checks of `picture_from_tensor`."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise ProcessorError(f"expected a tensor, got {type(tensor).__name__}")
+    found = f"{tuple(tensor.shape)} {tensor.dtype}"
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 3 or tensor.shape[-1] not in (1, 3, 4) or 0 in tensor.shape:
+        raise ProcessorError(f"expected a picture of 1 x H x W x 3 (or 1 or 4 channels), got {found}")
+    tensor = tensor.detach()
+    if tensor.is_floating_point():
+        # NaN survives clamp and its conversion to bytes is undefined.
+        tensor = tensor.to(torch.float32).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).add(0.5)
+        tensor = tensor.to(torch.uint8)
+    elif tensor.dtype != torch.uint8:
+        raise ProcessorError(f"expected floats in 0..1 or uint8, got {found}")
+    tensor = tensor.expand(-1, -1, 3) if tensor.shape[-1] == 1 else tensor[..., :3]
+    array: npt.NDArray[np.uint8] = tensor.cpu().contiguous().numpy()
+    return array
+
+
+class AudioFrame:
+    """Samples of one stretch of sound.
+
+    ``samples``: planar formats (``fltp``, ``s16p``) channels x n, packed formats 1 x (n * channels).
+    ``timestamp`` counts ``time_base`` units.
+    """
+
+    def __init__(
+        self,
+        samples: npt.NDArray[Any],
+        timestamp: int,
+        time_base: Fraction,
+        *,
+        rate: int,
+        format: str = "fltp",  # noqa: A002
+        layout: str = "stereo",
+        log_timestamps: dict[str, float] | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
+        self.samples = samples
+        self.timestamp = timestamp
+        self.time_base = time_base
+        self.rate = rate
+        self.format = format
+        self.layout = layout
+        self.log_timestamps: dict[str, float] = {} if log_timestamps is None else log_timestamps
+        self.timeline = Timeline() if timeline is None else timeline
+        self.side_data = SideData()
+
+    @property
+    def channels(self) -> int:
+        return {"mono": 1, "stereo": 2}.get(self.layout, 0) or _channels_of(self.layout)
+
+    @property
+    def nb_samples(self) -> int:
+        """Samples of one channel."""
+        if self.format.endswith("p"):
+            return int(self.samples.shape[-1])
+        return int(self.samples.size // self.channels)
+
+    @property
+    def time(self) -> float:
+        """Presentation time in seconds."""
+        return float(self.timestamp * self.time_base)
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.nb_samples / self.rate
+
+    def replace_samples(self, samples: npt.NDArray[Any]) -> AudioFrame:
+        """The same moment with other samples in the same format and layout."""
+        other = AudioFrame(
+            samples,
+            self.timestamp,
+            self.time_base,
+            rate=self.rate,
+            format=self.format,
+            layout=self.layout,
+            log_timestamps=dict(self.log_timestamps),
+        )
+        other.timeline = self.timeline.copy()
+        other.side_data = self.side_data
+        return other
+
+
+def _channels_of(layout: str) -> int:
+    counts = {"2.1": 3, "3.0": 3, "quad": 4, "4.0": 4, "5.0": 5, "5.1": 6, "7.1": 8}
+    base = layout.split("(")[0]
+    if base not in counts:
+        raise ValueError(f"unknown channel layout {layout!r}")
+    return counts[base]
