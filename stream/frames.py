@@ -124,8 +124,10 @@ def _yuv420p_to_rgb(picture: Picture) -> npt.NDArray[np.uint8]:
     """ITU-T H.273 in numpy: the slow, exact way for interpreters that have no swscale."""
     kr, kb = LUMA_COEFFICIENTS[picture.matrix]
     offset, luma, chroma = (0, 255, 255) if picture.full_range else (16, 219, 224)
-    y, u, v = (plane.astype(np.float32) for plane in picture.planes)
-    y, u, v = (y - offset) / luma, (u - 128) / chroma, (v - 128) / chroma
+    y8, u8, v8 = picture.planes
+    y = (y8.astype(np.float32) - offset) / luma
+    u = (u8.astype(np.float32) - 128) / chroma
+    v = (v8.astype(np.float32) - 128) / chroma
     rows, columns = picture.height, picture.width
     u = u.repeat(2, 0).repeat(2, 1)[:rows, :columns]
     v = v.repeat(2, 0).repeat(2, 1)[:rows, :columns]

@@ -100,7 +100,7 @@ class FrameProcessor:
         )
 
     def emit(self, kind: Literal["text", "data", "event"], data: Any) -> None:
-        """Send text, data or an event to whichever data sinks there are; never blocks, the oldest go first."""
+        """Send text, data or an event to whichever data sinks there are; never blocks."""
         if self._emit_sink is not None:
             self._emit_sink(Emission(kind, data, self._frame_time))
 

@@ -1,0 +1,110 @@
+"""Times of a session: source timestamps to one output timeline, and an even frame rate. Pure; no I/O.
+
+All timestamps count 1/90000 s; moments are nanoseconds of one monotonic clock, handed in by the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TICKS = 90_000
+NANOSECONDS = 1_000_000_000
+
+
+def ticks(nanoseconds: int) -> int:
+    """Nanoseconds as 1/90000 s, rounded down."""
+    return nanoseconds * TICKS // NANOSECONDS
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """A stretch in which the source's timestamps run on without a jump."""
+
+    offset: int
+    source: int
+    output: int
+    moment: int
+
+
+class SessionClock:
+    """Maps the timestamps of a source that may jump, wrap or start again onto one timeline.
+
+    As long as the source runs on, the timeline *is* the source's. A timestamp is a jump when it lies more
+    than ``backward`` before the last one, or more than ``forward`` after what the time passed since would
+    explain; the timeline then goes on from where it was, by the time that has really passed. Sound and
+    pictures share one clock, so they keep their distance; stragglers from before a jump are mapped as
+    they would have been.
+    """
+
+    def __init__(self, *, backward: float = 1.0, forward: float = 10.0) -> None:
+        self._backward = int(backward * TICKS)
+        self._forward = int(forward * TICKS)
+        self._now: _Epoch | None = None
+        self._before: _Epoch | None = None
+        self.jumps = 0
+
+    def map(self, pts: int, moment: int) -> int:
+        """The place of ``pts``, which was seen at ``moment``, on the timeline."""
+        if self._now is None:
+            self._now = _Epoch(0, pts, pts, moment)
+            return pts
+        if self._continues(self._now, pts, moment):
+            return self._advance(self._now, pts, moment)
+        if self._before is not None and self._continues(self._before, pts, moment):
+            # What the decoder still held back when the source jumped.
+            return pts + self._before.offset
+        return self._anchor(pts, moment)
+
+    def _continues(self, epoch: _Epoch, pts: int, moment: int) -> bool:
+        passed = max(0, ticks(moment - epoch.moment))
+        return epoch.source - self._backward <= pts <= epoch.source + passed + self._forward
+
+    def _advance(self, epoch: _Epoch, pts: int, moment: int) -> int:
+        output = pts + epoch.offset
+        if pts >= epoch.source:
+            epoch.source, epoch.output, epoch.moment = pts, output, moment
+        return output
+
+    def _anchor(self, pts: int, moment: int) -> int:
+        assert self._now is not None
+        # At least one picture of 30 fps on, so that a jump within a burst does not pile up at one time.
+        output = self._now.output + max(ticks(moment - self._now.moment), TICKS // 30)
+        self._before = self._now
+        self._now = _Epoch(output - pts, pts, output, moment)
+        self.jumps += 1
+        return output
+
+
+class Monotonic:
+    """Strictly increasing timestamps: each is what was asked for, or one tick after the last."""
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+
+    def next(self, pts: int) -> int:
+        if self.last is not None and pts <= self.last:
+            pts = self.last + 1
+        self.last = pts
+        return pts
+
+
+class EvenRate:
+    """Lets through at most ``fps`` frames a second, as evenly as the source's own times allow."""
+
+    def __init__(self, fps: float) -> None:
+        if not fps > 0:
+            raise ValueError(f"fps must be over 0, not {fps}")
+        self._interval = TICKS / fps
+        self._due: float | None = None
+
+    def keeps(self, pts: int) -> bool:
+        """Whether the frame of ``pts`` goes through. A jump either way starts the count anew."""
+        due = self._due
+        if due is None or abs(pts - due) > 2 * self._interval + TICKS:
+            self._due = pts + self._interval
+            return True
+        # A quarter of an interval early is nearer than a whole one late.
+        if pts < due - self._interval / 4:
+            return False
+        self._due = max(due + self._interval, pts + self._interval / 2)
+        return True
