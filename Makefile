@@ -1,0 +1,54 @@
+# make run | test | lint | bench | venv | clean
+#
+# Each target first sees to .venv: made when it is missing, brought up to date when pyproject.toml,
+# constraints.txt or the interpreter changed, and left alone otherwise.
+#   PYTHON=python3.12 make test     another interpreter (3.11 to 3.13)
+#   TESTS=tests/stream make test    some of the tests
+# PyPI's torch for Linux carries CUDA. On a machine without a GPU the CPU build saves gigabytes:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make venv
+
+PYTHON ?= python3
+TESTS ?= tests
+BENCH ?= --peer pytrickle
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(VERSION)
+
+.PHONY: run test lint bench venv clean
+
+run: $(STAMP)
+	$(BIN)/headrace serve
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy benchmarks
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/live.py $(BENCH)
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@case "$(VERSION)" in \
+	  3.11|3.12|3.13) ;; \
+	  "") echo "'$(PYTHON)' does not run; name a Python 3.11 to 3.13, e.g. PYTHON=python3.12 make" >&2; exit 1 ;; \
+	  *) echo "'$(PYTHON)' is Python $(VERSION); Headrace needs 3.11 to 3.13, e.g. PYTHON=python3.12 make" >&2; exit 1 ;; \
+	esac
+	@if ! $(BIN)/python -c 'import sys, pip; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' 2>/dev/null; then \
+	  $(PYTHON) -m venv --clear $(VENV) || \
+	    { echo "no virtual environment; Debian and Ubuntu keep venv in a package: apt install python$(VERSION)-venv" >&2; exit 1; }; \
+	fi
+	@rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[engine,demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv-pytrickle build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,127 @@
+"""What every test is held to: it leaves no task, thread or child process behind, and where it asks for it
+(`@pytest.mark.descriptors`) no open descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
+
+import psutil
+import pytest
+import pytest_asyncio
+from hypothesis import settings
+
+T = TypeVar("T")
+
+GRACE_S = 3.0
+"""How long what a test started may take to end after it."""
+
+pytest_plugins = ["pytester"]
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, max_examples=30)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "descriptors: fails when more descriptors are open after than before")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not _cuda():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _cuda() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves non-daemon threads, child processes or, when marked so, descriptors."""
+    counts_descriptors = request.node.get_closest_marker("descriptors") is not None
+    threads, children = set(threading.enumerate()), _children()
+    descriptors = _descriptors() if counts_descriptors else Counter[str]()
+    yield
+    left: list[str] = []
+    if strays := _wait(lambda: {t for t in threading.enumerate() if not t.daemon} - threads):
+        left.append(f"threads {sorted(thread.name for thread in strays)}")
+    if orphans := _wait(lambda: _children() - children):
+        left.append(f"processes {[_end(process) for process in orphans]}")
+    if counts_descriptors:
+        gc.collect()
+        if opened := _wait(lambda: set(_descriptors() - descriptors)):
+            left.append(f"descriptors {sorted(opened)}")
+    assert not left, f"left behind: {'; '.join(left)}"
+
+
+@pytest.fixture(autouse=True)
+def no_tasks_left(request: pytest.FixtureRequest, nothing_left_running: None) -> None:
+    """Fails an asynchronous test that leaves tasks (pytest-asyncio cancels them silently)."""
+    if inspect.iscoroutinefunction(getattr(request.node, "function", None)):
+        request.getfixturevalue("loop_without_leftovers")
+
+
+@pytest_asyncio.fixture
+async def loop_without_leftovers() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    late = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if late:
+        _, late = await asyncio.wait(late, timeout=GRACE_S)
+    assert not late, f"left behind: tasks {sorted(map(repr, late))}"
+
+
+def _wait(late: Callable[[], set[T]]) -> set[T]:
+    """What is still there after the grace."""
+    end = time.monotonic() + GRACE_S
+    while (left := late()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return left
+
+
+def _children() -> set[psutil.Process]:
+    """Child processes, without the one that `multiprocessing` keeps for itself."""
+    return {child for child in psutil.Process().children() if "resource_tracker" not in _command(child)}
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _end(process: psutil.Process) -> str:
+    """Kill a process so that it does not disturb the next test; what it was."""
+    name = f"{process.pid} {_command(process) or 'zombie'}"
+    try:
+        process.kill()
+        process.wait(GRACE_S)
+    except psutil.Error as error:
+        name += f" ({error})"
+    return name
+
+
+def _descriptors() -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except FileNotFoundError:
+            continue
+        kinds[target.split(":[")[0]] += 1
+    return kinds
