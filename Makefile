@@ -28,10 +28,10 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy benchmarks
+	$(BIN)/python -m mypy -p benchmarks
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/live.py $(BENCH)
+	$(BIN)/python -m benchmarks.live $(BENCH)
 
 venv: $(STAMP)
 
