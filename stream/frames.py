@@ -255,26 +255,32 @@ def picture_from_tensor(tensor: torch.Tensor) -> Picture:
     return Picture.from_rgb(rgb_from_tensor(tensor))
 
 
-def rgb_from_tensor(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """uint8 H x W x 3 of what a processor returned; the checks of `picture_from_tensor`."""
+def checked_image(tensor: object) -> torch.Tensor:
+    """H x W x C view of what a processor returned; raises `ProcessorError` for what is not a picture."""
     import torch
 
     if not isinstance(tensor, torch.Tensor):
         raise ProcessorError(f"expected a tensor, got {type(tensor).__name__}")
     found = f"{tuple(tensor.shape)} {tensor.dtype}"
-    if tensor.ndim == 4 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.ndim != 3 or tensor.shape[-1] not in (1, 3, 4) or 0 in tensor.shape:
+    image = tensor[0] if tensor.ndim == 4 and tensor.shape[0] == 1 else tensor
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ProcessorError(f"expected a picture of 1 x H x W x 3 (or 1 or 4 channels), got {found}")
-    tensor = tensor.detach()
-    if tensor.is_floating_point():
-        # NaN survives clamp and its conversion to bytes is undefined.
-        tensor = tensor.to(torch.float32).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).add(0.5)
-        tensor = tensor.to(torch.uint8)
-    elif tensor.dtype != torch.uint8:
+    if not image.is_floating_point() and image.dtype != torch.uint8:
         raise ProcessorError(f"expected floats in 0..1 or uint8, got {found}")
-    tensor = tensor.expand(-1, -1, 3) if tensor.shape[-1] == 1 else tensor[..., :3]
-    array: npt.NDArray[np.uint8] = tensor.cpu().contiguous().numpy()
+    return image.detach()
+
+
+def rgb_from_tensor(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """uint8 H x W x 3 of what a processor returned; the checks of `picture_from_tensor`."""
+    import torch
+
+    image = checked_image(tensor)
+    if image.is_floating_point():
+        # NaN survives clamp and its conversion to bytes is undefined.
+        image = image.to(torch.float32).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).add(0.5)
+        image = image.to(torch.uint8)
+    image = image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+    array: npt.NDArray[np.uint8] = image.cpu().contiguous().numpy()
     return array
 
 
