@@ -125,7 +125,14 @@ class ProcessorError(HeadraceError):
 
 
 class EngineError(HeadraceError):
-    """The engine process is not there: still starting, crashed or hung."""
+    """The processor is not there: its engine is still starting or loading, has crashed or hangs.
+
+    ``progress`` runs from 0 to 1 where it is known.
+    """
 
     code = "engine_unavailable"
     status = 503
+
+    def __init__(self, message: str, *, field: str | None = None, progress: float | None = None) -> None:
+        super().__init__(message, field=field)
+        self.progress = progress

@@ -62,7 +62,7 @@ class FrameProcessor:
         self.error_callback = error_callback
         self.init_kwargs = init_kwargs
         self._emit_sink: EmitSink | None = None
-        self._frame_time: float | None = None
+        self.frame_time: float | None = None
 
     async def load_model(self, **kwargs: Any) -> None:
         """Load weights; awaited once before the first frame."""
@@ -93,6 +93,10 @@ class FrameProcessor:
         not there; the live path then shows the last result, a file waits here and tries the frame again.
         """
 
+    def progress(self) -> tuple[str, float | None]:
+        """What it is doing while frames cannot be processed yet, in words, and how far it is (0 to 1)."""
+        return ("Loading", None)
+
     def info(self) -> ProcessorInfo:
         """Which media the processor touches follows from the methods that it overrides."""
         return ProcessorInfo(
@@ -102,7 +106,7 @@ class FrameProcessor:
     def emit(self, kind: Literal["text", "data", "event"], data: Any) -> None:
         """Send text, data or an event to whichever data sinks there are; never blocks."""
         if self._emit_sink is not None:
-            self._emit_sink(Emission(kind, data, self._frame_time))
+            self._emit_sink(Emission(kind, data, self.frame_time))
 
     def bind(self, sink: EmitSink | None) -> None:
         """Where `emit` leads; called by whoever runs the processor."""

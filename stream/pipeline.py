@@ -1,0 +1,449 @@
+"""The way of a frame, written down in one place.
+
+    source -> units -> decode -> mailbox -> processor -> encode -> sinks
+
+Decoding and encoding each have a thread, the processor is awaited on the event loop. Live, the newest frame
+is taken when work starts and whatever cannot keep up loses frames, never time. Lossless (files), each stage
+waits for room in the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks
+from stream.codecs.convert import Converter
+from stream.encoding import EncodingSettings, EncodingStage, Heard, Shown
+from stream.errors import EngineError, HeadraceError, ProcessorError
+from stream.frames import AudioFrame, Timeline, VideoFrame
+from stream.handoff import ToLoop
+from stream.overlay import Notice, OverlaySettings
+from stream.presenter import Presenter
+from stream.processor import FrameProcessor, Params
+from stream.stats import LatencyBook, RateMeter
+from stream.units import TS_TIME_BASE, EncodedUnit
+
+log = logging.getLogger(__name__)
+
+MAX_RESULTS = 16
+"""Frames that one call of a processor may return."""
+MAX_SOUND_WAITING = 100
+"""Stretches of sound that wait for the processor; about two seconds."""
+ENGINE_RETRIES = 3
+"""How often a lossless pipeline offers a frame again to an engine that died over it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """``width`` and ``height``: the size at which frames are handed to the processor, centre-cropped
+    (None keeps the source's); ``max_fps`` drops evenly; ``ready_timeout`` (s) is how long a lossless
+    pipeline waits for an engine."""
+
+    width: int | None = None
+    height: int | None = None
+    max_fps: float | None = None
+    lossless: bool = False
+    overlay: OverlaySettings = field(default_factory=OverlaySettings)
+    encoding: EncodingSettings = field(default_factory=EncodingSettings)
+    ready_timeout: float = 300.0
+
+
+class Decoding(Protocol):
+    """The first stage: reads and decodes in a thread of its own until its end or until it is aborted.
+
+    ``put_video`` and ``put_audio`` return False when nothing is wanted any more.
+    """
+
+    def run(
+        self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]
+    ) -> None: ...
+    def abort(self) -> None: ...
+
+
+@dataclass(slots=True)
+class PipelineCounts:
+    """Everything counted since the start."""
+
+    frames_in: int = 0
+    frames_out: int = 0
+    dropped_rate: int = 0
+    dropped_busy: int = 0
+    dropped_encoder: int = 0
+    repeated: int = 0
+    overlaid: int = 0
+    failed: int = 0
+    withheld: int = 0
+    audio_in: int = 0
+    audio_dropped: int = 0
+
+
+@dataclass(slots=True)
+class Figures:
+    """What happened when; moments in nanoseconds of the monotonic clock."""
+
+    counts: PipelineCounts = field(default_factory=PipelineCounts)
+    latency: LatencyBook = field(default_factory=LatencyBook)
+    input_rate: RateMeter = field(default_factory=RateMeter)
+    output_rate: RateMeter = field(default_factory=RateMeter)
+    result_rate: RateMeter = field(default_factory=RateMeter)
+    audio_in_rate: RateMeter = field(default_factory=RateMeter)
+    audio_out_rate: RateMeter = field(default_factory=RateMeter)
+    first_result: int | None = None
+    last_error: HeadraceError | None = None
+    last_error_at: int | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    frame: VideoFrame
+    pts: int
+    number: int
+
+
+class Pipeline:
+    """One session's frames from decoding to encoded units, which ``deliver`` gets in the encoding thread.
+
+    `run` returns when the input has ended and everything is put out, and raises what stopped it.
+    """
+
+    def __init__(
+        self,
+        decoding: Decoding,
+        processor: FrameProcessor,
+        settings: PipelineSettings,
+        deliver: Callable[[list[EncodedUnit]], None],
+    ) -> None:
+        self.processor = processor
+        self.settings = settings
+        self.figures = Figures()
+        self._decoding = decoding
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        lossless = settings.lossless
+        self._frames: ToLoop[_Job] = ToLoop(self._loop, limit=4 if lossless else 1, lossless=lossless)
+        self._sound: ToLoop[AudioFrame] = ToLoop(self._loop, limit=MAX_SOUND_WAITING, lossless=lossless)
+        self._encoding = EncodingStage(settings.encoding, self._loop, self._encoded, self._stage_failed)
+        self._presenter = Presenter(settings.overlay)
+        self._clock = SessionClock()
+        self._out = Monotonic()
+        self._shown_at = 0
+        self._rate = EvenRate(settings.max_fps) if settings.max_fps else None
+        self._converter = Converter()
+        self._between_frames = asyncio.Lock()
+        self.ready = False
+        """Whether the processor has been loaded and told that the stream starts; set by the session."""
+        self._number = 0
+        self._last_job_pts: int | None = None
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+
+    # -- what others call ------------------------------------------------------------------------------
+
+    @property
+    def encoding(self) -> EncodingStage:
+        return self._encoding
+
+    async def apply(self, params: Params) -> int:
+        """Change parameters between two frames; returns the number of the first frame they hold for."""
+        async with self._between_frames:
+            await self.processor.update_params(params)
+            return self._number
+
+    def expect_video(self, expected: bool) -> None:
+        """Once the source knows whether it carries pictures."""
+        self._encoding.expect_video(expected)
+
+    async def run(self) -> None:
+        """Run every stage to the end of input. Cancelling it stops them all."""
+        threads = [
+            threading.Thread(target=self._run_decoding, name="decode", daemon=True),
+            threading.Thread(target=self._encoding.run, name="encode", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            await self._run_stages()
+            self._encoding.end()
+            await asyncio.to_thread(threads[1].join)
+            self._raise_failure()
+        finally:
+            await self._stop_threads(threads)
+
+    async def _run_stages(self) -> None:
+        work = asyncio.gather(self._work_video(), self._work_audio())
+        ticker = asyncio.ensure_future(self._tick())
+        try:
+            await asyncio.wait({work, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            self._raise_failure()
+            await work
+        finally:
+            work.cancel()
+            ticker.cancel()
+            await asyncio.gather(work, ticker, return_exceptions=True)
+
+    async def _stop_threads(self, threads: Sequence[threading.Thread]) -> None:
+        self._decoding.abort()
+        self._frames.abort()
+        self._sound.abort()
+        self._encoding.abort()
+        if not self._failure.done():
+            self._failure.cancel()
+        for thread in threads:
+            await asyncio.shield(asyncio.to_thread(thread.join, 5.0))
+            if thread.is_alive():
+                log.error("the %s thread did not end within 5 s", thread.name)
+
+    # -- decoding thread -------------------------------------------------------------------------------
+
+    def _run_decoding(self) -> None:
+        try:
+            self._decoding.run(self._decoded_video, self._decoded_audio)
+        except HeadraceError as error:
+            self._stage_failed(error)
+        finally:
+            self._frames.close()
+            self._sound.close()
+
+    def _decoded_video(self, frame: VideoFrame) -> bool:
+        now = time.monotonic_ns()
+        counts = self.figures.counts
+        counts.frames_in += 1
+        self.figures.input_rate.tick(now)
+        pts = self._clock.map(_to_ticks(frame.timestamp, frame), frame.timeline.received or now)
+        if self._rate is not None and not self._rate.keeps(pts):
+            counts.dropped_rate += 1
+            return True
+        going_on = self._frames.put(_Job(frame, pts, -1))
+        if not self.settings.lossless:
+            self._call(self._arrived, pts, (frame.width, frame.height))
+        return going_on
+
+    def _decoded_audio(self, frame: AudioFrame) -> bool:
+        now = time.monotonic_ns()
+        self.figures.counts.audio_in += 1
+        self.figures.audio_in_rate.tick(now)
+        pts = self._clock.map(_to_ticks(frame.timestamp, frame), frame.timeline.received or now)
+        frame.side_data.output_pts = pts
+        return self._sound.put(frame)
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            # The loop has ended, and this pipeline with it.
+            pass
+
+    def _stage_failed(self, error: HeadraceError) -> None:
+        self._call(lambda: self._failure.done() or self._failure.set_exception(error))
+
+    def _raise_failure(self) -> None:
+        if self._failure.done() and not self._failure.cancelled():
+            error = self._failure.exception()
+            if error is not None:
+                raise error
+
+    # -- the processor, on the loop --------------------------------------------------------------------
+
+    async def _work_video(self) -> None:
+        while (job := await self._frames.take()) is not None:
+            self.figures.counts.dropped_busy = self._frames.dropped
+            async with self._between_frames:
+                shown = await self._process(job)
+            if not shown:
+                continue
+            if self.settings.lossless:
+                await self._encoding.show_wait(shown)
+            else:
+                self.figures.counts.dropped_encoder += self._encoding.show(shown)
+
+    async def _process(self, job: _Job) -> list[Shown]:
+        job.number = self._number
+        self._number += 1
+        try:
+            frame = await self._prepare(job.frame)
+            result = await self._offer(frame)
+        except EngineError as error:
+            if self.settings.lossless:
+                raise
+            self._presenter.away(time.monotonic_ns(), error.message, error.progress)
+            self._number -= 1
+            return []
+        except HeadraceError as error:
+            return self._frame_failed(error)
+        except Exception as error:  # the edge to a processor that is not ours
+            log.debug("the processor raised", exc_info=True)
+            return self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
+        return self._results(job, frame, result)
+
+    async def _prepare(self, frame: VideoFrame) -> VideoFrame:
+        """The frame at the size that the processor is promised."""
+        width, height = self.settings.width, self.settings.height
+        if width is None or height is None or (frame.width, frame.height) == (width, height):
+            return frame
+        picture = await asyncio.to_thread(self._converter.scale, frame.picture, width, height, crop=True)
+        return frame.replace_picture(picture)
+
+    async def _offer(self, frame: VideoFrame) -> list[VideoFrame]:
+        """Hand a frame to the processor; lossless, again after the engine came back."""
+        for attempt in range(ENGINE_RETRIES + 1):
+            frame.timeline.stamp("taken")
+            self._presenter.began(frame.timeline.taken)
+            self.processor.frame_time = frame.time
+            try:
+                if not self.ready:
+                    raise self._not_ready()
+                return _normalised(await self.processor.process_video_async(frame))
+            except EngineError:
+                if not self.settings.lossless or attempt == ENGINE_RETRIES:
+                    raise
+                log.warning("the engine was lost over the frame at %.3f s; trying it again", frame.time)
+                await self.processor.wait_ready(self.settings.ready_timeout)
+        raise AssertionError("unreachable")
+
+    def _not_ready(self) -> EngineError:
+        message, progress = self.processor.progress()
+        return EngineError(message, progress=progress)
+
+    def _frame_failed(self, error: HeadraceError) -> list[Shown]:
+        if self.settings.lossless:
+            raise error
+        now = time.monotonic_ns()
+        figures = self.figures
+        if figures.last_error is None or figures.last_error.message != error.message:
+            log.error("a frame failed: %s", error.message)
+        figures.counts.failed += 1
+        figures.last_error, figures.last_error_at = error, now
+        self._presenter.failed(now)
+        return []
+
+    def _results(self, job: _Job, frame: VideoFrame, results: list[VideoFrame]) -> list[Shown]:
+        now = time.monotonic_ns()
+        if not results:
+            self.figures.counts.withheld += 1
+            self._presenter.silent()
+            return []
+        self._presenter.result(now, now - frame.timeline.taken)
+        self.figures.result_rate.tick(now)
+        if self.figures.first_result is None:
+            self.figures.first_result = now
+        interval = self._interval(job.pts)
+        shown = []
+        for index, result in enumerate(results):
+            if result.timestamp != frame.timestamp or result.time_base != frame.time_base:
+                pts = job.pts + _to_ticks(result.timestamp, result) - _to_ticks(frame.timestamp, frame)
+            else:
+                pts = job.pts + interval * index // len(results)
+            timeline = result.timeline if result.timeline.received else frame.timeline.copy()
+            timeline.processed = timeline.processed or now
+            shown.append(Shown(self._next_pts(pts, now), result.picture, timeline=timeline))
+        return shown
+
+    def _interval(self, pts: int) -> int:
+        last, self._last_job_pts = self._last_job_pts, pts
+        return min(max(pts - last, 0), TICKS // 2) if last is not None else TICKS // 30
+
+    def _next_pts(self, pts: int, now: int) -> int:
+        self._shown_at = now
+        return self._out.next(pts)
+
+    # -- sound -----------------------------------------------------------------------------------------
+
+    async def _work_audio(self) -> None:
+        while (frame := await self._sound.take()) is not None:
+            for sound in await self._processed_sound(frame):
+                if self.settings.lossless:
+                    await self._encoding.hear_wait(sound)
+                else:
+                    self._encoding.hear(sound)
+            self.figures.counts.audio_dropped = self._sound.dropped + self._encoding.dropped_audio
+
+    async def _processed_sound(self, frame: AudioFrame) -> list[Heard]:
+        frames: Sequence[AudioFrame] = [frame]
+        if self.processor.info().audio:
+            try:
+                frames = list(await self.processor.process_audio_async(frame) or [])
+            except EngineError:
+                # The sound goes on while the picture waits: silence would be worse than the original.
+                frames = [frame]
+            except Exception as error:  # the edge to a processor that is not ours
+                self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
+        base = frame.side_data.output_pts
+        source = _to_ticks(frame.timestamp, frame)
+        heard = []
+        for sound in frames:
+            pts = base + _to_ticks(sound.timestamp, sound) - source
+            timed = sound.replace_samples(sound.samples)
+            timed.timestamp, timed.time_base = pts, TS_TIME_BASE
+            heard.append(Heard(timed, pts))
+        return heard
+
+    # -- when there is no result -----------------------------------------------------------------------
+
+    def _arrived(self, pts: int, size: tuple[int, int]) -> None:
+        """An input frame was put into the mailbox; show something for it if results stay away."""
+        now = time.monotonic_ns()
+        self._fill(self._presenter.arrived(now), pts, now, size)
+
+    async def _tick(self) -> None:
+        if self.settings.lossless:
+            return
+        while True:
+            await asyncio.sleep(0.05)
+            now = time.monotonic_ns()
+            last = self._out.last
+            if last is not None:
+                self._fill(self._presenter.idle(now), last + ticks(now - self._shown_at), now, None)
+
+    def _fill(self, what: Notice | str | None, pts: int, now: int, size: tuple[int, int] | None) -> None:
+        if what is None:
+            return
+        notice = what if isinstance(what, Notice) else None
+        width, height = self.settings.width, self.settings.height
+        if width is not None and height is not None:
+            size = (width, height)
+        shown = Shown(self._next_pts(pts, now), notice=notice, size=size, timeline=Timeline(processed=now))
+        self._encoding.show([shown])
+
+    # -- encoding thread -------------------------------------------------------------------------------
+
+    def _encoded(self, units: list[EncodedUnit]) -> None:
+        figures, now = self.figures, time.monotonic_ns()
+        for unit in units:
+            if unit.kind == "audio":
+                figures.audio_out_rate.tick(now)
+                continue
+            figures.output_rate.tick(now)
+            figures.counts.frames_out += 1
+            figures.counts.repeated += unit.repeat
+            figures.counts.overlaid += unit.overlay
+            if not (unit.repeat or unit.overlay):
+                figures.latency.add(unit.timeline)
+        self._deliver(units)
+
+
+def _to_ticks(timestamp: int, frame: VideoFrame | AudioFrame) -> int:
+    if frame.time_base == TS_TIME_BASE:
+        return timestamp
+    return round(timestamp * frame.time_base * TICKS)
+
+
+def _normalised(result: object) -> list[VideoFrame]:
+    """What a processor returned as a list of frames; anything else is an error that says what it was."""
+    if result is None:
+        return []
+    if isinstance(result, VideoFrame):
+        return [result]
+    if isinstance(result, (list, tuple)) and all(isinstance(item, VideoFrame) for item in result):
+        if len(result) > MAX_RESULTS:
+            raise ProcessorError(
+                f"the processor returned {len(result)} frames; at most {MAX_RESULTS} are taken"
+            )
+        return list(result)
+    raise ProcessorError(
+        f"the processor returned {type(result).__name__}, not a VideoFrame, a list of them or None"
+    )

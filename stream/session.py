@@ -1,0 +1,339 @@
+"""One stream from its start to its end: source, pipeline, sinks and side channels under one stop path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stream.decoding import UnitDecoding
+from stream.errors import HeadraceError, InvalidInput, ProcessorError, SinkError, SourceError
+from stream.mpegts import AccessUnit
+from stream.pipeline import Pipeline, PipelineSettings
+from stream.processor import Emission, FrameProcessor, Params
+from stream.sinks import Sink
+from stream.states import Counters, State, session_state
+from stream.units import EncodedUnit
+
+log = logging.getLogger(__name__)
+
+DRAIN = 2.0
+"""Seconds in which what is under way is put out after a stop."""
+CLOSE = 3.0
+"""Seconds in which each of the closing steps must be done."""
+
+
+class Source(Protocol):
+    """Reads access units until its end; raises `SourceError` when it cannot."""
+
+    async def run(self, put: Callable[[AccessUnit], None], tracks: Callable[[bool, bool], None]) -> None: ...
+
+
+class SideChannels(Protocol):
+    """Control in, events and data out. `run` ends when the other side says that the stream is over."""
+
+    async def run(self, session: Session) -> None: ...
+    def event(self, event: dict[str, Any], kind: str) -> None: ...
+    def data(self, emission: Emission) -> None: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """``input_timeout``: seconds without a picture or sound after which the session ends (None: never)."""
+
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    input_timeout: float | None = 60.0
+    on_stream_stop_timeout: float = 5.0
+
+
+@dataclass(slots=True)
+class Ending:
+    """Why and how a session ended; ``error`` is None for a clean end."""
+
+    reason: str
+    error: HeadraceError | None = None
+
+
+class Session:
+    """A live stream. `run` is its whole life; `stop` may be called at any time, from anywhere on the loop."""
+
+    def __init__(
+        self,
+        session_id: str,
+        source: Source | None,
+        processor: FrameProcessor,
+        side: SideChannels,
+        settings: SessionSettings,
+        *,
+        start_params: Params | None = None,
+    ) -> None:
+        self.id = session_id
+        self.processor = processor
+        self.settings = settings
+        self.started_at = time.time()
+        self.started = time.monotonic()
+        self.ending: Ending | None = None
+        self.fatal: HeadraceError | None = None
+        self.params: Params = dict(start_params or {})
+        self.params_updated_at: float | None = None
+        self.urls: dict[str, str | None] = {}
+        """Where it reads and writes, for its status."""
+        self.state_changed_at = self.started_at
+        self.restarts = 0
+        self.restarted_at: float | None = None
+        self.restart_logs: str | None = None
+        self._state = State.LOADING
+        self._ready_since: float | None = None
+        self._restarted_at: float | None = None
+        self._source = source
+        self._sinks: list[Sink] = []
+        self._side = side
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.decoding = UnitDecoding(self._loop)
+        self.pipeline = Pipeline(self.decoding, processor, settings.pipeline, self._deliver)
+        processor.bind(self._emitted)
+
+    def add_sink(self, sink: Sink) -> None:
+        self._sinks.append(sink)
+
+    # -- what others ask of it -------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Ask for the end; `run` returns in a bounded time."""
+        if self.ending is None:
+            self.ending = Ending(reason)
+        self._stop.set()
+
+    async def update_params(self, params: Params) -> dict[str, Any]:
+        """Apply parameters between two frames, all or none.
+
+        Returns ``{"frame": n}``, the number of the first frame for which they hold. Raises `InvalidInput`
+        (nothing changed), or what the processor raised as `ProcessorError`.
+        """
+        for name in ("width", "height"):
+            if name in params:
+                raise InvalidInput(f"{name} holds from a stream's start to its end", field=name)
+        try:
+            frame = await self.pipeline.apply(params)
+        except HeadraceError:
+            raise
+        except Exception as error:  # the edge to a processor that is not ours
+            log.info("parameters were refused", exc_info=True)
+            raise ProcessorError(f"the parameters were refused: {type(error).__name__}: {error}") from error
+        self.params.update(params)
+        self.params_updated_at = time.time()
+        self._side.event({"type": "params_updated", "params": params, "frame": frame}, "ai_stream_events")
+        return {"frame": frame}
+
+    def restarted(self, count: int, logs: Sequence[str]) -> None:
+        """The processor's engine was restarted under this session."""
+        self._restarted_at = time.monotonic()
+        self.restarts, self.restarted_at, self.restart_logs = count, time.time(), "\n".join(logs)
+        event = {
+            "type": "restart",
+            "pipeline": self.pipeline_name,
+            "restart_count": count,
+            "restart_time": int(self.restarted_at * 1000),
+            "restart_logs": self.restart_logs,
+        }
+        self._side.event(event, "ai_stream_events")
+
+    pipeline_name = "headrace"
+
+    @property
+    def state(self) -> State:
+        state = session_state(self.counters())
+        if state is not self._state:
+            self._state, self.state_changed_at = state, time.time()
+        return state
+
+    def counters(self) -> Counters:
+        """A snapshot for `session_state`."""
+        figures, now = self.pipeline.figures, time.monotonic_ns()
+        inputs = [m for m in (figures.input_rate.last, figures.audio_in_rate.last) if m is not None]
+        outputs = figures.result_rate if self.processor.info().video else figures.output_rate
+        if figures.counts.frames_in == 0 and figures.counts.audio_in:
+            outputs = figures.audio_out_rate
+        return Counters(
+            now=now / 1e9,
+            started=self.started,
+            ready=self.pipeline.ready,
+            ready_since=self._ready_since,
+            has_input=self._source is not None,
+            last_input=max(inputs) / 1e9 if inputs else None,
+            input_fps=figures.input_rate.rate(now),
+            first_output=None if figures.first_result is None else figures.first_result / 1e9,
+            last_output=None if outputs.last is None else outputs.last / 1e9,
+            output_fps=outputs.rate(now),
+            last_error=None if figures.last_error_at is None else figures.last_error_at / 1e9,
+            last_restart=self._restarted_at,
+            fatal=self.fatal is not None,
+            ended=self.ending is not None and not self._running,
+        )
+
+    _running = False
+
+    # -- its life --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """From the first byte to the last; never raises but for cancellation, `ending` says what happened."""
+        self._running = True
+        side = asyncio.create_task(self._guarded(self._side.run(self), "a side channel ended"))
+        prepare = asyncio.create_task(self._prepare())
+        watch = asyncio.create_task(self._watch_input())
+        try:
+            await self._run_media()
+        except HeadraceError as error:
+            self._fail(error)
+        finally:
+            self._running = False
+            for task in (watch, prepare):
+                task.cancel()
+            await asyncio.gather(watch, prepare, return_exceptions=True)
+            await self._close(side)
+
+    async def _run_media(self) -> None:
+        pipeline = asyncio.create_task(self.pipeline.run())
+        source = asyncio.create_task(self._read())
+        sinks = asyncio.gather(*(sink.run() for sink in self._sinks))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = {pipeline, stop}
+            if self._sinks:
+                waiting.add(sinks)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            source.cancel()
+            self.decoding.end()
+            await asyncio.wait({pipeline}, timeout=DRAIN)
+            for sink in self._sinks:
+                sink.end()
+            if self._sinks:
+                await asyncio.wait({sinks}, timeout=CLOSE)
+        finally:
+            for future in (source, pipeline, sinks, stop):
+                future.cancel()
+            results = await asyncio.gather(source, pipeline, sinks, stop, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        self._end("the input ended")
+
+    async def _read(self) -> None:
+        """Read the source to its end; without one, frames come from elsewhere until the stop."""
+        if self._source is None:
+            return
+        try:
+            await self._source.run(self.decoding.put, self._tracks)
+        finally:
+            self.decoding.end()
+
+    def _tracks(self, video: bool, audio: bool) -> None:
+        self.pipeline.expect_video(video)
+        for sink in self._sinks:
+            expect = getattr(sink, "expect_video", None)
+            if expect is not None:
+                expect(video)
+
+    async def _prepare(self) -> None:
+        """Load the processor and tell it that the stream starts; frames wait for it meanwhile."""
+        try:
+            await self.processor.load_model()
+            await self.processor.on_stream_start(dict(self.params))
+        except HeadraceError as error:
+            self._load_failed(error)
+        except Exception as error:  # the edge to a processor that is not ours
+            log.info("loading failed", exc_info=True)
+            self._load_failed(ProcessorError(f"loading failed: {type(error).__name__}: {error}"))
+        else:
+            self._ready_since = time.monotonic()
+            self.pipeline.ready = True
+
+    def _load_failed(self, error: HeadraceError) -> None:
+        self.fatal = error
+        log.error("session %s: %s", self.id, error.message)
+        self._side.event(self._error_event(error), "ai_stream_events")
+
+    async def _watch_input(self) -> None:
+        limit = self.settings.input_timeout
+        while limit is not None and self._source is not None:
+            await asyncio.sleep(min(1.0, limit / 4))
+            counters = self.counters()
+            if counters.now - max(self.started, counters.last_input or 0.0) > limit:
+                self.stop(f"no input for {limit:.0f} s")
+                return
+
+    async def _guarded(self, work: Awaitable[None], reason: str) -> None:
+        """A side channel: its end is the stream's end, its fault the stream's fault."""
+        try:
+            await work
+        except HeadraceError as error:
+            self._fail(error)
+        self.stop(reason)
+
+    def _fail(self, error: HeadraceError) -> None:
+        log.error("session %s: %s", self.id, error.message)
+        self.fatal = error
+        if self.ending is None or self.ending.error is None:
+            self.ending = Ending(error.message, error)
+        if isinstance(error, (SourceError, SinkError)) or self._running:
+            self._side.event(self._error_event(error), "ai_stream_events")
+        self._stop.set()
+
+    def _error_event(self, error: HeadraceError) -> dict[str, Any]:
+        return {
+            "type": "error",
+            "pipeline": self.pipeline_name,
+            "message": error.message,
+            "time": time.time(),
+            **({"details": error.details} if error.details else {}),
+        }
+
+    def _end(self, reason: str) -> None:
+        if self.ending is None:
+            self.ending = Ending(reason)
+
+    async def _close(self, side: asyncio.Task[None]) -> None:
+        """The last steps, each bounded; one that fails does not keep the others from being taken."""
+        if self.pipeline.ready:
+            await self._bounded(self.processor.on_stream_stop(), self.settings.on_stream_stop_timeout)
+        self.processor.bind(None)
+        self._end("stopped")
+        assert self.ending is not None
+        self._side.event({"type": "stream_stopped", "reason": self.ending.reason}, "ai_stream_events")
+        await self._bounded(self._side.close(), CLOSE)
+        side.cancel()
+        await asyncio.gather(side, return_exceptions=True)
+        log.info("session %s ended: %s", self.id, self.ending.reason)
+
+    async def _bounded(self, work: Awaitable[None], seconds: float) -> None:
+        try:
+            await asyncio.wait_for(work, seconds)
+        except TimeoutError:
+            log.warning("session %s: a closing step took over %.0f s and was given up", self.id, seconds)
+        except Exception:  # the edge to a processor that is not ours
+            log.warning("session %s: a closing step failed", self.id, exc_info=True)
+
+    # -- what comes out of the pipeline ----------------------------------------------------------------
+
+    def _deliver(self, units: list[EncodedUnit]) -> None:
+        """In the encoding thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._offer, units)
+        except RuntimeError:
+            pass
+
+    def _offer(self, units: list[EncodedUnit]) -> None:
+        for unit in units:
+            for sink in self._sinks:
+                sink.offer(unit)
+
+    def _emitted(self, emission: Emission) -> None:
+        if emission.kind == "event":
+            self._side.event(emission.data, "ai_stream_events")
+        else:
+            self._side.data(emission)

@@ -1,0 +1,193 @@
+"""Where encoded units go. Each sink has its own bound and its own way of dropping."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from stream.codecs.mpegts_muxer import TsMuxer
+from stream.errors import SinkError
+from stream.segments import Cut, Segmenter
+from stream.trickle.publisher import ChannelClosed, SegmentWriter, TricklePublisher
+from stream.units import AudioParameters, EncodedUnit, VideoParameters
+
+log = logging.getLogger(__name__)
+
+GIVE_UP = 15.0
+"""Seconds for which nothing could be published after which a sink fails for good."""
+
+
+class Sink(Protocol):
+    """Takes encoded units; `offer` never waits, `run` ends after `end` when everything is out."""
+
+    def offer(self, unit: EncodedUnit) -> None: ...
+    def end(self) -> None: ...
+    async def run(self) -> None: ...
+
+
+class UnitBacklog:
+    """Units that wait for a sink. Full, it drops everything up to the next key picture."""
+
+    def __init__(self, *, max_bytes: int = 8 << 20, max_units: int = 600) -> None:
+        self._units: deque[EncodedUnit] = deque()
+        self._bytes = 0
+        self._max_bytes = max_bytes
+        self._max_units = max_units
+        self._skipping = False
+        self._arrived = asyncio.Event()
+        self._ended = False
+        self.dropped = 0
+
+    @property
+    def skipping(self) -> bool:
+        """Whether it waits for a key picture."""
+        return self._skipping
+
+    def put(self, unit: EncodedUnit) -> None:
+        if self._skipping:
+            if unit.kind != "video" or not unit.key:
+                self.dropped += 1
+                return
+            self._skipping = False
+        if self._bytes + len(unit.data) > self._max_bytes or len(self._units) >= self._max_units:
+            self.dropped += len(self._units) + 1
+            self._units.clear()
+            self._bytes = 0
+            self._skipping = True
+            return
+        self._units.append(unit)
+        self._bytes += len(unit.data)
+        self._arrived.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._arrived.set()
+
+    async def take(self) -> EncodedUnit | None:
+        """The next unit, or None when there will be no more."""
+        while not self._units:
+            if self._ended:
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        unit = self._units.popleft()
+        self._bytes -= len(unit.data)
+        return unit
+
+
+class TrickleSink:
+    """MPEG-TS segments to a trickle channel, each byte sent as soon as it is muxed.
+
+    A segment that breaks is given up and the next key picture begins another. `run` raises `SinkError`
+    when nothing got through for `GIVE_UP` seconds, and its subclass `ChannelClosed` when the channel is gone.
+    """
+
+    def __init__(
+        self,
+        publisher: TricklePublisher,
+        *,
+        video_parameters: Callable[[], VideoParameters | None],
+        audio_parameters: Callable[[], AudioParameters | None],
+        request_key: Callable[[], None],
+        on_sent: Callable[[EncodedUnit], None],
+        segment_duration: float = 2.0,
+    ) -> None:
+        self._publisher = publisher
+        self._video_parameters = video_parameters
+        self._audio_parameters = audio_parameters
+        self._request_key = request_key
+        self._on_sent = on_sent
+        self._segmenter = Segmenter(duration=segment_duration)
+        self._backlog = UnitBacklog()
+        self._muxer: TsMuxer | None = None
+        self._writer: SegmentWriter | None = None
+        self._failing_since: float | None = None
+        self._key_asked = 0.0
+        self.bytes_sent = 0
+        self.segments = 0
+        self.last_error: str | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Units that were left out."""
+        return self._backlog.dropped + self._segmenter.dropped
+
+    def expect_video(self, expected: bool) -> None:
+        self._segmenter.expects_video = expected
+
+    def offer(self, unit: EncodedUnit) -> None:
+        self._backlog.put(unit)
+        now = time.monotonic()
+        # Half a second between requests: the answer needs a frame's time to arrive.
+        if (self._backlog.skipping or self._segmenter.wants_key) and now - self._key_asked > 0.5:
+            self._key_asked = now
+            self._request_key()
+
+    def end(self) -> None:
+        self._backlog.end()
+
+    async def run(self) -> None:
+        await self._publisher.start()
+        try:
+            while (unit := await self._backlog.take()) is not None:
+                await self._put(unit)
+            await self._finish_segment()
+        finally:
+            await self._publisher.close(delete_channel=True)
+
+    async def _put(self, unit: EncodedUnit) -> None:
+        try:
+            for step in self._segmenter.put(unit):
+                if isinstance(step, Cut):
+                    await self._finish_segment()
+                    await self._begin_segment(step)
+                else:
+                    await self._write(step)
+        except ChannelClosed:
+            raise
+        except SinkError as error:
+            await self._broken(error)
+
+    async def _begin_segment(self, cut: Cut) -> None:
+        self._muxer = TsMuxer(
+            self._video_parameters() if cut.video else None, self._audio_parameters() if cut.audio else None
+        )
+        self._writer = await self._publisher.next_segment()
+        self.segments += 1
+
+    async def _write(self, unit: EncodedUnit) -> None:
+        if self._muxer is None or self._writer is None:
+            return
+        await self._send(self._writer, self._muxer.mux(unit))
+        if unit.kind == "video" and not (unit.repeat or unit.overlay):
+            unit.timeline.sent = time.monotonic_ns()
+            self._on_sent(unit)
+
+    async def _send(self, writer: SegmentWriter, data: bytes) -> None:
+        if data:
+            await writer.write(data)
+            self._failing_since = None
+            self.bytes_sent += len(data)
+
+    async def _finish_segment(self) -> None:
+        muxer, writer = self._muxer, self._writer
+        self._muxer = self._writer = None
+        if muxer is not None and writer is not None:
+            await self._send(writer, muxer.close())
+            await writer.close()
+
+    async def _broken(self, error: SinkError) -> None:
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        self.last_error = error.message
+        log.warning("a segment was lost: %s", error.message)
+        self._segmenter.abandon()
+        writer, self._writer, self._muxer = self._writer, None, None
+        if writer is not None:
+            await writer.abandon()
+        if now - self._failing_since > GIVE_UP:
+            raise SinkError(f"nothing could be published for {GIVE_UP:.0f} s: {error.message}")
