@@ -183,21 +183,37 @@ def _transport_stream(packets: Sequence[av.Packet[Any]], streams: Sequence[Any])
 
 def _chunks(data: bytes, number: int) -> Iterator[Chunk]:
     """Cut a transport stream after the last packet of each access unit of its first stream."""
-    begun = done = 0
-    due = 0.0
-    for at in range(0, len(data), TS_PACKET):
+    begun, due = 0, 0.0
+    for unit in access_units(data, VIDEO_PID):
+        due = (unit.pts - START) / CLOCK
+        yield Chunk(data[begun : unit.end], due, number)
+        begun, number = unit.end, number + 1
+    if begun < len(data):
+        yield Chunk(data[begun:], due, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """An access unit in a transport stream: its time in 1/90000 s and where its last byte stands."""
+
+    pts: int
+    end: int
+
+
+def access_units(data: bytes, pid: int) -> Iterator[Unit]:
+    """The access units of one elementary stream, each a PES packet of its own."""
+    pts, end = -1, 0
+    for at in range(0, len(data) - TS_PACKET + 1, TS_PACKET):
         packet = data[at : at + TS_PACKET]
-        if (packet[1] << 8 | packet[2]) & 0x1FFF != VIDEO_PID:
+        if (packet[1] << 8 | packet[2]) & 0x1FFF != pid:
             continue
         if packet[1] & 0x40:
-            if done > begun:
-                yield Chunk(data[begun:done], due, number)
-                begun, number = done, number + 1
-            due = (_pes_time(packet) - START) / CLOCK
-        done = at + TS_PACKET
-    yield Chunk(data[begun:done], due, number)
-    if done < len(data):
-        yield Chunk(data[done:], due, None)
+            if end:
+                yield Unit(pts, end)
+            pts = _pes_time(packet)
+        end = at + TS_PACKET
+    if end:
+        yield Unit(pts, end)
 
 
 def _pes_time(packet: bytes) -> int:
