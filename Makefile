@@ -4,8 +4,6 @@
 # constraints.txt or the interpreter changed, and left alone otherwise.
 #   PYTHON=python3.12 make test     another interpreter (3.11 to 3.13)
 #   TESTS=tests/stream make test    some of the tests
-# PyPI's torch for Linux carries CUDA. On a machine without a GPU the CPU build saves gigabytes:
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make venv
 
 PYTHON ?= python3
 TESTS ?= tests

@@ -1,0 +1,192 @@
+"""The command line: ``headrace process``, ``headrace serve``, ``headrace trickle-server``."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stream.errors import HeadraceError, InvalidInput, NotInstalled
+
+app = typer.Typer(
+    name="headrace",
+    help="A real-time AI video worker: live video in, a workflow on every frame, live video out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+USAGE = 2
+FAILED = 1
+INTERRUPTED = 130
+
+
+@app.command()
+def process(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A video file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the suffix names the format.")],
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", "-w", help="A bundled workflow or a workflow JSON file.")
+    ] = None,
+    processor: Annotated[
+        str | None, typer.Option(help="A FrameProcessor class instead, as package.module:Class.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="node.input=value; may be repeated.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, centre-cropped (default: as it is).")] = None,
+    bitrate: Annotated[int, typer.Option(min=50_000, help="Bits per second of the picture.")] = 4_000_000,
+    preset: Annotated[str, typer.Option(help="x264 preset.")] = "superfast",
+    hardware: Annotated[str, typer.Option(help="NVENC: auto, off or require.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda, cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one torch operation on the CPU.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUT if it exists.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+) -> None:
+    """Turn a video file into a processed one, every frame of it."""
+    from headrace.process import ProcessOptions, process_file
+
+    _log(log_level)
+    require_engine()
+    if target.exists() and not overwrite:
+        raise InvalidInput(f"{target} exists; --overwrite replaces it", field="OUT")
+    options = ProcessOptions(
+        source=source,
+        target=target,
+        workflow=workflow,
+        processor=processor,
+        params=tuple(param or ()),
+        size=size,
+        bitrate=bitrate,
+        preset=preset,
+        hardware=hardware,
+        device=device,
+        threads=threads,
+    )
+    _run(process_file(options))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HEADRACE_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (HEADRACE_PORT).")] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", "-w", help="For streams that name none.")] = None,
+    capacity: Annotated[int | None, typer.Option(help="Sessions at once (HEADRACE_CAPACITY).")] = None,
+    insecure_tls: Annotated[
+        bool, typer.Option("--insecure-tls", help="Accept self-signed certificates of trickle servers.")
+    ] = False,
+    allow_processors: Annotated[
+        bool, typer.Option("--allow-processors", help="Let a stream name a Python class.")
+    ] = False,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Run the worker. Everything else is set by the environment: HEADRACE_TOKEN, HEADRACE_BITRATE, ..."""
+    from pydantic import ValidationError
+
+    from headrace.settings import Settings
+
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "workflow": workflow,
+        "capacity": capacity,
+        "verify_tls": False if insecure_tls else None,
+        "allow_processors": allow_processors or None,
+        "log_level": log_level,
+    }
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise InvalidInput(problems) from None
+    _log(settings.log_level)
+    if settings.engine_python is None:
+        require_engine()
+    from headrace.server.app import serve as run_server
+
+    _run(run_server(settings, _announce))
+
+
+@app.command("trickle-server")
+def trickle_server(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 2939,
+    base_path: Annotated[str, typer.Option(help="Where the channels begin.")] = "/",
+    autocreate: Annotated[bool, typer.Option(help="A POST to an unknown channel creates it.")] = True,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run a trickle server, for tests, demos and streams without a gateway."""
+    from stream.trickle.server import TrickleServerSettings, serve_trickle
+
+    _log(log_level)
+    settings = TrickleServerSettings(host=host, port=port, base_path=base_path, autocreate=autocreate)
+    _run(_until_signal(lambda stop: serve_trickle(settings, stop, announce=_announce)))
+
+
+def require_engine() -> None:
+    """Raise `NotInstalled` when torch, which the engine needs, is not there."""
+    if importlib.util.find_spec("torch") is None:
+        raise NotInstalled("the engine needs torch, which is not installed: pip install 'headrace[engine]'")
+
+
+async def _until_signal(work: Any) -> None:
+    import signal
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await work(stop)
+
+
+def _announce(url: str) -> None:
+    # Standard output, so that a script can wait for the line; logs go to standard error.
+    sys.stdout.write(f"headrace listens on {url}\n")
+    sys.stdout.flush()
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    try:
+        uvloop.run(work)
+    except OSError as error:
+        raise InvalidInput(f"cannot start: {error}") from error
+
+
+def _log(level: str) -> None:
+    names = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+    if level not in names:
+        raise InvalidInput(f"log level must be one of {', '.join(names)}, not {level!r}", field="--log-level")
+    logging.basicConfig(
+        level=names[level], format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+
+
+def main() -> None:
+    """The console script. Exit status: 0 done, 1 failed, 2 wrong usage or a missing package, 130 interrupted."""
+    if not sys.platform.startswith("linux"):
+        sys.stderr.write("headrace: error: Headrace needs Linux (it shares frames by sealed memory files)\n")
+        raise SystemExit(USAGE)
+    try:
+        app()
+    except (InvalidInput, NotInstalled) as error:
+        _complain(error)
+        raise SystemExit(USAGE) from None
+    except HeadraceError as error:
+        _complain(error)
+        raise SystemExit(FAILED) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _complain(error: HeadraceError) -> None:
+    details = [d.get("message") for d in error.details]
+    lines = [str(text) for text in details if text] or [error.message]
+    sys.stderr.write("".join(f"headrace: error: {line}\n" for line in lines))

@@ -1,0 +1,139 @@
+"""``headrace process``: a file through the engine, with progress and a closing table."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from headrace.engine.client import EngineProcessor
+from headrace.engine.guardian import Engine
+from headrace.engine.settings import EngineSettings
+from headrace.server.specs import processor_spec, workflow_spec
+from stream.codecs.hardware import HardwarePolicy
+from stream.codecs.video_encoder import VideoEncoderSettings
+from stream.encoding import EncodingSettings
+from stream.errors import InvalidInput
+from stream.files import FileJob
+from stream.pipeline import PipelineSettings
+from stream.requests import MAX_SIZE, MIN_SIZE
+from workflows.parameters import parse_text_params
+
+READY_TIMEOUT = 300.0
+STAGES = {"decode": "decode", "wait": "wait", "process": "process", "encode": "encode"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessOptions:
+    """The command line of ``headrace process``, as it was given."""
+
+    source: Path
+    target: Path
+    workflow: str | None
+    processor: str | None
+    params: tuple[str, ...]
+    size: str | None
+    bitrate: int
+    preset: str
+    hardware: str
+    device: str
+    threads: int
+
+
+async def process_file(options: ProcessOptions) -> None:
+    """Run the whole job; raises `HeadraceError` with what went wrong."""
+    spec, params = _what_to_run(options)
+    settings = _pipeline_settings(options)
+    console = Console(stderr=True)
+    engine = Engine(EngineSettings(name="file", device=options.device, threads=options.threads))
+    processor = EngineProcessor(engine, spec, session="file", params=params)
+    job = FileJob(options.source, options.target, processor, settings)
+    await engine.start()
+    started = time.monotonic()
+    try:
+        with console.status("starting the engine"):
+            await engine.wait_ready(READY_TIMEOUT)
+        ready = time.monotonic()
+        await _with_progress(job, console)
+        _report(job, console, options.target, ready - started, time.monotonic() - ready)
+    finally:
+        await engine.stop()
+
+
+def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    pairs = {}
+    for text in options.params:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--param must read node.input=value, not {text!r}", field="--param")
+        pairs[key] = value
+    if options.processor is not None:
+        if options.workflow is not None:
+            raise InvalidInput("give --workflow or --processor, not both", field="--processor")
+        return processor_spec(options.processor), dict(pairs)
+    spec = workflow_spec(options.workflow or "passthrough", allow_files=True)
+    return spec, parse_text_params(spec["workflow"], pairs)
+
+
+def _pipeline_settings(options: ProcessOptions) -> PipelineSettings:
+    width = height = None
+    if options.size is not None:
+        found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", options.size)
+        if not found:
+            raise InvalidInput(f"--size must read WIDTHxHEIGHT, not {options.size!r}", field="--size")
+        width, height = int(found[1]), int(found[2])
+        if not all(MIN_SIZE <= side <= MAX_SIZE for side in (width, height)):
+            raise InvalidInput(f"--size must lie between {MIN_SIZE} and {MAX_SIZE}, not {options.size}", field="--size")
+    if options.hardware not in get_args(HardwarePolicy):
+        policies = ", ".join(get_args(HardwarePolicy))
+        raise InvalidInput(f"--hardware must be one of {policies}, not {options.hardware!r}", field="--hardware")
+    hardware: Any = options.hardware
+    video = VideoEncoderSettings(bitrate=options.bitrate, preset=options.preset, hardware=hardware)
+    return PipelineSettings(width=width, height=height, encoding=EncodingSettings(video=video))
+
+
+async def _with_progress(job: FileJob, console: Console) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[frames]} frames, {task.fields[fps]:.1f} fps"),
+        TimeRemainingColumn(),
+    )
+    work = asyncio.ensure_future(job.run())
+    started = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("processing", total=job.duration, frames=0, fps=0.0)
+        try:
+            while not work.done():
+                await asyncio.wait({work}, timeout=0.2)
+                frames = job.figures.counts.frames_out if job.figures else 0
+                fps = frames / max(time.monotonic() - started, 1e-3)
+                progress.update(bar, completed=job.position, frames=frames, fps=fps)
+        finally:
+            work.cancel()
+    await work
+
+
+def _report(job: FileJob, console: Console, target: Path, loading: float, working: float) -> None:
+    figures = job.figures
+    assert figures is not None
+    counts = figures.counts
+    table = Table(title=str(target), title_justify="left")
+    for column in ("stage", "p50 ms", "p95 ms", "p99 ms", "max ms"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, label in STAGES.items():
+        row = figures.latency.stages[name].summary()
+        if row["count"]:
+            table.add_row(label, *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")))
+    console.print(table)
+    console.print(
+        f"{counts.frames_out} frames in {working:.1f} s, {counts.frames_out / working:.1f} fps "
+        f"({job.encoder_name}); the engine took {loading:.1f} s to start"
+    )

@@ -1,0 +1,278 @@
+"""A file in, a file out: every frame, in order, with the original sound where nobody touches it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import av.container
+import av.error
+import av.stream
+
+from stream.clock import TICKS
+from stream.codecs.audio_decoder import audio_frame_of
+from stream.codecs.video_decoder import FrameReader
+from stream.errors import InvalidInput, SinkError, SourceError
+from stream.frames import AudioFrame, VideoFrame
+from stream.pipeline import Figures, Pipeline, PipelineSettings
+from stream.processor import FrameProcessor
+from stream.units import TS_TIME_BASE, EncodedUnit, VideoParameters
+
+MAX_EARLY_PACKETS = 4096
+
+T = TypeVar("T")
+
+
+class FileDecoding:
+    """Reads a file with FFmpeg's own demuxer and all its decoding threads; latency does not matter here.
+
+    ``copy_audio``, where set, gets the packets of the first audio track as they are, instead of ``put_audio`` its frames.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.copy_audio: Callable[[av.Packet], None] | None = None
+        self._aborted = False
+        self.container = _open_input(path)
+        streams = self.container.streams
+        self.video = streams.video[0] if streams.video else None
+        self.audio = streams.audio[0] if streams.audio else None
+        if self.video is None:
+            self.container.close()
+            raise SourceError(f"{path} has no video track", field="input")
+        self.video.thread_type = "AUTO"
+        self.start = (self.container.start_time or 0) * TICKS // av.time_base
+        self.read_until = 0.0
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds, where the file says so."""
+        return None if self.container.duration is None else self.container.duration / av.time_base
+
+    def abort(self) -> None:
+        self._aborted = True
+
+    def run(self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]) -> None:
+        try:
+            self._read(put_video, put_audio)
+        except av.error.FFmpegError as error:
+            raise SourceError(f"{self._path} cannot be read on from {self.read_until:.3f} s: {error}") from error
+        finally:
+            self.container.close()
+
+    def _read(
+        self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]
+    ) -> None:
+        reader = FrameReader()
+        for packet in self.container.demux([s for s in (self.video, self.audio) if s is not None]):
+            if self._aborted:
+                return
+            if packet.stream is self.video:
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
+                    if not put_video(self._rebased(reader.read(frame))):
+                        return
+            elif self.copy_audio is not None:
+                if packet.dts is not None:
+                    self.copy_audio(packet)
+            else:
+                for sound in packet.decode():
+                    assert isinstance(sound, av.AudioFrame)
+                    put_audio(self._rebased_sound(audio_frame_of(sound)))
+
+    def _rebased(self, frame: VideoFrame) -> VideoFrame:
+        """A file begins at 0, whatever its first timestamp is."""
+        pts = round(frame.timestamp * frame.time_base * TICKS) - self.start
+        self.read_until = pts / TICKS
+        frame.timestamp, frame.time_base = pts, TS_TIME_BASE
+        return frame
+
+    def _rebased_sound(self, frame: AudioFrame) -> AudioFrame:
+        frame.timestamp = round(frame.timestamp * frame.time_base * TICKS) - self.start
+        frame.time_base = TS_TIME_BASE
+        return frame
+
+
+class FileSink:
+    """Muxes encoded pictures, and either encoded or copied sound, into a container chosen by file name.
+
+    It writes beside the target and puts the file in its place when it is whole. `write` is called from the
+    encoding thread, `copy` from the decoding thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._lock = threading.Lock()
+        self._video: av.VideoStream | None = None
+        self._audio: av.AudioStream | None = None
+        self._early: list[av.Packet] = []
+        self._start = 0
+        self._container: av.container.OutputContainer = self._guard(lambda: av.open(str(self._part), "w"))
+
+    def can_copy(self, codec: str) -> bool:
+        """Whether the container takes sound of that codec as it is."""
+        return codec in self._container.supported_codecs
+
+    def add_copied_sound(self, source: av.AudioStream, start: int) -> None:
+        """Sound comes by `copy`, from that track; ``start`` (1/90000 s) is where the file begins."""
+        self._start = start
+        self._audio = self._guard(lambda: self._container.add_stream_from_template(source))
+
+    def add_encoded_sound(self, channels: int) -> None:
+        """Sound comes as Opus units."""
+        # The stream's own encoder only writes the Opus header; the units come from elsewhere.
+        self._audio = self._guard(lambda: self._container.add_stream("libopus", rate=48_000))
+        self._audio.codec_context.layout = "mono" if channels == 1 else "stereo"
+
+    def write(self, units: list[EncodedUnit], parameters: VideoParameters | None) -> None:
+        """Units in the order in which they were encoded; the first picture settles the track."""
+        with self._lock:
+            for unit in units:
+                if unit.kind == "video" and self._video is None:
+                    assert parameters is not None
+                    self._begin(parameters)
+                stream = self._video if unit.kind == "video" else self._audio
+                if stream is not None:
+                    self._mux(_packet_of(unit, stream))
+
+    def copy(self, packet: av.Packet) -> None:
+        """A packet of the original sound, which keeps its distance from the pictures."""
+        assert self._audio is not None and packet.time_base is not None
+        shift = round(Fraction(self._start, TICKS) / packet.time_base)
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.dts = None if packet.dts is None else packet.dts - shift
+        packet.stream = self._audio
+        with self._lock:
+            if self._video is not None:
+                self._mux(packet)
+                return
+            self._early.append(packet)
+            if len(self._early) > MAX_EARLY_PACKETS:
+                raise SinkError(f"{MAX_EARLY_PACKETS} packets of sound came before the first picture")
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        with self._lock:
+            self._guard(self._container.close)
+            os.replace(self._part, self._path)
+
+    def discard(self) -> None:
+        """Leave nothing behind; never raises."""
+        with self._lock:
+            try:
+                self._container.close()
+            except (av.error.FFmpegError, ValueError):
+                # A header that was never written cannot be finished; the file goes anyway.
+                pass
+            self._part.unlink(missing_ok=True)
+
+    def _begin(self, parameters: VideoParameters) -> None:
+        size = {"width": parameters.width, "height": parameters.height, "time_base": TS_TIME_BASE}
+        self._video = self._guard(lambda: self._container.add_mux_stream(parameters.codec, **size))
+        for packet in self._early:
+            self._mux(packet)
+        self._early.clear()
+
+    def _mux(self, packet: av.Packet) -> None:
+        self._guard(lambda: self._container.mux(packet))
+
+    def _guard(self, function: Callable[[], T]) -> T:
+        try:
+            return function()
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            raise SinkError(f"{self._path} cannot be written: {error}", field="output") from error
+
+
+def _packet_of(unit: EncodedUnit, stream: av.stream.Stream) -> av.Packet:
+    # FFmpeg writes to the packet that it muxes, so each unit gets a fresh one.
+    packet = av.Packet(unit.data)
+    packet.pts = packet.dts = unit.pts
+    packet.duration = unit.duration
+    packet.time_base = TS_TIME_BASE
+    packet.is_keyframe = unit.key
+    packet.stream = stream
+    return packet
+
+
+def _open_input(path: Path) -> av.container.InputContainer:
+    if not path.exists():
+        raise InvalidInput(f"there is no file {path}", field="input")
+    try:
+        return av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise SourceError(f"{path} is not a media file that FFmpeg can read: {error}", field="input") from error
+
+
+class FileJob:
+    """One file turned into another. `run` raises what stopped it, and then leaves no output behind."""
+
+    def __init__(self, source: Path, target: Path, processor: FrameProcessor, settings: PipelineSettings) -> None:
+        if source.resolve() == target.resolve():
+            raise InvalidInput(f"input and output are the same file: {source}", field="output")
+        if not target.parent.is_dir():
+            raise InvalidInput(f"there is no folder {target.parent}", field="output")
+        self._processor = processor
+        self._target = target
+        encoding = replace(settings.encoding, fixed_size=True, lossless=True)
+        self._settings = replace(settings, lossless=True, encoding=encoding)
+        self._decoding = FileDecoding(source)
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of the input, where it says so."""
+        return self._decoding.duration
+
+    @property
+    def position(self) -> float:
+        """Seconds of the input that have been read."""
+        return self._decoding.read_until
+
+    @property
+    def figures(self) -> Figures | None:
+        return self._pipeline.figures if self._pipeline is not None else None
+
+    @property
+    def encoder_name(self) -> str | None:
+        return self._pipeline.encoding.encoder_name if self._pipeline is not None else None
+
+    async def run(self) -> None:
+        """Load the processor, work on every frame, finish the file."""
+        await self._processor.load_model()
+        await self._processor.on_stream_start({})
+        sink = FileSink(self._target)
+        try:
+            await self._run_pipeline(sink)
+            await asyncio.to_thread(sink.close)
+        except BaseException:
+            await asyncio.to_thread(sink.discard)
+            raise
+        finally:
+            await self._processor.on_stream_stop()
+
+    async def _run_pipeline(self, sink: FileSink) -> None:
+        decoding, audio = self._decoding, self._decoding.audio
+        touched = self._processor.info().audio
+        if audio is not None and not touched and sink.can_copy(audio.codec_context.name):
+            sink.add_copied_sound(audio, decoding.start)
+            decoding.copy_audio = sink.copy
+        elif audio is not None:
+            sink.add_encoded_sound(audio.codec_context.channels)
+        pipeline: Pipeline
+
+        def deliver(units: list[EncodedUnit]) -> None:
+            sink.write(units, pipeline.encoding.video_parameters)
+
+        pipeline = self._pipeline = Pipeline(decoding, self._processor, self._settings, deliver)
+        pipeline.ready = True
+        await pipeline.run()
+        if not pipeline.figures.counts.frames_out:
+            raise SourceError(f"no picture of the input could be decoded or none came out: {self._target} is not made")
