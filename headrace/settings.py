@@ -35,3 +35,12 @@ class Settings(BaseSettings):
         False, description="let a stream name a Python class by params.processor (module:Class)"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+
+def settings_table() -> str:
+    """Every setting as the rows of a Markdown table: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `HEADRACE_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
