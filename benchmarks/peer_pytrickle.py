@@ -1,15 +1,17 @@
 """PyTrickle as the other worker under test; runs in a virtual environment of its own.
 
-    python peer_pytrickle.py PORT {passthrough,slow} [--notes FILE] [--take SECONDS] [--block]
+    python peer_pytrickle.py PORT {passthrough,slow}
 
-``slow`` notes each frame's number at the entry of the processor and returns it after ``--take`` seconds of
-`asyncio.sleep`, or of `time.sleep` with ``--block``.
+``slow`` notes each frame's number at the entry of the processor and returns it after a time of
+`asyncio.sleep`, or of `time.sleep` when it is to block. Settings come from the environment, by the names that
+`benchmarks.processors` has.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,11 @@ class Passthrough(FrameProcessor):  # type: ignore[misc]
 class Slow(Passthrough):
     """Notes a frame's number, then takes its time."""
 
-    def __init__(self, notes: Notes, take: float, block: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.notes, self.take, self.block = notes, take, block
+        self.notes = Notes(Path(os.environ["BENCHMARK_NOTES"]))
+        self.take = float(os.environ["BENCHMARK_TAKE"])
+        self.block = bool(os.environ.get("BENCHMARK_BLOCK"))
 
     async def process_video_async(self, frame: Any) -> Any:
         taken = time.monotonic_ns()
@@ -59,13 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("processor", choices=["passthrough", "slow"])
-    parser.add_argument("--notes", type=Path)
-    parser.add_argument("--take", type=float, default=0.04)
-    parser.add_argument("--block", action="store_true")
     arguments = parser.parse_args()
-    processor: Any = Passthrough()
-    if arguments.processor == "slow":
-        processor = Slow(Notes(arguments.notes), arguments.take, arguments.block)
+    processor = Slow() if arguments.processor == "slow" else Passthrough()
     server = StreamServer(processor, port=arguments.port, host="127.0.0.1")
     asyncio.run(server.run_forever())
 

@@ -23,6 +23,8 @@ import psutil  # type: ignore[import-untyped]
 ROOT = Path(__file__).resolve().parent.parent
 PEER_VENV = ROOT / ".venv-pytrickle"
 START_S = 60.0
+HEADRACE: list[str | Path] = [sys.executable, "-c", "from headrace.cli import main; main()"]
+"""The command line, whether or not its script is installed."""
 
 
 class BenchmarkError(Exception):
@@ -124,6 +126,12 @@ def request(url: str, body: Any = None, timeout: float = 10.0) -> tuple[int, Any
             return answer.status, _decoded(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, _decoded(error.read())
+
+
+def create_channel(url: str, mime: str) -> None:
+    """Make a trickle channel."""
+    call = urllib.request.Request(url, b"", {"Expect-Content": mime}, method="POST")
+    urllib.request.urlopen(call, timeout=5).close()
 
 
 def _decoded(body: bytes) -> Any:

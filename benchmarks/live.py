@@ -1,0 +1,99 @@
+"""The live path under measurement, side by side with PyTrickle on the same clip in the same run.
+
+    python benchmarks/live.py [--peer pytrickle] [--only a,b,c,d,e] [--seconds 60] [--json FILE]
+
+a: a processor slower than the source   b: pass-through   c: file to file   d: /health   e: a dying engine
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+if not __package__:
+    # Run as a script: the packages lie beside this folder.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+
+from benchmarks import measures, process_measures
+from benchmarks.measures import Bench
+from benchmarks.report import Report
+from benchmarks.rig import Rig
+from benchmarks.workers import ROOT, BenchmarkError, install_pytrickle
+
+MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
+    "a": measures.slow_processor,
+    "b": measures.passthrough,
+    "c": process_measures.files,
+    "d": process_measures.health,
+    "e": process_measures.recovery,
+}
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    console = Console()
+    report = Report()
+    peer = _peer(arguments.peer, console, report)
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    rig = Rig(folder, ROOT / ".benchmarks", console.print)
+    bench = Bench(rig, report, peer, arguments.seconds, arguments.rounds, arguments.block)
+    failed = False
+    for name in arguments.only:
+        console.print(f"[bold]{name}[/]: {(MEASUREMENTS[name].__doc__ or '').splitlines()[0]}")
+        try:
+            MEASUREMENTS[name](bench)
+        except BenchmarkError as error:
+            failed = True
+            console.print(f"[red]{name} could not be measured:[/] {error}", markup=True, highlight=False)
+            report.notes.append(f"{name}: could not be measured: {str(error).splitlines()[0]}")
+    report.show(console)
+    console.print(f"logs and notes: {folder}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", choices=["pytrickle"], help="run this beside Headrace, from its own environment"
+    )
+    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help="a selection, like a,b")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the longest runs (default 60)")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds of b and c (default 3)")
+    parser.add_argument(
+        "--block", action="store_true", help="the slow processor holds its thread (time.sleep)"
+    )
+    parser.add_argument("--json", type=Path, help="write every figure here too")
+    parser.add_argument("--keep", type=Path, help="folder for logs and notes (default: a temporary one)")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := set(names) - set(MEASUREMENTS):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    return names
+
+
+def _peer(name: str | None, console: Console, report: Report) -> Path | None:
+    if name is None:
+        return None
+    try:
+        return install_pytrickle(console.print)
+    except BenchmarkError as error:
+        console.print(f"[yellow]without PyTrickle:[/] {error}")
+        report.notes.append("PyTrickle could not be installed; its rows are missing")
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
