@@ -77,6 +77,8 @@ class EncodingStage:
         self._video: VideoEncoder | None = None
         self._audio: AudioEncoder | None = None
         self._last: Picture | None = None
+        self.taps: list[Callable[[Picture, int], None]] = []
+        """Called in the thread with each picture (yuv420p) and its pts before it is encoded; must not wait."""
         self._converter = Converter()
         self._painter = OverlayPainter()
 
@@ -204,6 +206,8 @@ class EncodingStage:
         encoder, picture, rebuilt = self._ready_encoder(picture)
         if shown.picture is not None:
             self._last = picture
+        for tap in self.taps:
+            tap(picture, shown.pts)
         key, self._key_wanted = self._key_wanted, False
         units = encoder.encode(
             picture,

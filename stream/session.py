@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from stream.decoding import UnitDecoding
 from stream.errors import HeadraceError, InvalidInput, ProcessorError, SinkError, SourceError
 from stream.mpegts import AccessUnit
-from stream.pipeline import Pipeline, PipelineSettings
+from stream.pipeline import Decoding, Pipeline, PipelineSettings
 from stream.processor import Emission, FrameProcessor, Params
 from stream.sinks import Sink
 from stream.states import Counters, State, session_state
@@ -39,6 +39,17 @@ class SideChannels(Protocol):
     def event(self, event: dict[str, Any], kind: str) -> None: ...
     def data(self, emission: Emission) -> None: ...
     async def close(self) -> None: ...
+
+
+class StreamDecoding(Decoding, Protocol):
+    """The first stage of a live stream: `UnitDecoding` behind a `Source`, or one that makes its own frames."""
+
+    errors: int
+    dropped: int
+    decoder_name: str | None
+    last_problem: str | None
+
+    def end(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ class Session:
         settings: SessionSettings,
         *,
         start_params: Params | None = None,
+        decoding: StreamDecoding | None = None,
     ) -> None:
         self.id = session_id
         self.processor = processor
@@ -94,7 +106,7 @@ class Session:
         self._side = side
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.decoding = UnitDecoding(self._loop)
+        self.decoding = decoding or UnitDecoding(self._loop)
         self.pipeline = Pipeline(self.decoding, processor, settings.pipeline, self._deliver)
         processor.bind(self._emitted)
 
@@ -228,6 +240,7 @@ class Session:
         if self._source is None:
             return
         try:
+            assert isinstance(self.decoding, UnitDecoding)
             await self._source.run(self.decoding.put, self._tracks)
         finally:
             self.decoding.end()

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -60,7 +61,7 @@ def test_what_a_decoder_gets_is_always_decodable_and_bounded(spec, max_units, ta
     assert queue.size == 0
     assert len(taken) + queue.dropped == len(spec)
     pictures = [unit for unit in taken if unit.kind == "video"]
-    for before, after in zip(pictures, pictures[1:], strict=False):
+    for before, after in itertools.pairwise(pictures):
         assert after.number == before.number + 1 or after.key
     assert [u.received for u in taken] == sorted(u.received for u in taken)
 

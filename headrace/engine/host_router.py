@@ -1,0 +1,129 @@
+"""The engine's side of the link: which message goes to which session."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.host_session import HostSession, Surroundings, collect_garbage
+from headrace.engine.link import Link, LinkError, Message
+from stream.errors import EngineError, HeadraceError, InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+WORKER_GONE = 1
+"""Exit status after the link broke."""
+DEVICE_LOST = 4
+"""Exit status after an error that leaves the device beyond use."""
+
+MAX_SESSIONS = 64
+_FLUSH = 1.0
+
+
+class Host:
+    """Hands the worker's messages to the sessions, of which each is a task."""
+
+    def __init__(self, link: Link, options: argparse.Namespace, device: torch.device) -> None:
+        self._link = link
+        self._options = options
+        self._device = device
+        self._sessions: dict[str, HostSession] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop: asyncio.Future[None] | None = None
+        self._around: Surroundings | None = None
+
+    async def run(self) -> None:
+        """Serve until the worker says stop; raises what a session could not answer."""
+        loop = asyncio.get_running_loop()
+        self._stop = loop.create_future()
+        self._around = Surroundings(
+            link=self._link,
+            device=self._device,
+            threads=self._options.threads,
+            call_limit=self._options.call_limit,
+            open_limit=self._options.open_limit,
+            turn=asyncio.Lock(),
+            fatal=self._device_lost,
+        )
+        self._link.start(loop, self._on_message, self._on_closed)
+        await self._stop
+        for session in self._sessions.values():
+            session.close()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=self._options.stop_limit)
+            for task in late:
+                task.cancel()
+
+    def _on_message(self, message: Message) -> None:
+        op, body = message.op, message.body
+        if op == "stop":
+            self._end()
+        elif op == "ping":
+            self._link.send({"op": "pong"})
+        else:
+            try:
+                self._for_session(op, body, message)
+            except HeadraceError as error:
+                self._link.send({"op": "answer", "call": body.get("call"), "error": error.as_dict()})
+
+    def _for_session(self, op: str, body: dict[str, Any], message: Message) -> None:
+        name, call = body.get("session"), body.get("call")
+        if not isinstance(name, str) or type(call) is not int:
+            raise InvalidInput(f"message {op!r} without session or call", field="session")
+        if op == "open":
+            self._open(name, call, body)
+        elif name in self._sessions:
+            self._sessions[name].deliver(message)
+        elif op == "close":
+            self._link.send({"op": "answer", "call": call})
+        else:
+            raise EngineError(f"the engine has no session {name}")
+
+    def _open(self, name: str, call: int, body: dict[str, Any]) -> None:
+        if name in self._sessions:
+            raise InvalidInput(f"session {name} is open already", field="session")
+        if len(self._sessions) >= MAX_SESSIONS:
+            raise EngineError(f"the engine has {MAX_SESSIONS} sessions; that is its limit")
+        assert self._around is not None
+        session = self._sessions[name] = HostSession(name, self._around)
+        task = asyncio.create_task(session.run(call, body), name=f"session {name}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._sessions.pop(name, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._stop is not None and not self._stop.done():
+            # A session answers its errors itself; this one could not, and the worker must not wait for it.
+            self._stop.set_exception(error)
+        elif not self._sessions:
+            collect_garbage(self._device)
+
+    def _end(self) -> None:
+        if self._stop is not None and not self._stop.done():
+            self._stop.set_result(None)
+
+    def _on_closed(self, error: LinkError) -> None:
+        """The worker is gone: nobody is left to tell, and nothing to save."""
+        _leave(WORKER_GONE, f"the engine ends: {error.message}")
+
+    def _device_lost(self, reason: str) -> None:
+        with contextlib.suppress(LinkError):
+            self._link.send({"op": "fatal", "message": reason})
+            self._link.flush(_FLUSH)
+        _leave(DEVICE_LOST, f"the device is beyond use: {reason}")
+
+
+def _leave(status: int, message: str) -> None:
+    """Exit at once: the interpreter's own end may hang on a broken device or a foreign thread."""
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)

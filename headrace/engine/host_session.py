@@ -1,0 +1,378 @@
+"""One session inside the engine: its processor, its shared memory and the order of its work.
+
+A session is one task. It loads its model in a thread, so that the frames of other sessions go on, and then
+takes its jobs (start, frames, parameters, close) one after the other, each when the engine's one turn is
+its own. A fault of the processor is answered and stays within the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from headrace.engine import slots
+from headrace.engine.device import poisons, write_rgb
+from headrace.engine.host_errors import describe
+from headrace.engine.host_frames import MAX_RESULTS, SlotFrame, listed, put_audio, put_video
+from headrace.engine.host_loading import load_in_thread
+from headrace.engine.link import Link, LinkError, Message
+from stream.errors import EngineError, InvalidInput, ProcessorError
+from stream.frames import AudioFrame, Picture, Plane, VideoFrame, checked_image
+from stream.processor import Emission, FrameProcessor
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+MAX_JOBS = 16
+"""Jobs of one session that may wait."""
+INPUT_SLOTS = 4
+"""Frames of one kind that the worker may have under way in a session."""
+OUTPUT_SLOTS = 2 * MAX_RESULTS
+"""The results of two calls: one that the worker copies out and one that is being made."""
+MAX_BACKLOG = 64
+"""Messages waiting for the worker above which emissions are dropped."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all sessions of an engine share."""
+
+    link: Link
+    device: torch.device
+    threads: int
+    call_limit: float
+    open_limit: float
+    turn: asyncio.Lock
+    """Whoever holds it runs Python. It goes round in the order of asking, so that nobody starves."""
+    fatal: Callable[[str], None]
+    """Ends the engine, because the device is beyond use."""
+
+
+@dataclass(frozen=True)
+class Job:
+    op: str
+    call: int
+    body: dict[str, Any]
+    memory: Plane | None = None
+
+
+class HostSession:
+    """See the module. `deliver` takes the worker's messages, `run` is the session's whole life."""
+
+    def __init__(self, name: str, around: Surroundings) -> None:
+        self.name = name
+        self._around = around
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue(MAX_JOBS)
+        self._closing: asyncio.Future[int] = self._loop.create_future()
+        self._processor: FrameProcessor | None = None
+        self._started = False
+        self._frames = 0
+        self._dropped = 0
+        self._progress_at = time.monotonic()
+        self._inputs = {op: slots.SlotTable(INPUT_SLOTS, writable=True) for op in ("video", "audio")}
+        self._outputs = {op: slots.SlotPool(OUTPUT_SLOTS, f"headrace-{op}-out") for op in ("video", "audio")}
+
+    # -- what the worker says --------------------------------------------------------------------------
+
+    def deliver(self, message: Message) -> None:
+        """Take a message for this session; a wrong one is answered with an error."""
+        body = message.body
+        call = body.get("call")
+        if type(call) is not int:
+            raise InvalidInput(f"message {message.op!r} has no call number", field="call")
+        memory = None
+        if message.op in self._inputs:
+            done = body.get("done")
+            for number in done if isinstance(done, list) else ():
+                self._outputs[message.op].free(number)
+            memory = self._inputs[message.op].array(body.get("slot"), message)
+        if message.op == "close" and not self._closing.done():
+            self._closing.set_result(call)
+        try:
+            self._jobs.put_nowait(Job(message.op, call, body, memory))
+        except asyncio.QueueFull:
+            if message.op != "close":
+                raise EngineError(f"{MAX_JOBS} calls of this session are waiting already") from None
+
+    def close(self) -> None:
+        """Close without having been asked by a message."""
+        if not self._closing.done():
+            self._closing.set_result(0)
+        if not self._jobs.full():
+            self._jobs.put_nowait(Job("close", 0, {}))
+
+    # -- its life --------------------------------------------------------------------------------------
+
+    async def run(self, call: int, body: dict[str, Any]) -> None:
+        """From the opening to the close; answers instead of raising."""
+        try:
+            if await self._open(call, body):
+                while not self._closing.done() or not self._jobs.empty():
+                    job = await self._jobs.get()
+                    if job.op == "close":
+                        break
+                    await self._do(job)
+        finally:
+            await self._end()
+        if self._closing.done() and self._closing.result():
+            self._answer(self._closing.result(), {})
+
+    async def _open(self, call: int, body: dict[str, Any]) -> bool:
+        try:
+            processor = await self._load(body)
+            if processor is None:
+                self._fail(call, EngineError("the session was closed while it loaded"))
+                return False
+            info = processor.info()
+            told = {"video": info.video, "audio": info.audio, "schema": info.schema}
+            self._processor = processor
+            self._answer(call, {"info": told})
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to code that is not ours)
+            self._fail(call, error)
+            return False
+        return True
+
+    async def _load(self, body: dict[str, Any]) -> FrameProcessor | None:
+        """The processor with its model; None when the session was closed meanwhile."""
+        spec, kwargs = body.get("spec"), body.get("load", {})
+        if not isinstance(spec, dict) or not isinstance(kwargs, dict):
+            raise InvalidInput("an opening needs a specification, an object", field="spec")
+        loading = load_in_thread(spec, kwargs, self._around.device, self._around.threads, self._emitted)
+        limit = self._around.open_limit
+        while not loading.done():
+            left = self._progress_at + limit - time.monotonic()
+            if left <= 0:
+                loading.cancel()
+                raise ProcessorError(f"loading made no progress within {limit:g} s")
+            either: set[asyncio.Future[Any]] = {loading, self._closing}
+            await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if self._closing.done():
+                loading.cancel()
+                return None
+        return loading.result()
+
+    async def _do(self, job: Job) -> None:
+        async with self._around.turn:
+            try:
+                if job.op == "video":
+                    await self._video(job)
+                elif job.op == "audio":
+                    await self._audio(job)
+                elif job.op == "start":
+                    await self._start(job)
+                elif job.op == "params":
+                    await self._params(job)
+                else:
+                    raise InvalidInput(f"unknown message {job.op!r}", field="op")
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the edge to a processor)
+                self._fail(job.call, error)
+
+    async def _end(self) -> None:
+        """Stop the processor and free everything."""
+        processor, self._processor = self._processor, None
+        if processor is not None and self._started:
+            try:
+                async with self._around.turn:
+                    await self._ask(processor.on_stream_stop, self._around.call_limit)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
+                self._log(f"on_stream_stop failed: {type(error).__name__}: {error}")
+        if processor is not None:
+            processor.bind(None)
+        for table in self._inputs.values():
+            table.close()
+        for pool in self._outputs.values():
+            pool.close()
+        if self._dropped:
+            self._log(f"{self._dropped} emissions were dropped, because the worker did not read")
+
+    # -- jobs ------------------------------------------------------------------------------------------
+
+    async def _start(self, job: Job) -> None:
+        processor, params = self._loaded(), _params_of(job)
+        await self._ask(lambda: processor.on_stream_start(params), self._around.open_limit)
+        self._started = True
+        self._answer(job.call, {})
+
+    async def _params(self, job: Job) -> None:
+        processor, params = self._loaded(), _params_of(job)
+        await self._ask(lambda: processor.update_params(params), self._around.call_limit)
+        self._answer(job.call, {"frame": self._frames})
+
+    async def _video(self, job: Job) -> None:
+        processor = self._loaded()
+        assert job.memory is not None
+        pts, time_base = slots.get_time(job.body)
+        picture = slots.get_picture(job.memory, job.body.get("picture"))
+        frame = SlotFrame(picture, pts, time_base, _tensor_device(processor, self._around.device))
+        del picture
+        taken = time.monotonic_ns()
+        self._frames += 1
+        processor.frame_time = frame.time
+        try:
+            # A lambda would hold the frame beyond the call and make `retire` copy it.
+            result = await self._ask(processor.process_video_async, self._around.call_limit, frame)
+            self._put(job, taken, frame, listed(result, VideoFrame))
+        finally:
+            processor.frame_time = None
+            result = None
+            frame.retire()
+
+    async def _audio(self, job: Job) -> None:
+        processor = self._loaded()
+        assert job.memory is not None
+        pts, time_base = slots.get_time(job.body)
+        frame = slots.get_audio(job.memory, job.body.get("audio"), pts, time_base)
+        taken = time.monotonic_ns()
+        processor.frame_time = frame.time
+        try:
+            result = await self._ask(processor.process_audio_async, self._around.call_limit, frame)
+        finally:
+            processor.frame_time = None
+        self._put(job, taken, frame, listed(result, AudioFrame))
+
+    def _put(self, job: Job, taken: int, source: VideoFrame | AudioFrame, frames: Sequence[Any]) -> None:
+        """Answer a call with its frames; those that are the input as it came are only named."""
+        pool = self._outputs[job.op]
+        took: list[slots.Slot] = []
+
+        def take(size: int) -> slots.Slot:
+            slot = pool.take(size)
+            took.append(slot)
+            return slot
+
+        try:
+            headers: list[dict[str, Any]] = []
+            fds: list[int] = []
+            for frame in frames:
+                if frame is source and _as_it_came(frame, job):
+                    headers.append({"same": 1})
+                    continue
+                header, slot = (put_video if job.op == "video" else put_audio)(frame, take)
+                header["slot"], new = slot.announce()
+                headers.append(header)
+                fds += new
+            self._answer(job.call, {"taken": taken, "frames": headers}, fds)
+        except BaseException:
+            for slot in took:
+                slot.busy = False
+            raise
+        for slot in took:
+            slot.sent()
+
+    async def _ask(self, method: Callable[..., Awaitable[T]], limit: float, *arguments: Any) -> T:
+        """Await a method of the processor, at most ``limit`` seconds. Raises `ProcessorError` after them."""
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                return await method(*arguments)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise ProcessorError(f"{_name(method)} did not return within {limit:g} s") from None
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ProcessorError(f"{_name(method)} was cancelled from within") from error
+
+    def _loaded(self) -> FrameProcessor:
+        assert self._processor is not None
+        return self._processor
+
+    # -- what the worker is told -----------------------------------------------------------------------
+
+    def _answer(self, call: int, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        self._around.link.send({"op": "answer", "call": call, **body}, fds)
+
+    def _fail(self, call: int, error: BaseException) -> None:
+        self._answer(call, {"error": describe(error)})
+        if poisons(error):
+            self._around.fatal(f"{type(error).__name__}: {error}")
+
+    def _emitted(self, emission: Emission) -> None:
+        """A processor's word, from whichever thread it comes."""
+        if threading.get_ident() == self._thread:
+            self._send_emission(emission)
+        else:
+            self._loop.call_soon_threadsafe(self._send_emission, emission)
+
+    def _send_emission(self, emission: Emission) -> None:
+        body: dict[str, Any] = {"op": "emit", "session": self.name}
+        data = emission.data
+        opening = not self._started
+        if opening and emission.kind == "event" and isinstance(data, dict) and data.get("type") == "progress":
+            self._progress_at = time.monotonic()
+            body |= {"op": "progress", "message": data.get("message"), "percent": data.get("percent")}
+        else:
+            body |= {"kind": emission.kind, "data": data, "time": emission.time}
+        if self._around.link.backlog > MAX_BACKLOG:
+            self._dropped += 1
+            return
+        try:
+            self._around.link.send(body)
+        except LinkError as error:
+            raise InvalidInput(f"an emission that cannot be sent: {error.message}") from error
+
+    def _log(self, text: str) -> None:
+        print(f"session {self.name}: {text}", file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)
+
+
+def warm_up(device: torch.device) -> None:
+    """Take a frame through both conversions, so that the first real one does not pay for their first use."""
+    picture = Picture.from_rgb(np.zeros((64, 64, 3), np.uint8))
+    frame = SlotFrame(picture, 0, Fraction(1), device)
+    out = np.empty((64, 64, 3), np.uint8)
+    write_rgb(checked_image(frame.tensor), out)
+
+
+def collect_garbage(device: torch.device) -> None:
+    """Give back what a session held in cycles and in the allocator's cache."""
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _params_of(job: Job) -> dict[str, Any]:
+    params = job.body.get("params")
+    if not isinstance(params, dict):
+        raise InvalidInput(f"params is a {type(params).__name__}, not an object", field="params")
+    return params
+
+
+def _as_it_came(frame: VideoFrame | AudioFrame, job: Job) -> bool:
+    """Whether a returned input frame still has the pixels or samples, and the time, that it came with."""
+    pts, time_base = slots.get_time(job.body)
+    if frame.timestamp != pts or frame.time_base != time_base:
+        return False
+    if isinstance(frame, SlotFrame):
+        return frame.untouched
+    assert isinstance(frame, AudioFrame)
+    assert job.memory is not None
+    before = slots.get_audio(job.memory, job.body.get("audio"), pts, time_base)
+    same_kind = (frame.format, frame.layout, frame.rate) == (before.format, before.layout, before.rate)
+    return same_kind and slots.same_samples(frame.samples, before.samples)
+
+
+def _tensor_device(processor: FrameProcessor, device: torch.device) -> torch.device:
+    """Tensors are on the CPU unless the processor says ``tensor_device = "engine"``."""
+    import torch
+
+    return device if getattr(processor, "tensor_device", "cpu") == "engine" else torch.device("cpu")
+
+
+def _name(method: Callable[..., Any]) -> str:
+    return getattr(method, "__qualname__", getattr(method, "__name__", "the processor"))

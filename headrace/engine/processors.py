@@ -1,0 +1,76 @@
+"""From a specification (JSON) to a processor, inside the engine.
+
+    {"kind": "passthrough"}
+    {"kind": "class", "target": "package.module:Class", "kwargs": {...}}
+    {"kind": "workflow", "workflow": {...}}
+
+A class target may also be a function that returns a processor. Its module is looked for on the engine's
+``sys.path``, which ends with `EngineSettings.extra_path`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from stream.errors import HeadraceError, InvalidInput, ProcessorError
+from stream.frames import VideoFrame
+from stream.processor import FrameProcessor, VideoResult
+
+KINDS = ("passthrough", "class", "workflow")
+
+
+class Passthrough(FrameProcessor):
+    """Every frame as it came."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoResult:
+        return frame
+
+
+def build(spec: Mapping[str, Any]) -> FrameProcessor:
+    """Make the processor that ``spec`` describes; its model is not loaded yet.
+
+    Raises `InvalidInput` for a wrong specification, `ProcessorError` when the target cannot be imported or
+    made, and whatever error of ours the workflow raises.
+    """
+    kind = spec.get("kind")
+    if kind == "passthrough":
+        return Passthrough()
+    if kind == "class":
+        return _from_class(spec)
+    if kind == "workflow":
+        workflow = spec.get("workflow")
+        if not isinstance(workflow, dict):
+            raise InvalidInput("a workflow specification needs the workflow, an object", field="workflow")
+        # By name, because only sessions with a workflow should pay for its import.
+        return _checked(_call("workflows.processor:WorkflowProcessor", workflow), "WorkflowProcessor")
+    raise InvalidInput(f"kind is {kind!r}; known are {', '.join(KINDS)}", field="kind")
+
+
+def _from_class(spec: Mapping[str, Any]) -> FrameProcessor:
+    target, kwargs = spec.get("target"), spec.get("kwargs", {})
+    if not isinstance(target, str) or not all(target.partition(":")[::2]):
+        raise InvalidInput(f"target is {target!r}, not 'package.module:Class'", field="target")
+    if not isinstance(kwargs, dict):
+        raise InvalidInput(f"kwargs is a {type(kwargs).__name__}, not an object", field="kwargs")
+    return _checked(_call(target, **kwargs), target)
+
+
+def _call(target: str, *arguments: Any, **kwargs: Any) -> object:
+    module_name, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+        return found(*arguments, **kwargs)
+    except HeadraceError:
+        raise
+    except Exception as error:  # the edge to code that is not ours
+        raise ProcessorError(f"{target} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _checked(made: object, target: str) -> FrameProcessor:
+    if not isinstance(made, FrameProcessor):
+        raise ProcessorError(f"{target} made a {type(made).__name__}, which is not a FrameProcessor")
+    return made
