@@ -17,6 +17,7 @@ STAMP := $(VENV)/.installed-$(VERSION)
 .PHONY: run test lint bench venv clean
 
 run: $(STAMP)
+	@echo 'The worker answers at http://127.0.0.1:8000/health; docs/running.md tells how to send it a stream.'
 	$(BIN)/headrace serve
 
 test: $(STAMP)
