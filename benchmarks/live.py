@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -37,6 +38,8 @@ MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
 
 def main() -> int:
     arguments = _parser().parse_args()
+    # Its programs are ended on the way out, so a request to stop must come that way.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     console = Console()
     report = Report()
     peer = _peer(arguments.peer, console, report)

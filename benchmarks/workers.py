@@ -38,6 +38,8 @@ class Program:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    patience: float = 10.0
+    """Seconds that it has to end after SIGTERM."""
 
     @property
     def tree(self) -> list[psutil.Process]:
@@ -75,18 +77,18 @@ class Program:
         if status is not None:
             raise BenchmarkError(f"{self.name} ended with status {status}:\n{self.tail()}")
 
-    def stop(self, patience: float = 5.0) -> None:
+    def stop(self) -> None:
         """SIGTERM, then SIGKILL to what is left of the tree."""
         tree = self.tree
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience)
+                self.process.wait(self.patience)
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
                 process.kill()
-        self.process.wait(patience)
+        self.process.wait(10)
 
 
 @contextlib.contextmanager
