@@ -1,0 +1,274 @@
+"""Everything that keeps a workflow from running, found before anything is loaded.
+
+Works on definitions alone: neither torch nor a node class is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from workflows import stream_rules
+from workflows.definitions import Definitions, InputDefinition, NodeDefinition, accepts
+from workflows.graph import LIMITS, Graph, Limits, Link, Node, read_graph
+from workflows.parameters import ParameterTable
+from workflows.problems import Problem, invalid_workflow
+from workflows.stream_rules import Modalities, convert, modalities, video_output
+from workflows.topology import cycles, downstream, upstream
+from workflows.values import ValueRefused, check_value, nearest
+
+
+def prepare(
+    data: Any,
+    definitions: Definitions,
+    *,
+    input_node: str | None = None,
+    output_node: str | None = None,
+    limits: Limits = LIMITS,
+) -> Graph:
+    """The graph of workflow ``data``, converted, checked, its literals as the nodes want them.
+
+    Raises `InvalidWorkflow` whose details are every `Problem` at once.
+    """
+    graph, problems = examine(
+        data, definitions, input_node=input_node, output_node=output_node, limits=limits
+    )
+    if problems:
+        raise invalid_workflow(problems)
+    return normalise(graph, definitions)
+
+
+def examine(
+    data: Any,
+    definitions: Definitions,
+    *,
+    input_node: str | None = None,
+    output_node: str | None = None,
+    limits: Limits = LIMITS,
+) -> tuple[Graph, list[Problem]]:
+    """The converted graph of workflow ``data``, as far as there is one, and every problem of it."""
+    graph, problems = read_graph(data, limits)
+    if not graph:
+        return graph, problems
+    broken = {problem.node_id for problem in problems if problem.node_id is not None}
+    graph, found = convert(graph, input_node)
+    problems += found
+    return graph, problems + check(graph, definitions, output_node, unreadable=broken)
+
+
+def check(
+    graph: Graph,
+    definitions: Definitions,
+    output_node: str | None = None,
+    *,
+    unreadable: Collection[str] = (),
+) -> list[Problem]:
+    """What is wrong with a converted graph, in the order of the file.
+
+    As in ComfyUI, every class must be known, and all else is asked only of nodes that an output needs.
+    Links to nodes named in ``unreadable`` are not held against whoever has them.
+    """
+    problems = [_unknown_class(node, definitions) for node in graph if node.class_type not in definitions]
+    live = live_nodes(graph, definitions)
+    among = live or set(graph.nodes)
+    for node in graph:
+        definition = definitions.get(node.class_type)
+        if node.id in among and definition is not None:
+            problems += _check_node(node, definition)
+            problems += _check_links(node, definition, graph, definitions, unreadable)
+    problems += _check_cycles(graph, among)
+    problems += _check_outputs(graph, definitions, output_node)
+    return problems
+
+
+def live_nodes(graph: Graph, definitions: Definitions) -> set[str]:
+    """The nodes that an output needs, be it the stream's or of a class that declares itself one."""
+    return upstream(graph, (node.id for node in graph if _is_output(node, definitions)))
+
+
+def needed_nodes(graph: Graph, definitions: Definitions, output_node: str | None = None) -> set[str]:
+    """The nodes that have to run: `live_nodes` without those that only feed pictures that are not shown."""
+    shown, _ = video_output(graph, output_node)
+    return upstream(
+        graph,
+        (
+            node.id
+            for node in graph
+            if _is_output(node, definitions) and (node.class_type != stream_rules.SAVE or node is shown)
+        ),
+    )
+
+
+def _is_output(node: Node, definitions: Definitions) -> bool:
+    definition = definitions.get(node.class_type)
+    return node.class_type in stream_rules.OUTPUTS or (definition is not None and definition.is_output)
+
+
+def _unknown_class(node: Node, definitions: Definitions) -> Problem:
+    failure = getattr(definitions, "failures", {}).get(node.class_type)
+    if failure is not None:
+        return node.problem("broken_class", f"the node class cannot be used: {failure}")
+    hint = nearest(node.class_type, definitions)
+    return node.problem("unknown_class", f"there is no node class {node.class_type}{hint}")
+
+
+def _check_node(node: Node, definition: NodeDefinition) -> Iterator[Problem]:
+    if node.class_type in (stream_rules.LOAD_AUDIO, stream_rules.SAVE_AUDIO):
+        yield node.problem("not_supported", "workflows with sound cannot be run yet")
+    for name, declared in definition.inputs.items():
+        value = node.inputs.get(name)
+        if name not in node.inputs:
+            if declared.required:
+                message = f"the required input {name} ({declared.type}) is missing"
+                yield node.problem("missing_required_input", message, name)
+        elif not isinstance(value, Link) and not _is_absent(declared, value):
+            try:
+                check_value(declared, value)
+            except ValueRefused as refused:
+                yield node.problem(refused.code, str(refused), name)
+
+
+def _is_absent(declared: InputDefinition, value: Any) -> bool:
+    return value is None and not declared.required
+
+
+def _check_links(
+    node: Node,
+    definition: NodeDefinition,
+    graph: Graph,
+    definitions: Definitions,
+    unreadable: Collection[str],
+) -> Iterator[Problem]:
+    for name, link in node.links():
+        declared = definition.inputs.get(name)
+        if (declared is None and not definition.open_inputs) or link.node_id in unreadable:
+            continue
+        source = graph.nodes.get(link.node_id)
+        if source is None:
+            message = f"is linked to node {link.node_id}, which does not exist"
+            yield node.problem("missing_node", message, name)
+        elif source.class_type in definitions:
+            yield from _check_slot(node, name, link, declared, source, definitions[source.class_type])
+
+
+def _check_slot(
+    node: Node,
+    name: str,
+    link: Link,
+    declared: InputDefinition | None,
+    source: Node,
+    definition: NodeDefinition,
+) -> Iterator[Problem]:
+    have = len(definition.outputs)
+    if link.output >= have:
+        outputs = "no outputs" if have == 0 else "1 output" if have == 1 else f"{have} outputs"
+        message = f"is linked to output {link.output} of {source.label}, which has {outputs} (counted from 0)"
+        yield node.problem("missing_output_slot", message, name)
+        return
+    given = definition.outputs[link.output].type
+    if declared is not None and not accepts(declared.type, given):
+        message = f"expects {declared.type}, but output {link.output} of {source.label} is {given}"
+        yield node.problem("type_mismatch", message, name)
+
+
+def _check_cycles(graph: Graph, among: set[str]) -> Iterator[Problem]:
+    for path in cycles(graph, among):
+        names = " -> ".join(graph.nodes[node_id].label for node_id in (*path, path[0]))
+        yield graph.nodes[path[0]].problem("cycle", f"nodes feed each other in a circle: {names}")
+
+
+def _check_outputs(graph: Graph, definitions: Definitions, output_node: str | None) -> list[Problem]:
+    _, problems = video_output(graph, output_node)
+    outputs = [node for node in graph if node.class_type in stream_rules.OUTPUTS]
+    inputs = {node.id for node in graph if node.class_type in (stream_rules.LOAD, stream_rules.LOAD_AUDIO)}
+    if not outputs or not inputs:
+        return problems
+    changing = downstream(graph, inputs | {node.id for node in graph if _may_change(node, definitions)})
+    if not any(node.id in changing for node in outputs):
+        labels = ", ".join(node.label for node in outputs)
+        problems.append(Problem("constant_output", f"nothing that goes out depends on the frame: {labels}"))
+    return problems
+
+
+def _may_change(node: Node, definitions: Definitions) -> bool:
+    definition = definitions.get(node.class_type)
+    return definition is None or definition.may_change
+
+
+def normalise(graph: Graph, definitions: Definitions) -> Graph:
+    """A checked graph with its literals coerced, and without what its classes would not be handed."""
+    changed: dict[str, Node] = {}
+    for node in graph:
+        definition = definitions.get(node.class_type)
+        if definition is None:
+            continue
+        inputs: dict[str, Any] = {}
+        for name, value in node.inputs.items():
+            known = definition.inputs.get(name)
+            if isinstance(value, Link) or known is None:
+                inputs[name] = value
+            elif not _is_absent(known, value):
+                try:
+                    inputs[name] = check_value(known, value)
+                except ValueRefused:  # of a node that nothing needs
+                    inputs[name] = value
+        changed[node.id] = replace(node, inputs=MappingProxyType(inputs))
+    return graph.with_nodes(changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a workflow takes, gives and lets one change.
+
+    ``roles`` says of each node: ``input``, ``output``, ``frame`` (runs for each frame), ``constant`` (runs
+    once) or ``unused``. ``ignored`` lists inputs in the file that the class does not have.
+    """
+
+    modalities: Modalities
+    parameters: ParameterTable
+    roles: dict[str, str]
+    ignored: list[tuple[str, str]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "modalities": self.modalities.as_dict(),
+            "nodes": self.roles,
+            "ignored_inputs": [{"node_id": node_id, "input": name} for node_id, name in self.ignored],
+            "parameters": self.parameters.schema(),
+        }
+
+
+def describe(graph: Graph, definitions: Definitions, output_node: str | None = None) -> Description:
+    """Modalities, live parameters and the role of each node, of a converted graph that has no problems.
+
+    A node whose class has IS_CHANGED is counted as constant here; only the class itself can tell.
+    """
+    ignored = [
+        (node.id, name)
+        for node in graph
+        if (definition := definitions.get(node.class_type)) is not None
+        for name in node.inputs
+        if name not in definition.inputs and not definition.open_inputs and node.origin is None
+    ]
+    table = ParameterTable([graph], definitions)
+    return Description(modalities([graph]), table, roles(graph, definitions, output_node), ignored)
+
+
+def roles(graph: Graph, definitions: Definitions, output_node: str | None = None) -> dict[str, str]:
+    """The role of each node; see `Description`."""
+    live = needed_nodes(graph, definitions, output_node)
+    inputs = {node.id for node in graph if node.class_type == stream_rules.LOAD}
+    per_frame = downstream(graph, inputs)
+
+    def role(node: Node) -> str:
+        if node.id not in live:
+            return "unused"
+        if node.id in inputs:
+            return "input"
+        if node.class_type in stream_rules.OUTPUTS:
+            return "output"
+        return "frame" if node.id in per_frame else "constant"
+
+    return {node.id: role(node) for node in graph}

@@ -1,0 +1,57 @@
+"""Workflows that come with Headrace, and workflows in files."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from stream.errors import NotFound
+from workflows.graph import LIMITS, load_json
+from workflows.values import nearest
+
+_SUFFIX = ".json"
+
+
+def names() -> list[str]:
+    """The bundled workflows, in alphabetical order."""
+    return sorted(
+        entry.name.removesuffix(_SUFFIX) for entry in _folder().iterdir() if entry.name.endswith(_SUFFIX)
+    )
+
+
+def load(name_or_path: str | Path) -> Any:
+    """The JSON data of a bundled workflow, or of a file.
+
+    What contains a slash or ends in .json is a path. Raises `NotFound` (which lists the bundled names),
+    `InvalidWorkflow` with line and column when the text is not JSON, `TooLarge`.
+    """
+    name = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in name or name.endswith(_SUFFIX):
+        return _load_file(Path(name_or_path))
+    return load_bundled(name)
+
+
+def load_bundled(name: str) -> Any:
+    """The JSON data of a bundled workflow; never touches another file, whatever ``name`` is."""
+    known = names()
+    if name not in known:
+        raise NotFound(
+            f"there is no workflow {name!r}{nearest(name, known)}; bundled are {', '.join(known)}, "
+            "and a path to a JSON file works too",
+            field="workflow",
+        )
+    return load_json((_folder() / f"{name}{_SUFFIX}").read_bytes(), name)
+
+
+def _load_file(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            text = file.read(LIMITS.text_bytes + 1)
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror or error}", field="workflow") from error
+    return load_json(text, str(path))
+
+
+def _folder() -> Any:
+    return resources.files("workflows") / "bundled"
