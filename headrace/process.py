@@ -16,7 +16,7 @@ from rich.table import Table
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
-from headrace.server.specs import processor_spec, workflow_spec
+from headrace.server.specs import parameter_table, processor_spec, workflow_spec
 from stream.codecs.hardware import HardwarePolicy
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
@@ -24,7 +24,6 @@ from stream.errors import InvalidInput
 from stream.files import FileJob
 from stream.pipeline import PipelineSettings
 from stream.requests import MAX_SIZE, MIN_SIZE
-from workflows.parameters import parse_text_params
 
 READY_TIMEOUT = 300.0
 STAGES = {"decode": "decode", "wait": "wait", "process": "process", "encode": "encode"}
@@ -79,7 +78,8 @@ def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any
             raise InvalidInput("give --workflow or --processor, not both", field="--processor")
         return processor_spec(options.processor), dict(pairs)
     spec = workflow_spec(options.workflow or "passthrough", allow_files=True)
-    return spec, parse_text_params(spec["workflow"], pairs)
+    table = parameter_table(spec)
+    return spec, {key: table.parse_text_value(key, text) for key, text in pairs.items()}
 
 
 def _pipeline_settings(options: ProcessOptions) -> PipelineSettings:
@@ -90,10 +90,14 @@ def _pipeline_settings(options: ProcessOptions) -> PipelineSettings:
             raise InvalidInput(f"--size must read WIDTHxHEIGHT, not {options.size!r}", field="--size")
         width, height = int(found[1]), int(found[2])
         if not all(MIN_SIZE <= side <= MAX_SIZE for side in (width, height)):
-            raise InvalidInput(f"--size must lie between {MIN_SIZE} and {MAX_SIZE}, not {options.size}", field="--size")
+            raise InvalidInput(
+                f"--size must lie between {MIN_SIZE} and {MAX_SIZE}, not {options.size}", field="--size"
+            )
     if options.hardware not in get_args(HardwarePolicy):
         policies = ", ".join(get_args(HardwarePolicy))
-        raise InvalidInput(f"--hardware must be one of {policies}, not {options.hardware!r}", field="--hardware")
+        raise InvalidInput(
+            f"--hardware must be one of {policies}, not {options.hardware!r}", field="--hardware"
+        )
     hardware: Any = options.hardware
     video = VideoEncoderSettings(bitrate=options.bitrate, preset=options.preset, hardware=hardware)
     return PipelineSettings(width=width, height=height, encoding=EncodingSettings(video=video))

@@ -12,7 +12,9 @@ from typing import Protocol
 from stream.codecs.mpegts_muxer import TsMuxer
 from stream.errors import SinkError
 from stream.segments import Cut, Segmenter
-from stream.trickle.publisher import ChannelClosed, SegmentWriter, TricklePublisher
+from stream.trickle.protocol import ChannelClosed
+from stream.trickle.publisher import TricklePublisher
+from stream.trickle.segment_writer import SegmentWriter
 from stream.units import AudioParameters, EncodedUnit, VideoParameters
 
 log = logging.getLogger(__name__)

@@ -69,18 +69,27 @@ class LatencyBook:
         "wait": ("decoded", "taken"),
         "process": ("taken", "processed"),
         "encode": ("processed", "encoded"),
-        "send": ("encoded", "sent"),
         "age_when_taken": ("received", "taken"),
         "received_to_encoded": ("received", "encoded"),
+    }
+    SENT_STAGES: ClassVar[dict[str, tuple[str, str]]] = {
+        "send": ("encoded", "sent"),
         "total": ("received", "sent"),
     }
 
     def __init__(self) -> None:
-        self.stages = {name: Histogram() for name in self.STAGES}
+        self.stages = {name: Histogram() for name in (*self.STAGES, *self.SENT_STAGES)}
 
     def add(self, timeline: Timeline) -> None:
-        """Count every stage whose two ends were stamped."""
-        for name, (start, end) in self.STAGES.items():
+        """Count every stage up to the encoder whose two ends were stamped."""
+        self._add(self.STAGES, timeline)
+
+    def add_sent(self, timeline: Timeline) -> None:
+        """Count the stages that end when a sink has sent the frame."""
+        self._add(self.SENT_STAGES, timeline)
+
+    def _add(self, stages: dict[str, tuple[str, str]], timeline: Timeline) -> None:
+        for name, (start, end) in stages.items():
             begun, done = getattr(timeline, start), getattr(timeline, end)
             if begun and done:
                 self.stages[name].add((done - begun) / 1e9)

@@ -89,7 +89,7 @@ class Worker:
         return self.engine.state == "ready"
 
     def problem(self) -> str | None:
-        return self.engine.problem if self.engine.state == "failed" else None
+        return self.engine.describe() if self.engine.state == "failed" else None
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -101,11 +101,10 @@ class Worker:
         self._unsubscribe()
         await self.engine.stop()
 
-    def _engine_changed(self) -> None:
-        if self.engine.state != "restarting":
-            return
-        for session in self.table:
-            session.restarted(self.engine.restarts, self.engine.log_tail())
+    def _engine_changed(self, engine: Engine) -> None:
+        if engine.state == "restarting":
+            for session in self.table:
+                session.restarted(engine.restarts + 1, engine.last_lines)
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
@@ -193,5 +192,3 @@ def _asked_to_stop(stop: asyncio.Event, number: signal.Signals) -> None:
 def _url_of(runner: web.AppRunner) -> str:
     host, port = runner.addresses[0][:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-

@@ -1,48 +1,45 @@
-"""From what a caller asked for to what an engine is told to build."""
+"""From what a caller asked for to what an engine is told to build, checked as far as the worker can."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from stream.errors import InvalidInput, InvalidWorkflow
-from workflows import check, graph, library
+from stream.errors import InvalidInput
+from workflows import library
+from workflows.check import examine, normalise
+from workflows.graph import Graph, load_json
+from workflows.parameters import ParameterTable
+from workflows.problems import Problem, invalid_workflow
+from workflows.processor import WORKFLOW_KEYS
+from workflows.registry import NodeRegistry
 
-WORKFLOW_KEYS = ("workflow", "prompts", "prompt")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Spec = dict[str, Any]
 
 
-def workflow_spec(workflow: dict[str, Any] | list[Any] | str, *, allow_files: bool) -> Spec:
+@cache
+def registry() -> NodeRegistry:
+    """The built-in nodes; their declarations need no torch."""
+    return NodeRegistry.builtin()
+
+
+def workflow_spec(workflow: Any, *, allow_files: bool) -> Spec:
     """The spec of a workflow given as JSON data, JSON text, a bundled name or (if allowed) a file.
 
-    Raises `InvalidWorkflow` with every problem that can be found without an engine.
+    Raises `InvalidWorkflow` with every problem at once.
     """
     data = _workflow_data(workflow, allow_files=allow_files)
-    problems = check.check_workflow(data)
-    if problems:
-        text = "; ".join(problem.message for problem in problems)
-        raise InvalidWorkflow(text, field="workflow", details=[problem.as_dict() for problem in problems])
+    _graphs(data)
     return {"kind": "workflow", "workflow": data}
 
 
-def _workflow_data(workflow: dict[str, Any] | list[Any] | str, *, allow_files: bool) -> Any:
-    if not isinstance(workflow, str):
-        return workflow
-    text = workflow.strip()
-    if text.startswith(("{", "[")):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidInput(
-                f"workflow is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", field="workflow"
-            ) from None
-    if not allow_files and text not in library.names():
-        known = ", ".join(library.names())
-        raise InvalidInput(f"there is no workflow {text[:80]!r}; there are: {known}", field="workflow")
-    return library.load(text)
+def parameter_table(spec: Spec) -> ParameterTable:
+    """The live parameters of a workflow's spec."""
+    return ParameterTable(_graphs(spec["workflow"]), registry().definitions)
 
 
 def processor_spec(target: Any) -> Spec:
@@ -53,9 +50,12 @@ def processor_spec(target: Any) -> Spec:
 
 
 def spec_from_params(
-    params: dict[str, Any], *, default: str, allow_processors: bool
+    params: Mapping[str, Any], *, default: str, allow_processors: bool
 ) -> tuple[Spec, dict[str, Any]]:
-    """Take the workflow or processor out of a start's parameters; returns its spec and the other parameters."""
+    """Take the workflow or processor out of a start's parameters: its spec, and the other parameters.
+
+    Those of a workflow are checked here, so that a wrong one is refused before the stream begins.
+    """
     rest = dict(params)
     chosen = {key: rest.pop(key) for key in (*WORKFLOW_KEYS, "processor") if rest.get(key) is not None}
     if len(chosen) > 1:
@@ -63,12 +63,30 @@ def spec_from_params(
     if "processor" in chosen:
         if not allow_processors:
             raise InvalidInput(
-                "processors by class are switched off here (HEADRACE_ALLOW_PROCESSORS turns them on)",
-                field="processor",
+                "naming a class is switched off; HEADRACE_ALLOW_PROCESSORS=1 allows it", field="processor"
             )
         return processor_spec(chosen["processor"]), rest
-    if chosen:
-        return workflow_spec(next(iter(chosen.values())), allow_files=False), rest
-    return workflow_spec(default, allow_files=True), rest
+    wanted = next(iter(chosen.values()), None)
+    spec = workflow_spec(default if wanted is None else wanted, allow_files=wanted is None)
+    parameter_table(spec).resolve(rest)
+    return spec, rest
 
 
+def _workflow_data(workflow: Any, *, allow_files: bool) -> Any:
+    if not isinstance(workflow, str):
+        return workflow
+    if workflow.lstrip().startswith(("{", "[")):
+        return load_json(workflow, "workflow")
+    return library.load(workflow) if allow_files else library.load_bundled(workflow)
+
+
+def _graphs(data: Any) -> list[Graph]:
+    definitions = registry().definitions
+    graphs, problems = [], list[Problem]()
+    for item in data if isinstance(data, list) and data else [data]:
+        graph, found = examine(load_json(item) if isinstance(item, str) else item, definitions)
+        graphs.append(graph)
+        problems += found
+    if problems:
+        raise invalid_workflow(problems)
+    return [normalise(graph, definitions) for graph in graphs]

@@ -1,0 +1,136 @@
+"""A live session over trickle: where its parts and its channels are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from stream.errors import HeadraceError
+from stream.mpegts import AccessUnit, TsDemuxer
+from stream.processor import Emission, FrameProcessor, Params
+from stream.requests import StreamStart
+from stream.session import Session, SessionSettings
+from stream.sinks import TrickleSink
+from stream.status import status_event
+from stream.trickle.channels import ControlReader, DataWriter, EventsWriter
+from stream.trickle.publisher import TricklePublisher
+from stream.trickle.subscriber import TrickleSubscriber
+
+log = logging.getLogger(__name__)
+
+STATUS_EVENT = "ai_stream_status"
+
+
+class TrickleSource:
+    """MPEG-TS segments of a trickle channel as access units, each stamped when its last byte came."""
+
+    def __init__(self, subscriber: TrickleSubscriber) -> None:
+        self._subscriber = subscriber
+        self.demuxer = TsDemuxer()
+
+    async def run(self, put: Callable[[AccessUnit], None], tracks: Callable[[bool, bool], None]) -> None:
+        """Read to the channel's end; raises `SourceError` when it cannot be read."""
+        known: tuple[object, ...] = ()
+        demuxer = self.demuxer
+        async for segment in self._subscriber.segments():
+            async for chunk in segment.chunks():
+                units = demuxer.feed(chunk.data, chunk.arrived)
+                if demuxer.tracks != known:
+                    known = demuxer.tracks
+                    kinds = {track.kind for track in demuxer.tracks}
+                    tracks("video" in kinds, "audio" in kinds)
+                for unit in units:
+                    put(unit)
+            for unit in demuxer.flush():
+                put(unit)
+
+
+class TrickleSide:
+    """The control, events and data channels of a stream; each may be missing."""
+
+    def __init__(self, urls: StreamStart, *, verify_tls: bool) -> None:
+        control, events, data = urls.url("control"), urls.url("events"), urls.url("data")
+        self._control = ControlReader(control, verify_tls=verify_tls) if control else None
+        self._events = EventsWriter(events, heartbeat=self._status, verify_tls=verify_tls) if events else None
+        self._data = DataWriter(data, verify_tls=verify_tls) if data else None
+        self._session: Session | None = None
+
+    async def run(self, session: Session) -> None:
+        """Serve the channels until one that must be there ends."""
+        self._session = session
+        parts = [part.run() for part in (self._events, self._data) if part is not None]
+        if self._control is not None:
+            parts.append(self._steer(self._control, session))
+        if not parts:
+            await asyncio.Event().wait()
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def event(self, event: dict[str, Any], kind: str) -> None:
+        if self._events is not None:
+            self._events.send(event, kind)
+
+    def data(self, emission: Emission) -> None:
+        if self._data is None:
+            return
+        try:
+            self._data.send(emission.data)
+        except HeadraceError as error:
+            log.warning("data was not sent: %s", error.message)
+
+    async def close(self) -> None:
+        for part in (self._control, self._events, self._data):
+            if part is not None:
+                await part.close()
+
+    async def _steer(self, control: ControlReader, session: Session) -> None:
+        async for params in control.messages():
+            try:
+                await session.update_params(params)
+            except HeadraceError as error:
+                log.info("parameters from the control channel were refused: %s", error.message)
+                self.event(
+                    {"type": "error", "pipeline": session.pipeline_name, **error.as_dict()},
+                    "ai_stream_events",
+                )
+
+    def _status(self) -> tuple[dict[str, Any], str] | None:
+        return None if self._session is None else (status_event(self._session), STATUS_EVENT)
+
+
+def trickle_session(
+    session_id: str,
+    request: StreamStart,
+    processor: FrameProcessor,
+    settings: SessionSettings,
+    *,
+    start_params: Params,
+    verify_tls: bool,
+) -> Session:
+    """A session that reads and writes what ``request`` names; not yet started."""
+    subscribe, publish = request.url("subscribe"), request.url("publish")
+    source = TrickleSource(TrickleSubscriber(subscribe, verify_tls=verify_tls)) if subscribe else None
+    side = TrickleSide(request, verify_tls=verify_tls)
+    session = Session(session_id, source, processor, side, settings, start_params=start_params)
+    session.urls = {"subscribe_url": subscribe, "publish_url": publish, "gateway_request_id": session_id}
+    if publish:
+        encoding = session.pipeline.encoding
+        session.add_sink(
+            TrickleSink(
+                TricklePublisher(publish, verify_tls=verify_tls),
+                video_parameters=lambda: encoding.video_parameters,
+                audio_parameters=lambda: encoding.audio_parameters,
+                request_key=encoding.request_key,
+                on_sent=lambda unit: session.pipeline.figures.latency.add_sent(unit.timeline),
+            )
+        )
+    return session
