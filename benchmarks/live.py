@@ -1,8 +1,9 @@
 """The live path under measurement, side by side with PyTrickle on the same clip in the same run.
 
-    python benchmarks/live.py [--peer pytrickle] [--only a,b,c,d,e] [--seconds 60] [--json FILE]
+    python benchmarks/live.py [--peer pytrickle] [--only a,b,...] [--seconds 60] [--json FILE]
 
 a: a processor slower than the source   b: pass-through   c: file to file   d: /health   e: a dying engine
+f: a frame through the engine and back   g: the overhead of a plan   h: what sessions leave behind
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if not __package__:
 
 from rich.console import Console
 
-from benchmarks import measures, process_measures
+from benchmarks import measures, parts, process_measures
 from benchmarks.measures import Bench
 from benchmarks.report import Report
 from benchmarks.rig import Rig
@@ -33,6 +34,9 @@ MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
     "c": process_measures.files,
     "d": process_measures.health,
     "e": process_measures.recovery,
+    "f": parts.engine_round_trip,
+    "g": parts.plan_overhead,
+    "h": process_measures.leftovers,
 }
 
 
@@ -40,7 +44,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     # Its programs are ended on the way out, so a request to stop must come that way.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     report = Report()
     peer = _peer(arguments.peer, console, report)
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="headrace-bench-"))

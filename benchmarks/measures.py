@@ -14,6 +14,12 @@ from benchmarks.rig import Rig, Run
 
 WARM_UP_S = 5.0
 TAKE_S = 0.04
+INVERT = {
+    "1": {"class_type": "LoadTensor", "inputs": {}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "SaveTensor", "inputs": {"images": ["2", 0]}},
+}
+"""A workflow whose pictures can be told from the source's by their barcode."""
 
 
 @dataclass(frozen=True)

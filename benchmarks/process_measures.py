@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import shutil
 import signal
 import statistics
@@ -15,13 +16,13 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks import processors
+from benchmarks import clip, processors
 from benchmarks.clip import Recipe
-from benchmarks.measures import Bench
+from benchmarks.measures import INVERT, Bench
 from benchmarks.outputs import longest_gap
 from benchmarks.report import Spread
 from benchmarks.rig import Run, engine_of
-from benchmarks.workers import HEADRACE, BenchmarkError, Program, answers, running, wait_until
+from benchmarks.workers import HEADRACE, BenchmarkError, Program, answers, running, trickle, wait_until
 
 # -- c: from file to file ----------------------------------------------------------------------------------
 
@@ -161,11 +162,6 @@ class Prober:
 
 # -- e: the engine dies ------------------------------------------------------------------------------------
 
-INVERT = {
-    "1": {"class_type": "LoadTensor", "inputs": {}},
-    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
-    "3": {"class_type": "SaveTensor", "inputs": {"images": ["2", 0]}},
-}
 HIT_S = 8.0
 
 
@@ -243,3 +239,52 @@ def _report_recovery(bench: Bench, name: str, run: Run, blow: Blow) -> None:
         "raw": raw,
         "engine_s": blow.back_s,
     }
+
+
+# -- h: what sessions leave behind -------------------------------------------------------------------------
+
+SESSIONS, FIRST_SESSIONS = 100, 5
+
+
+def leftovers(bench: Bench) -> None:
+    """A hundred short sessions one after the other: what does the worker hold that it did not before?"""
+    worker = bench.rig.headrace({"workflow": INVERT})
+    segments = clip.cut(bench.rig.clip(Recipe(seconds=1, key_every=0.5)))
+    parts = [b"".join(chunk.data for chunk in segment) for segment in segments]
+    log = bench.rig.new_file("sessions.log")
+    with (
+        bench.rig.trickle_server() as base,
+        running(worker.name, worker.command, log, worker.environment) as program,
+    ):
+        worker.ready(program)
+        held = []
+        for number in range(FIRST_SESSIONS + SESSIONS):
+            if number == FIRST_SESSIONS:
+                held.append(_held(program))
+            urls = bench.rig.channels(base, f"{number}-")
+            worker.start_stream(urls, 512, 512)
+            for index, part in enumerate(parts):
+                trickle("POST", f"{urls['subscribe_url']}/{index}", part)
+            for url in urls.values():
+                trickle("DELETE", url)
+            worker.ready(program)
+        time.sleep(1)
+        held.append(_held(program))
+    before, after = held
+    grown = {name: after[name] - before[name] for name in before if after[name] > before[name]}
+    value = ", ".join(f"{name} {before[name]} to {after[name]}" for name in before)
+    name = f"h held before and after {SESSIONS} sessions"
+    bench.report.add(name, "headrace", value, "the same", not grown)
+    bench.report.data["h"] = {"before": before, "after": after}
+
+
+def _held(program: Program) -> dict[str, int]:
+    """What the worker's processes hold, all of them together."""
+    held = dict.fromkeys(("processes", "threads", "descriptors", "memory files"), 0)
+    for process in program.tree:
+        links = [os.readlink(link.path) for link in os.scandir(f"/proc/{process.pid}/fd")]
+        held["processes"] += 1
+        held["threads"] += process.num_threads()
+        held["descriptors"] += len(links)
+        held["memory files"] += sum("memfd:" in link for link in links)
+    return held

@@ -22,10 +22,10 @@ from benchmarks.workers import (
     BenchmarkError,
     Program,
     Worker,
-    create_channel,
     free_port,
     request,
     running,
+    trickle,
     wait_until,
 )
 
@@ -116,6 +116,12 @@ class Rig:
         command: list[str | Path] = [python, script, str(port), processor]
         return Worker("pytrickle", command, port, {"max_framerate": 30}, environment)
 
+    def channels(self, base: str, prefix: str = "") -> dict[str, str]:
+        """Make the channels of one stream; the URLs as a start names them."""
+        for name, mime in CHANNELS.items():
+            trickle("POST", f"{base}/{prefix}{name}", mime=mime)
+        return {f"{name}_url": f"{base}/{prefix}{name}" for name in CHANNELS}
+
     def new_file(self, name: str) -> Path:
         """A path of this run in the folder, with nothing there."""
         path = self.folder / f"{self._runs:02d}-{name}"
@@ -146,9 +152,7 @@ class Rig:
             running(worker.name, worker.command, log, environment) as program,
         ):
             worker.ready(program)
-            urls = {f"{name}_url": f"{base}/{name}" for name in CHANNELS}
-            for name, mime in CHANNELS.items():
-                create_channel(f"{base}/{name}", mime)
+            urls = self.channels(base)
             worker.start_stream(urls, recipe.width, recipe.height)
             limit = recipe.seconds + 20
             feeder: list[str | Path] = [

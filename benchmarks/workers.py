@@ -130,10 +130,11 @@ def request(url: str, body: Any = None, timeout: float = 10.0) -> tuple[int, Any
         return error.code, _decoded(error.read())
 
 
-def create_channel(url: str, mime: str) -> None:
-    """Make a trickle channel."""
-    call = urllib.request.Request(url, b"", {"Expect-Content": mime}, method="POST")
-    urllib.request.urlopen(call, timeout=5).close()
+def trickle(method: str, url: str, body: bytes = b"", mime: str = "") -> None:
+    """One request to the trickle server; with ``mime`` a POST to a channel makes it."""
+    headers = {"Expect-Content": mime} if mime else {}
+    call = urllib.request.Request(url, body if method == "POST" else None, headers, method=method)
+    urllib.request.urlopen(call, timeout=10).close()
 
 
 def _decoded(body: bytes) -> Any:
