@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "headrace": {"stream", "workflows", "byoc", "headrace"},
 }
 FOREIGN = re.compile(
-    r"stream/(errors|frames|processor)|headrace/engine/(link|host\w*|bootstrap|processors)|workflows/.+"
+    r"stream/(errors|frames|processor)|headrace/engine/(link|memory|slots|device|processors|host\w*|bootstrap)|workflows/.+"
 )
 WORKER = re.compile(r"stream/.+|headrace/server/.+|headrace/(cli|settings)")
 WEIGHTY = {"torch", "aiortc", "matplotlib", "scipy", "pandas", "cv2", "PIL", "sympy", "diffusers"}

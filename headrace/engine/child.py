@@ -105,7 +105,7 @@ class Child:
         return self.exited.done()
 
     def end_now(self) -> None:
-        """Kill and reap without a loop to wait on; blocks a moment, while the kernel takes the process down."""
+        """Kill and reap without a loop to wait on; blocks until the kernel has done it."""
         self.signal(signal.SIGKILL)
         if not self.exited.done():
             with contextlib.suppress(subprocess.TimeoutExpired):

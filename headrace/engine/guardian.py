@@ -12,7 +12,7 @@ from typing import Any, Literal
 from headrace.engine.calls import Calls, OnAnswer
 from headrace.engine.child import Child, why
 from headrace.engine.host_errors import rebuild
-from headrace.engine.link import Link, LinkError, MalformedMessage, Message
+from headrace.engine.link import Link, LinkClosed, LinkError, MalformedMessage, Message
 from headrace.engine.policy import Backoff, CallKind, Watch
 from headrace.engine.settings import EngineFacts, EngineSettings
 from stream.errors import EngineError, HeadraceError, NotInstalled
@@ -171,8 +171,11 @@ class Engine:
         call = self._calls.begin(on_answer, kind)
         try:
             link.send({**body, "call": call}, fds)
-        except LinkError:
+        except LinkError as error:
             self._calls.forget(call)
+            if isinstance(error, LinkClosed):
+                # Noticed here before the loop has told us.
+                self._on_link_closed(error)
             raise
 
     async def call(
@@ -258,11 +261,10 @@ class Engine:
         begun = before = time.monotonic()
         tick = min(0.5, settings.call_timeout / 4)
         lost, stop = asyncio.create_task(self._lost.wait()), asyncio.create_task(self._stopping.wait())
+        events: set[asyncio.Future[Any]] = {child.exited, lost, stop}
         try:
             while not child.exited.done():
-                await asyncio.wait(
-                    {child.exited, lost, stop}, timeout=tick, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait(events, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
                 if self._stopping.is_set():
                     await self._end_politely(child)
                     break
@@ -273,25 +275,24 @@ class Engine:
                     self._calls.watch.excuse(late)
                     begun += late
                     continue
-                if self._is_hung(now, begun):
-                    await self._kill(child)
-                elif self._lost.is_set() and not await child.wait(_LAST_WORDS):
+                if self._is_hung(now, begun) or (self._lost.is_set() and not await child.wait(_LAST_WORDS)):
                     await self._kill(child)
         finally:
             lost.cancel()
             stop.cancel()
 
     def _is_hung(self, now: float, begun: float) -> bool:
-        """Whether the engine is beyond its patience; notes the verdict."""
-        watch = self._calls.watch
-        if self._ready_at is None:
-            if now - begun > self.settings.start_timeout:
-                self._verdict = EngineError(f"was not ready within {self.settings.start_timeout:g} s")
-        elif watch.hung(now):
+        """Whether our patience has ended; notes the verdict."""
+        watch, limit = self._calls.watch, self.settings.start_timeout
+        if self._ready_at is None and now - begun > limit:
+            self._verdict = EngineError(f"was not ready within {limit:g} s")
+            return True
+        if watch.hung(now):
             self._verdict = EngineError(f"gave no answer for {watch.limit():g} s")
-        elif watch.opening and watch.silent_for(now) > min(0.5, self.settings.call_timeout / 4):
+            return True
+        if watch.opening and watch.silent_for(now) > min(0.5, self.settings.call_timeout / 4):
             self._ping()
-        return self._verdict is not None
+        return False
 
     def _ping(self) -> None:
         child = self._child
@@ -370,6 +371,7 @@ class Engine:
             self._on_ready(body)
         elif op == "failed":
             self._verdict = rebuild(body.get("error"))
+            self._lost.set()
         elif op == "fatal":
             self._verdict = EngineError(f"lost its device: {body.get('message')}")
             self._lost.set()
@@ -404,4 +406,3 @@ class Engine:
                 callback(self)
             except Exception:  # one subscriber's fault is no reason to leave the engine unwatched
                 log.exception("a subscriber of engine %s failed", self.settings.name)
-

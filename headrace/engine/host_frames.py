@@ -11,14 +11,12 @@ import numpy as np
 
 from headrace.engine import slots
 from headrace.engine.device import tensor_from, write_rgb
+from headrace.engine.slots import MAX_RESULTS
 from stream.errors import ProcessorError
 from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
 
 if TYPE_CHECKING:
     import torch
-
-MAX_RESULTS = 16
-"""Frames that one call may return."""
 
 Put = Callable[[int], slots.Slot]
 

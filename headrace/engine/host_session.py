@@ -22,7 +22,7 @@ import numpy as np
 from headrace.engine import slots
 from headrace.engine.device import poisons, write_rgb
 from headrace.engine.host_errors import describe
-from headrace.engine.host_frames import MAX_RESULTS, SlotFrame, listed, put_audio, put_video
+from headrace.engine.host_frames import SlotFrame, listed, put_audio, put_video
 from headrace.engine.host_loading import load_in_thread
 from headrace.engine.link import Link, LinkError, Message
 from stream.errors import EngineError, InvalidInput, ProcessorError
@@ -36,10 +36,6 @@ T = TypeVar("T")
 
 MAX_JOBS = 16
 """Jobs of one session that may wait."""
-INPUT_SLOTS = 4
-"""Frames of one kind that the worker may have under way in a session."""
-OUTPUT_SLOTS = 2 * MAX_RESULTS
-"""The results of two calls: one that the worker copies out and one that is being made."""
 MAX_BACKLOG = 64
 """Messages waiting for the worker above which emissions are dropped."""
 
@@ -82,8 +78,10 @@ class HostSession:
         self._frames = 0
         self._dropped = 0
         self._progress_at = time.monotonic()
-        self._inputs = {op: slots.SlotTable(INPUT_SLOTS, writable=True) for op in ("video", "audio")}
-        self._outputs = {op: slots.SlotPool(OUTPUT_SLOTS, f"headrace-{op}-out") for op in ("video", "audio")}
+        self._inputs = {op: slots.SlotTable(slots.INPUT_SLOTS, writable=True) for op in ("video", "audio")}
+        self._outputs = {
+            op: slots.SlotPool(slots.OUTPUT_SLOTS, f"headrace-{op}-out") for op in ("video", "audio")
+        }
 
     # -- what the worker says --------------------------------------------------------------------------
 

@@ -20,6 +20,12 @@ import numpy.typing as npt
 from headrace.engine.link import LinkError, MalformedMessage, Message, SharedBlock
 from stream.frames import AudioFrame, Matrix, Picture, PixelFormat, Plane, plane_shapes
 
+MAX_RESULTS = 16
+"""Frames that one call may return."""
+INPUT_SLOTS = 4
+"""Frames of one kind that the worker may have under way in a session."""
+OUTPUT_SLOTS = 2 * MAX_RESULTS
+"""The results of two calls: one that the worker copies out and one that is being made."""
 MAX_SIDE = 16_384
 MAX_BYTES = 512 * 1024 * 1024
 MAX_TIME = 2**63 - 1

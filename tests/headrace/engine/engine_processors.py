@@ -1,0 +1,298 @@
+"""Processors that the tests run in a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from stream.errors import InvalidInput
+from stream.frames import AudioFrame, Picture, VideoFrame
+from stream.processor import FrameProcessor, Params, ProcessorInfo
+
+
+class Touch(FrameProcessor):
+    """The same pixels, by way of a tensor of its own."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        return frame.replace_tensor(frame.tensor)
+
+
+class Planes(FrameProcessor):
+    """The same pixels, by way of a picture of its own."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        return frame.replace_picture(frame.picture)
+
+
+class Look(FrameProcessor):
+    """Reads the tensor and returns the frame untouched."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        assert frame.tensor.shape[-1] == 3
+        return frame
+
+
+class InPlace(FrameProcessor):
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        frame.tensor.neg_().add_(1)
+        return frame
+
+
+class Delay(FrameProcessor):
+    """Returns the frame before, which it has kept unread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: VideoFrame | None = None
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame | None:
+        before, self.before = self.before, frame
+        return None if before is None else before
+
+
+class Level(FrameProcessor):
+    """Fills the picture with a grey that is a parameter."""
+
+    def __init__(self, level: int = 0) -> None:
+        super().__init__()
+        self.level = level
+
+    async def on_stream_start(self, params: Params) -> None:
+        await self.update_params(params)
+
+    async def update_params(self, params: Params) -> None:
+        level = params.get("level", self.level)
+        if not 0 <= level <= 255:
+            raise InvalidInput(f"level is {level}", field="level")
+        self.level = level
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        grey = np.full((frame.height, frame.width, 3), self.level, np.uint8)
+        return frame.replace_picture(Picture.from_rgb(grey))
+
+    def info(self) -> ProcessorInfo:
+        return ProcessorInfo(schema={"properties": {"level": {"type": "integer"}}})
+
+
+class Several(FrameProcessor):
+    """As many frames as ``count`` says, each a tick later than the one before."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    async def process_video_async(self, frame: VideoFrame) -> Sequence[VideoFrame]:
+        frames = []
+        for number in range(self.count):
+            grey = np.full((frame.height, frame.width, 3), number, np.uint8)
+            copy = frame.replace_picture(Picture.from_rgb(grey))
+            copy.timestamp += number
+            frames.append(copy)
+        return frames
+
+
+class Nonsense(FrameProcessor):
+    """Returns what is not a frame; the frame's timestamp chooses what."""
+
+    async def process_video_async(self, frame: VideoFrame) -> Any:
+        import torch
+
+        size = (1, frame.height, frame.width, 3)
+        choices: list[Any] = [
+            "a string",
+            frame.tensor,
+            [frame, 1],
+            [frame] * 1000,
+            frame.replace_tensor(torch.zeros(5)),
+            frame.replace_tensor(torch.full(size, float("nan"))),
+            frame.replace_tensor(torch.zeros(size, dtype=torch.int64)),
+            VideoFrame(torch.zeros(size), 1.5, Fraction(1, 30)),  # type: ignore[arg-type]
+            VideoFrame(torch.zeros(size), 2**70, Fraction(1, 30)),
+            VideoFrame(torch.zeros(size), 1, Fraction(-1, 30)),
+            frame.replace_tensor(torch.zeros(1, 20_000, 1, 3)),
+            frame.replace_tensor("pixels"),  # type: ignore[arg-type]
+        ]
+        return choices[frame.timestamp]
+
+    NONSENSE = 12
+
+
+class Faulty(FrameProcessor):
+    """Does what its parameter ``fault`` says, in the next frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault = ""
+
+    async def update_params(self, params: Params) -> None:
+        self.fault = params["fault"]
+        if self.fault == "refuse":
+            self.fault = ""
+            raise KeyError("no such thing")
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        fault, self.fault = self.fault, ""
+        if fault == "raise":
+            raise ValueError("the sky is green")
+        if fault == "exit":
+            sys.exit(7)
+        if fault == "cancel":
+            raise asyncio.CancelledError
+        if fault == "forever":
+            await asyncio.sleep(3600)
+        if fault == "stubborn":
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    self.emit("text", "no")
+        if fault == "block":
+            time.sleep(3600)  # noqa: ASYNC251
+        if fault == "spin":
+            # A loop in C that never gives the interpreter's lock away.
+            sum(iter(int, 1))
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if fault == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if fault == "cuda":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if fault == "close":
+            os.closerange(3, 100)
+        if fault == "chatter":
+            for number in range(1000):
+                self.emit("text", f"{number} " + "x" * 2000)
+        return frame
+
+
+class Slow(FrameProcessor):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        time.sleep(self.seconds)  # noqa: ASYNC251
+        return frame
+
+
+class Loads(FrameProcessor):
+    """Loads in as many steps as it is told, and fails when it is told to."""
+
+    async def load_model(self, steps: int = 0, fail: str = "", device: str = "", **kwargs: Any) -> None:
+        self.device = device
+        for step in range(steps):
+            self.emit("event", {"type": "progress", "message": "weights", "percent": 100 * step / steps})
+            time.sleep(0.05)  # noqa: ASYNC251
+        if fail == "raise":
+            raise OSError("no such weights")
+        if fail == "task":
+            self.task = asyncio.create_task(asyncio.sleep(3600))
+        if fail == "forever":
+            await asyncio.sleep(3600)
+        if fail == "block":
+            time.sleep(3600)  # noqa: ASYNC251
+        if fail == "die":
+            os._exit(9)
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.emit("text", self.device)
+        return frame
+
+
+class Talks(FrameProcessor):
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.emit("text", "hello")
+        self.emit("data", {"n": [1, 2.5, None]})
+        self.emit("event", {"type": "seen"})
+        return frame
+
+    async def on_stream_stop(self) -> None:
+        print("the stream has stopped")
+
+
+class Unspeakable(FrameProcessor):
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.emit("data", object())
+        return frame
+
+
+class Halves(FrameProcessor):
+    """Touches sound alone: half as loud."""
+
+    async def process_audio_async(self, frame: AudioFrame) -> list[AudioFrame]:
+        return [frame.replace_samples((frame.samples * 0.5).astype(frame.samples.dtype))]
+
+
+class AudioOddities(FrameProcessor):
+    """By the frame's timestamp: as it came, changed in place, none, two, and what is not sound."""
+
+    async def process_audio_async(self, frame: AudioFrame) -> Any:
+        if frame.timestamp == 1:
+            frame.samples *= 2
+        if frame.timestamp == 2:
+            return None
+        if frame.timestamp == 3:
+            return [frame, frame.replace_samples(frame.samples[:, :10])]
+        if frame.timestamp == 4:
+            return [frame.replace_samples(frame.samples.astype(np.float64))]
+        if frame.timestamp == 5:
+            return "sound"
+        return [frame]
+
+
+class Children(FrameProcessor):
+    """Starts a program of its own, and says its process id."""
+
+    async def on_stream_start(self, params: Params) -> None:
+        self.program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.emit("data", self.program.pid)
+        return frame
+
+
+class Surroundings(FrameProcessor):
+    """Says what it finds around it."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        def found(name: str) -> bool:
+            try:
+                return importlib.util.find_spec(name) is not None
+            except ModuleNotFoundError:
+                return False
+
+        import torch
+
+        names = ("stream.frames", "stream.units", "headrace.engine.slots", "headrace.server", "byoc")
+        self.emit(
+            "data",
+            {
+                "found": [name for name in names if found(name)],
+                "path": sys.path,
+                "threads": torch.get_num_threads(),
+                "inference": torch.is_inference_mode_enabled(),
+                "sigint": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+                "nice": os.nice(0),
+            },
+        )
+        return frame
+
+
+def make() -> FrameProcessor:
+    return Touch()
+
+
+def make_wrong() -> object:
+    return object()
