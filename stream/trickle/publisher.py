@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from typing import Self
 
 from stream.errors import SinkError
 from stream.trickle.http1 import Endpoint, ResponseHead, short_request
-from stream.trickle.protocol import NEXT, ChannelClosed, SegmentLost, parse_integer
+from stream.trickle.protocol import NEXT, SegmentLost, parse_integer
 from stream.trickle.retry import Backoff
 from stream.trickle.segment_writer import PublisherOptions, PublisherStatistics, SegmentWriter
 
@@ -185,20 +186,20 @@ class TricklePublisher:
         )
 
     async def _ask_next(self) -> int:
+        """Where the channel stands; 0 when the server does not know, as with one that is still to be made."""
         backoff = Backoff(self._options.retry_for)
         while True:
             try:
                 head, body = await self._request("GET", f"{self._endpoint.path}/next")
+            except ssl.SSLCertVerificationError as error:
+                raise SinkError(f"{self._endpoint}: its certificate is not valid: {error}") from None
             except OSError as error:
                 cause = str(error) or type(error).__name__
             else:
-                if head.status == 404:
-                    raise ChannelClosed(f"{self._endpoint}: the channel does not exist (404)")
-                number = parse_integer(body.decode("latin-1").strip())
-                if head.status == 200 and number is not None and number >= 0:
-                    return number
-                cause = f"asked for its next segment it answered {head.status}"
+                number = parse_integer(body.decode("latin-1").strip()) if head.status == 200 else None
+                return max(number or 0, 0)
             pause = backoff.failed(time.monotonic())
             if pause is None:
                 raise SinkError(f"cannot write {self._endpoint}: {cause}")
+            self.statistics.reconnects += 1
             await asyncio.sleep(pause)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -204,10 +205,17 @@ class TrickleServer:
             self._idle.discard(task)
 
 
-async def serve_trickle(settings: TrickleServerSettings, stop: asyncio.Event) -> None:
-    """Serve until ``stop`` is set. Raises what entering a `TrickleServer` raises."""
+async def serve_trickle(
+    settings: TrickleServerSettings, stop: asyncio.Event, announce: Callable[[str], None] | None = None
+) -> None:
+    """Serve until ``stop`` is set; ``announce`` gets the base URL once the server listens.
+
+    Raises what entering a `TrickleServer` raises.
+    """
     async with TrickleServer(settings) as server:
         log.info("trickle server at %s", server.url)
+        if announce is not None:
+            announce(server.url)
         await stop.wait()
 
 
