@@ -30,7 +30,9 @@ INTERRUPTED = 130
 @app.command()
 def process(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A video file.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the suffix names the format.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to write; the suffix names the format.")
+    ],
     workflow: Annotated[
         str | None, typer.Option("--workflow", "-w", help="A bundled workflow or a workflow JSON file.")
     ] = None,
@@ -40,7 +42,9 @@ def process(
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="node.input=value; may be repeated.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, centre-cropped (default: as it is).")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT, centre-cropped (default: as it is).")
+    ] = None,
     bitrate: Annotated[int, typer.Option(min=50_000, help="Bits per second of the picture.")] = 4_000_000,
     preset: Annotated[str, typer.Option(help="x264 preset.")] = "superfast",
     hardware: Annotated[str, typer.Option(help="NVENC: auto, off or require.")] = "auto",
@@ -76,7 +80,9 @@ def process(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (HEADRACE_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (HEADRACE_PORT).")] = None,
-    workflow: Annotated[str | None, typer.Option("--workflow", "-w", help="For streams that name none.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", "-w", help="For streams that name none.")
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="Sessions at once (HEADRACE_CAPACITY).")] = None,
     insecure_tls: Annotated[
         bool, typer.Option("--insecure-tls", help="Accept self-signed certificates of trickle servers.")
@@ -165,12 +171,15 @@ def _log(level: str) -> None:
     if level not in names:
         raise InvalidInput(f"log level must be one of {', '.join(names)}, not {level!r}", field="--log-level")
     logging.basicConfig(
-        level=names[level], format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+        level=names[level],
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
     )
 
 
 def main() -> None:
-    """The console script. Exit status: 0 done, 1 failed, 2 wrong usage or a missing package, 130 interrupted."""
+    """The console script. Exit status: 0 done, 1 failed, 2 wrong usage or missing package, 130 interrupted."""
     if not sys.platform.startswith("linux"):
         sys.stderr.write("headrace: error: Headrace needs Linux (it shares frames by sealed memory files)\n")
         raise SystemExit(USAGE)

@@ -55,7 +55,7 @@ class EncodingSettings:
 
 
 class EncodingStage:
-    """Owns the encoders. `show` and `hear` are called from the loop, ``deliver`` and ``failed`` by its thread."""
+    """Owns the encoders. `show` and `hear` belong to the loop, ``deliver`` and ``failed`` to its thread."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class EncodingStage:
         self._audio: AudioEncoder | None = None
         self._last: Picture | None = None
         self.taps: list[Callable[[Picture, int], None]] = []
-        """Called in the thread with each picture (yuv420p) and its pts before it is encoded; must not wait."""
+        """Called in the thread with each picture (yuv420p) and its pts before encoding; must not wait."""
         self._converter = Converter()
         self._painter = OverlayPainter()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import av
 import av.container
@@ -28,17 +28,18 @@ from stream.units import TS_TIME_BASE, EncodedUnit, VideoParameters
 MAX_EARLY_PACKETS = 4096
 
 T = TypeVar("T")
+Packet: TypeAlias = "av.Packet[Any]"
 
 
 class FileDecoding:
     """Reads a file with FFmpeg's own demuxer and all its decoding threads; latency does not matter here.
 
-    ``copy_audio``, where set, gets the packets of the first audio track as they are, instead of ``put_audio`` its frames.
+    ``copy_audio``, where set, gets the packets of the first audio track instead of ``put_audio`` its frames.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.copy_audio: Callable[[av.Packet], None] | None = None
+        self.copy_audio: Callable[[Packet], None] | None = None
         self._aborted = False
         self.container = _open_input(path)
         streams = self.container.streams
@@ -63,13 +64,13 @@ class FileDecoding:
         try:
             self._read(put_video, put_audio)
         except av.error.FFmpegError as error:
-            raise SourceError(f"{self._path} cannot be read on from {self.read_until:.3f} s: {error}") from error
+            raise SourceError(
+                f"{self._path} cannot be read on from {self.read_until:.3f} s: {error}"
+            ) from error
         finally:
             self.container.close()
 
-    def _read(
-        self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]
-    ) -> None:
+    def _read(self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]) -> None:
         reader = FrameReader()
         for packet in self.container.demux([s for s in (self.video, self.audio) if s is not None]):
             if self._aborted:
@@ -111,9 +112,9 @@ class FileSink:
         self._path = path
         self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._lock = threading.Lock()
-        self._video: av.VideoStream | None = None
-        self._audio: av.AudioStream | None = None
-        self._early: list[av.Packet] = []
+        self._video: av.stream.Stream | None = None
+        self._audio: av.stream.Stream | None = None
+        self._early: list[Packet] = []
         self._start = 0
         self._container: av.container.OutputContainer = self._guard(lambda: av.open(str(self._part), "w"))
 
@@ -129,8 +130,9 @@ class FileSink:
     def add_encoded_sound(self, channels: int) -> None:
         """Sound comes as Opus units."""
         # The stream's own encoder only writes the Opus header; the units come from elsewhere.
-        self._audio = self._guard(lambda: self._container.add_stream("libopus", rate=48_000))
-        self._audio.codec_context.layout = "mono" if channels == 1 else "stereo"
+        stream = self._guard(lambda: self._container.add_stream("libopus", rate=48_000))
+        stream.codec_context.layout = "mono" if channels == 1 else "stereo"
+        self._audio = stream
 
     def write(self, units: list[EncodedUnit], parameters: VideoParameters | None) -> None:
         """Units in the order in which they were encoded; the first picture settles the track."""
@@ -143,9 +145,10 @@ class FileSink:
                 if stream is not None:
                     self._mux(_packet_of(unit, stream))
 
-    def copy(self, packet: av.Packet) -> None:
+    def copy(self, packet: Packet) -> None:
         """A packet of the original sound, which keeps its distance from the pictures."""
-        assert self._audio is not None and packet.time_base is not None
+        assert self._audio is not None
+        assert packet.time_base is not None
         shift = round(Fraction(self._start, TICKS) / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts - shift
         packet.dts = None if packet.dts is None else packet.dts - shift
@@ -175,13 +178,14 @@ class FileSink:
             self._part.unlink(missing_ok=True)
 
     def _begin(self, parameters: VideoParameters) -> None:
-        size = {"width": parameters.width, "height": parameters.height, "time_base": TS_TIME_BASE}
+        size: dict[str, Any] = {"width": parameters.width, "height": parameters.height}
+        size["time_base"] = TS_TIME_BASE
         self._video = self._guard(lambda: self._container.add_mux_stream(parameters.codec, **size))
         for packet in self._early:
             self._mux(packet)
         self._early.clear()
 
-    def _mux(self, packet: av.Packet) -> None:
+    def _mux(self, packet: Packet) -> None:
         self._guard(lambda: self._container.mux(packet))
 
     def _guard(self, function: Callable[[], T]) -> T:
@@ -191,7 +195,7 @@ class FileSink:
             raise SinkError(f"{self._path} cannot be written: {error}", field="output") from error
 
 
-def _packet_of(unit: EncodedUnit, stream: av.stream.Stream) -> av.Packet:
+def _packet_of(unit: EncodedUnit, stream: av.stream.Stream) -> Packet:
     # FFmpeg writes to the packet that it muxes, so each unit gets a fresh one.
     packet = av.Packet(unit.data)
     packet.pts = packet.dts = unit.pts
@@ -208,13 +212,17 @@ def _open_input(path: Path) -> av.container.InputContainer:
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise SourceError(f"{path} is not a media file that FFmpeg can read: {error}", field="input") from error
+        raise SourceError(
+            f"{path} is not a media file that FFmpeg can read: {error}", field="input"
+        ) from error
 
 
 class FileJob:
     """One file turned into another. `run` raises what stopped it, and then leaves no output behind."""
 
-    def __init__(self, source: Path, target: Path, processor: FrameProcessor, settings: PipelineSettings) -> None:
+    def __init__(
+        self, source: Path, target: Path, processor: FrameProcessor, settings: PipelineSettings
+    ) -> None:
         if source.resolve() == target.resolve():
             raise InvalidInput(f"input and output are the same file: {source}", field="output")
         if not target.parent.is_dir():
@@ -275,4 +283,6 @@ class FileJob:
         pipeline.ready = True
         await pipeline.run()
         if not pipeline.figures.counts.frames_out:
-            raise SourceError(f"no picture of the input could be decoded or none came out: {self._target} is not made")
+            raise SourceError(
+                f"no picture of the input could be decoded or none came out: {self._target} is not made"
+            )

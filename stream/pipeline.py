@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks
 from stream.codecs.convert import Converter
@@ -106,6 +106,12 @@ class _Job:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    frame: AudioFrame
+    pts: int
+
+
 class Pipeline:
     """One session's frames from decoding to encoded units, which ``deliver`` gets in the encoding thread.
 
@@ -127,7 +133,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         lossless = settings.lossless
         self._frames: ToLoop[_Job] = ToLoop(self._loop, limit=4 if lossless else 1, lossless=lossless)
-        self._sound: ToLoop[AudioFrame] = ToLoop(self._loop, limit=MAX_SOUND_WAITING, lossless=lossless)
+        self._sound: ToLoop[_Sound] = ToLoop(self._loop, limit=MAX_SOUND_WAITING, lossless=lossless)
         self._encoding = EncodingStage(settings.encoding, self._loop, self._encoded, self._stage_failed)
         self._presenter = Presenter(settings.overlay)
         self._clock = SessionClock()
@@ -177,8 +183,9 @@ class Pipeline:
     async def _run_stages(self) -> None:
         work = asyncio.gather(self._work_video(), self._work_audio())
         ticker = asyncio.ensure_future(self._tick())
+        waiting: set[asyncio.Future[Any]] = {work, self._failure}
         try:
-            await asyncio.wait({work, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             self._raise_failure()
             await work
         finally:
@@ -228,8 +235,7 @@ class Pipeline:
         self.figures.counts.audio_in += 1
         self.figures.audio_in_rate.tick(now)
         pts = self._clock.map(_to_ticks(frame.timestamp, frame), frame.timeline.received or now)
-        frame.side_data.output_pts = pts
-        return self._sound.put(frame)
+        return self._sound.put(_Sound(frame, pts))
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
@@ -239,7 +245,11 @@ class Pipeline:
             pass
 
     def _stage_failed(self, error: HeadraceError) -> None:
-        self._call(lambda: self._failure.done() or self._failure.set_exception(error))
+        def fail() -> None:
+            if not self._failure.done():
+                self._failure.set_exception(error)
+
+        self._call(fail)
 
     def _raise_failure(self) -> None:
         if self._failure.done() and not self._failure.cancelled():
@@ -354,15 +364,15 @@ class Pipeline:
     # -- sound -----------------------------------------------------------------------------------------
 
     async def _work_audio(self) -> None:
-        while (frame := await self._sound.take()) is not None:
-            for sound in await self._processed_sound(frame):
+        while (taken := await self._sound.take()) is not None:
+            for sound in await self._processed_sound(taken.frame, taken.pts):
                 if self.settings.lossless:
                     await self._encoding.hear_wait(sound)
                 else:
                     self._encoding.hear(sound)
             self.figures.counts.audio_dropped = self._sound.dropped + self._encoding.dropped_audio
 
-    async def _processed_sound(self, frame: AudioFrame) -> list[Heard]:
+    async def _processed_sound(self, frame: AudioFrame, start: int) -> list[Heard]:
         frames: Sequence[AudioFrame] = [frame]
         if self.processor.info().audio:
             try:
@@ -371,12 +381,12 @@ class Pipeline:
                 # The sound goes on while the picture waits: silence would be worse than the original.
                 frames = [frame]
             except Exception as error:  # the edge to a processor that is not ours
+                log.debug("the processor raised", exc_info=True)
                 self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
-        base = frame.side_data.output_pts
         source = _to_ticks(frame.timestamp, frame)
         heard = []
         for sound in frames:
-            pts = base + _to_ticks(sound.timestamp, sound) - source
+            pts = start + _to_ticks(sound.timestamp, sound) - source
             timed = sound.replace_samples(sound.samples)
             timed.timestamp, timed.time_base = pts, TS_TIME_BASE
             heard.append(Heard(timed, pts))

@@ -42,7 +42,7 @@ class SideChannels(Protocol):
 
 
 class StreamDecoding(Decoding, Protocol):
-    """The first stage of a live stream: `UnitDecoding` behind a `Source`, or one that makes its own frames."""
+    """The first stage of a live stream: `UnitDecoding` behind a `Source`, or one that makes its frames."""
 
     errors: int
     dropped: int

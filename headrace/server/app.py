@@ -7,17 +7,18 @@ import hmac
 import ipaddress
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from stream.codecs.audio_encoder import AudioEncoderSettings
+from stream.codecs.video_encoder import VideoEncoderSettings
 
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
 from headrace.server.specs import spec_from_params
 from headrace.settings import Settings
-from stream.codecs.audio_encoder import AudioEncoderSettings
-from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
 from stream.errors import InvalidInput, Unauthorized
 from stream.overlay import OverlaySettings
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 
 OPEN_ROUTES = frozenset({"/health"})
 SHUTDOWN = 15.0
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Worker:
@@ -125,7 +124,7 @@ def build_app(worker: Worker) -> web.Application:
     return app
 
 
-def _authorise(settings: Settings) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _authorise(settings: Settings) -> Middleware:
     """Ask for the bearer token before the body is read (RFC 6750)."""
     token = settings.token.get_secret_value().encode() if settings.token else None
 

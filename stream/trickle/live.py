@@ -76,8 +76,12 @@ class TrickleSide:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def event(self, event: dict[str, Any], kind: str) -> None:
-        if self._events is not None:
+        if self._events is None:
+            return
+        try:
             self._events.send(event, kind)
+        except HeadraceError as error:
+            log.warning("an event was not sent: %s", error.message)
 
     def data(self, emission: Emission) -> None:
         if self._data is None:
