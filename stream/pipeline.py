@@ -23,6 +23,7 @@ from stream.encoding import EncodingSettings, EncodingStage, Heard, Shown
 from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame, Timeline, VideoFrame
 from stream.handoff import ToLoop
+from stream.logs import session_thread
 from stream.overlay import Notice, OverlaySettings
 from stream.presenter import Presenter
 from stream.processor import FrameProcessor, Params
@@ -167,8 +168,8 @@ class Pipeline:
     async def run(self) -> None:
         """Run every stage to the end of input. Cancelling it stops them all."""
         threads = [
-            threading.Thread(target=self._run_decoding, name="decode", daemon=True),
-            threading.Thread(target=self._encoding.run, name="encode", daemon=True),
+            session_thread("decode", self._run_decoding),
+            session_thread("encode", self._encoding.run),
         ]
         for thread in threads:
             thread.start()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from stream.errors import HeadraceError, InvalidInput, NotFound, TooLarge
+from stream.logs import about_session
 from stream.requests import StreamStart, parse_start
 from stream.session import Session
 from stream.states import Health
@@ -68,9 +69,10 @@ class StreamRoutes:
             or new_session_id()
         )
         self._host.table.check_room(session_id)
-        session = self._host.make_session(session_id, wanted)
-        self._host.table.add(session)
-        log.info("stream %s accepted", session_id)
+        with about_session(session_id):
+            session = self._host.make_session(session_id, wanted)
+            self._host.table.add(session)
+            log.info("stream %s accepted", session_id)
         return web.json_response(
             {
                 "status": "success",
@@ -149,10 +151,11 @@ class StreamRoutes:
 
     def _answering(self, handler: Handler) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
-            try:
-                return await handler(request)
-            except HeadraceError as error:
-                return self._error_response(error, error.status)
+            with about_session(_named_session(request)):
+                try:
+                    return await handler(request)
+                except HeadraceError as error:
+                    return self._error_response(error, error.status)
 
         return answer
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stream.errors import AtCapacity, Conflict, NotFound
+from stream.logs import about_session
 from stream.session import Session
 from stream.states import State
 
@@ -58,9 +59,10 @@ class SessionTable:
         self.check_room(session.id)
         self._sessions[session.id] = session
         self._ended.pop(session.id, None)
-        task = asyncio.create_task(session.run(), name=f"session {session.id}")
-        self._tasks[session.id] = task
-        task.add_done_callback(lambda done: self._remove(session, done))
+        with about_session(session.id):
+            task = asyncio.create_task(session.run(), name=f"session {session.id}")
+            self._tasks[session.id] = task
+            task.add_done_callback(lambda done: self._remove(session, done))
 
     def _remove(self, session: Session, task: asyncio.Task[None]) -> None:
         self._sessions.pop(session.id, None)
