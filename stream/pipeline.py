@@ -36,6 +36,8 @@ MAX_RESULTS = 16
 """Frames that one call of a processor may return."""
 MAX_SOUND_WAITING = 100
 """Stretches of sound that wait for the processor; about two seconds."""
+SKEW_MEMORY = 2_000_000_000
+"""Nanoseconds for which the last picture and the last sound are worth comparing."""
 ENGINE_RETRIES = 3
 """How often a lossless pipeline offers a frame again to an engine that died over it."""
 
@@ -98,6 +100,19 @@ class Figures:
     first_result: int | None = None
     last_error: HeadraceError | None = None
     last_error_at: int | None = None
+    video_out: int | None = None
+    """Presentation time of the last picture put out, in ticks."""
+    audio_out: int | None = None
+    """The same of the sound."""
+
+    def av_skew(self, now: int) -> float | None:
+        """Seconds by which the sound last put out is ahead of the picture; None unless both are going out."""
+        if self.video_out is None or self.audio_out is None:
+            return None
+        last = (self.output_rate.last or 0, self.audio_out_rate.last or 0)
+        if now - min(last) > SKEW_MEMORY:
+            return None
+        return (self.audio_out - self.video_out) / TICKS
 
 
 @dataclass(slots=True)
@@ -427,8 +442,10 @@ class Pipeline:
         for unit in units:
             if unit.kind == "audio":
                 figures.audio_out_rate.tick(now)
+                figures.audio_out = unit.pts
                 continue
             figures.output_rate.tick(now)
+            figures.video_out = unit.pts
             figures.counts.frames_out += 1
             figures.counts.repeated += unit.repeat
             figures.counts.overlaid += unit.overlay

@@ -113,6 +113,21 @@ class Session:
     def add_sink(self, sink: Sink) -> None:
         self._sinks.append(sink)
 
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of media that came in, where the source counts them."""
+        return getattr(self._source, "bytes_received", 0)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of media that went out, to all sinks that count them."""
+        return sum(getattr(sink, "bytes_sent", 0) for sink in self._sinks)
+
+    @property
+    def units_dropped(self) -> int:
+        """Encoded units that sinks left out."""
+        return sum(getattr(sink, "dropped", 0) for sink in self._sinks)
+
     # -- what others ask of it -------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:

@@ -35,6 +35,8 @@ class SessionTable:
         self._sessions: dict[str, Session] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.on_ended: list[Callable[[Session], None]] = []
+        """Called with each session that has ended."""
         self.closed = False
 
     def __len__(self) -> int:
@@ -70,6 +72,8 @@ class SessionTable:
         if not task.cancelled() and task.exception() is not None:
             log.error("session %s broke", session.id, exc_info=task.exception())
         self._ended[session.id] = self._status(session)
+        for callback in self.on_ended:
+            callback(session)
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 

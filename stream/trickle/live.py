@@ -30,6 +30,10 @@ class TrickleSource:
         self._subscriber = subscriber
         self.demuxer = TsDemuxer()
 
+    @property
+    def bytes_received(self) -> int:
+        return self._subscriber.statistics.bytes
+
     async def run(self, put: Callable[[AccessUnit], None], tracks: Callable[[bool, bool], None]) -> None:
         """Read to the channel's end; raises `SourceError` when it cannot be read."""
         known: tuple[object, ...] = ()
