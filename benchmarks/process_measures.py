@@ -203,7 +203,8 @@ def _report_recovery(bench: Bench, name: str, run: Run, blow: Blow) -> None:
         raise BenchmarkError("no processed frame came out at all")
     last_fed = max(run.fed.values())
     shown = [output for output in run.outputs if first <= output.at <= last_fed]
-    gap = longest_gap([output.at for output in shown])
+    # Up to the end, so that an output that stops counts as a gap.
+    gap = longest_gap([*(output.at for output in shown), last_fed])
     calm = longest_gap([output.at for output in shown if output.at < blow.at])
     raw = sum(output.number is not None and not output.inverted for output in shown)
     # Processed frames are back with the first inverted one that was fed after the blow.
