@@ -179,7 +179,7 @@ def _log(level: str) -> None:
 
 
 def main() -> None:
-    """The console script. Exit status: 0 done, 1 failed, 2 wrong usage or missing package, 130 interrupted."""
+    """The console script. Exit status: 0 done, 1 failed, 2 wrong usage or missing package, 130 Ctrl-C."""
     if not sys.platform.startswith("linux"):
         sys.stderr.write("headrace: error: Headrace needs Linux (it shares frames by sealed memory files)\n")
         raise SystemExit(USAGE)
