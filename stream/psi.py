@@ -1,4 +1,4 @@
-"""Program specific information of MPEG-TS: the tables that say which PID carries what (ISO/IEC 13818-1, 2.4.4).
+"""Program specific information of MPEG-TS: which PID carries what (ISO/IEC 13818-1, 2.4.4).
 
 Pure functions on bytes, and one small assembler of sections. What does not parse is None, never an error.
 """
@@ -48,7 +48,7 @@ class SectionAssembler:
         self._buffer = b""
 
     def feed(self, payload: bytes, starts: bool) -> list[bytes]:
-        """The sections that this payload completes; ``starts`` is the packet's payload_unit_start_indicator."""
+        """The sections that this payload completes; ``starts``: payload_unit_start_indicator is set."""
         if not starts:
             if not self._buffer:
                 return []
@@ -66,7 +66,7 @@ class SectionAssembler:
         return sections + self._take()
 
     def _take(self) -> list[bytes]:
-        sections = []
+        sections: list[bytes] = []
         while len(self._buffer) >= 3 and self._buffer[0] != 0xFF:
             length = 3 + ((self._buffer[1] & 0x0F) << 8 | self._buffer[2])
             if length > MAX_SECTION:
@@ -81,7 +81,7 @@ class SectionAssembler:
 
 
 def crc_is_right(section: bytes) -> bool:
-    """Whether the CRC_32 at a section's end fits (annex A: polynomial 0x04C11DB7, most significant bit first)."""
+    """Whether the CRC_32 at a section's end fits (annex A: polynomial 0x04C11DB7)."""
     # zlib knows the mirrored CRC; over mirrored bytes both are the same, and a right one leaves zero behind.
     return zlib.crc32(section.translate(_REVERSED_BITS)) == 0xFFFFFFFF
 
@@ -94,8 +94,9 @@ def parse_pat(section: bytes) -> list[tuple[int, int]] | None:
     programs = []
     for position in range(0, len(body) - 3, 4):
         number = body[position] << 8 | body[position + 1]
-        if number:
-            programs.append((number, (body[position + 2] & 0x1F) << 8 | body[position + 3]))
+        pid = (body[position + 2] & 0x1F) << 8 | body[position + 3]
+        if number and pid not in (PAT_PID, NULL_PID):
+            programs.append((number, pid))
     return programs
 
 
