@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from stream.errors import HeadraceError, TooLarge
+from stream.errors import HeadraceError, InvalidInput
 from stream.trickle.documents import EMPTY_BATCH, batch_lines, decode_control, encode, encode_item
 from stream.trickle.protocol import CURRENT, NEXT, ChannelClosed, SegmentLost
 from stream.trickle.publisher import TricklePublisher
@@ -66,7 +66,7 @@ class ControlReader:
             try:
                 data = await segment.read(self._max_message_bytes)
                 if segment.truncated:
-                    raise TooLarge(f"control segment {segment.seq} broke off after {len(data)} bytes")
+                    raise InvalidInput(f"control segment {segment.seq} broke off after {len(data)} bytes")
                 message = decode_control(data)
             except HeadraceError as error:
                 self._on_problem(error)

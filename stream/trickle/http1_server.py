@@ -89,7 +89,6 @@ class ServerConnection:
         if not isinstance(event, h11.Request):
             return None
         self._answers_head = event.method == b"HEAD"
-        self._body_ended = False
         return Request(event, self._http.they_are_waiting_for_100_continue)
 
     async def body(self) -> bytes | None:
@@ -145,6 +144,7 @@ class ServerConnection:
         if self._http.their_state is not h11.DONE:
             return False
         self._http.start_next_cycle()
+        self._answers_head = self._body_ended = False
         return True
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ import posixpath
 import re
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from stream.errors import HeadraceError, InvalidInput, TooLarge
 from stream.trickle.http1_server import BadRequest, Request, ServerConnection
@@ -26,6 +26,7 @@ WRITE_SIZE = 256 * 1024
 CLOSED = (CLOSED_HEADER, "terminated")
 PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 ERROR_HEADERS = (PLAIN, ("X-Content-Type-Options", "nosniff"))
+SCHEME_AND_AUTHORITY = re.compile("^https?://[^/?]*", re.IGNORECASE)
 BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
@@ -244,11 +245,8 @@ class Publication:
 
 def split_target(target: str) -> tuple[str, str]:
     """Path and query (with its question mark) of a request's target in origin or absolute form."""
-    if not target.startswith("/"):
-        parts = urlsplit(target)
-        return parts.path, f"?{parts.query}" if parts.query else ""
-    path, mark, query = target.partition("?")
-    return path, mark + query
+    path, mark, query = SCHEME_AND_AUTHORITY.sub("", target).partition("?")
+    return path or "/", mark + query
 
 
 def clean_path(path: str) -> str:
