@@ -49,12 +49,13 @@ class StreamRoutes:
 
     def register(self, app: web.Application) -> None:
         for prefix in ("", "/api"):
-            app.router.add_post(f"{prefix}/stream/start", self._answering(self.start))
-            app.router.add_post(f"{prefix}/stream/stop", self._answering(self.stop))
-            app.router.add_post(f"{prefix}/stream/params", self._answering(self.params))
-            app.router.add_get(f"{prefix}/stream/status", self._answering(self.status))
-        app.router.add_post("/live-video-to-video", self._answering(self.start_live_runner))
-        app.router.add_get("/health", self.health)
+            app.router.add_post(f"{prefix}/stream/start", self.answering(self.start))
+            app.router.add_post(f"{prefix}/stream/stop", self.answering(self.stop))
+            app.router.add_post(f"{prefix}/stream/params", self.answering(self.params))
+            app.router.add_get(f"{prefix}/stream/status", self.answering(self.status))
+        for slash in ("", "/"):
+            app.router.add_post(f"/live-video-to-video{slash}", self.answering(self.start_live_runner))
+            app.router.add_get(f"/health{slash}", self.health)
 
     # -- handlers --------------------------------------------------------------------------------------
 
@@ -149,7 +150,9 @@ class StreamRoutes:
         host = self._host
         return pytrickle_state(host.health(), len(host.table), ready=host.ready(), error=host.problem())
 
-    def _answering(self, handler: Handler) -> Handler:
+    def answering(self, handler: Handler) -> Handler:
+        """``handler`` with errors as JSON, logging for the session that the request names."""
+
         async def answer(request: web.Request) -> web.StreamResponse:
             with about_session(_named_session(request)):
                 try:
