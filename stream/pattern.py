@@ -12,6 +12,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from stream.codecs.picture import AvPicture, to_av
 from stream.errors import InvalidInput
 from stream.frames import AudioFrame, Timeline, VideoFrame
 from stream.pattern_parts import FLASH
@@ -105,7 +106,8 @@ class PatternDecoding:
     def _picture(self, scene: Scene, number: int) -> VideoFrame:
         begun = time.monotonic_ns()
         seconds = number / self.settings.fps
-        picture = scene.draw(number, seconds)
+        # In a frame of FFmpeg's from the start, so that later conversions are swscale's.
+        picture = AvPicture(to_av(scene.draw(number, seconds)), "bt709")
         timeline = Timeline(received=begun, decoded=time.monotonic_ns())
         return VideoFrame.from_picture(picture, round(seconds / TS_TIME_BASE), TS_TIME_BASE, timeline)
 
