@@ -8,30 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from quiet_session import quiet_session as session
 
 from stream.errors import SourceError
 from stream.metrics import BOUNDS, HELP, EngineFigures, Metrics, StageTotals
-from stream.processor import FrameProcessor
-from stream.session import Session, SessionSettings
 from stream.stats import Histogram
 from stream.status import session_report
 from stream.table import SessionTable
-
-
-class Quiet:
-    """Side channels that say nothing."""
-
-    async def run(self, session):
-        await asyncio.Event().wait()
-
-    def event(self, event, kind):
-        pass
-
-    def data(self, emission):
-        pass
-
-    async def close(self):
-        pass
 
 
 class Broken:
@@ -41,10 +24,6 @@ class Broken:
 
     async def run(self, put, tracks):
         raise SourceError("the channel is gone")
-
-
-def session(name, source=None):
-    return Session(name, source, FrameProcessor(), Quiet(), SessionSettings())
 
 
 def table():
