@@ -70,12 +70,14 @@ def check(
     As in ComfyUI, every class must be known, and all else is asked only of nodes that an output needs.
     Links to nodes named in ``unreadable`` are not held against whoever has them.
     """
-    problems = [_unknown_class(node, definitions) for node in graph if node.class_type not in definitions]
+    problems: list[Problem] = []
     live = live_nodes(graph, definitions)
     among = live or set(graph.nodes)
     for node in graph:
         definition = definitions.get(node.class_type)
-        if node.id in among and definition is not None:
+        if definition is None:
+            problems.append(_unknown_class(node, definitions))
+        elif node.id in among:
             problems += _check_node(node, definition)
             problems += _check_links(node, definition, graph, definitions, unreadable)
     problems += _check_cycles(graph, among)

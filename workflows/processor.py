@@ -195,18 +195,26 @@ class WorkflowProcessor(FrameProcessor):
 
 
 def _take_workflow(params: dict[str, Any], table: ParameterTable) -> Any:
-    """Take the workflow out of ``params``; None without one. Raises `InvalidInput` when there are two."""
-    keys = [
-        key
-        for key in WORKFLOW_KEYS
-        if key in params and not (table.knows(key) and not looks_like_graph(params[key]))
-    ]
+    """Take the workflow out of ``params``; None without one (null counts as none).
+
+    Raises `InvalidInput` when there are two. A node may be called "prompt"; what is given for it is then only
+    a workflow when it looks like one.
+    """
+    for key in WORKFLOW_KEYS:
+        if key in params and params[key] is None:
+            del params[key]
+    keys = [key for key in WORKFLOW_KEYS if key in params]
+    keys = [key for key in keys if not (table.knows(key) and _is_for_node(params[key]))]
     if len(keys) > 1:
         raise InvalidInput(f"{' and '.join(keys)} are the same thing; give one", field=keys[1])
     if not keys:
         return None
     value = params.pop(keys[0])
     return load_json(value, keys[0]) if isinstance(value, str | bytes) else value
+
+
+def _is_for_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and not looks_like_graph(value)
 
 
 def _choice(node_id: str | None, nodes: Any) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from workflows.definitions import InputDefinition
@@ -41,10 +41,10 @@ def check_value(definition: InputDefinition, value: Any) -> Any:
     convert = _CONVERTERS.get(definition.type)
     if convert is None:
         return value
-    value = convert(definition.type, value)
-    if definition.checks_range and not isinstance(value, str):
-        _check_range(definition, value)
-    return value
+    converted = convert(definition.type, value)
+    if definition.checks_range and not isinstance(converted, str):
+        _check_range(definition, converted, value)
+    return converted
 
 
 def parse_text(definition: InputDefinition | None, text: str) -> Any:
@@ -129,14 +129,19 @@ def _to_bool(kind: str, value: Any) -> bool:
     raise ValueRefused("wrong_type", f"expected true or false ({kind}), got {show(value)}")
 
 
-_CONVERTERS = {"INT": _to_int, "FLOAT": _to_float, "STRING": _to_str, "BOOLEAN": _to_bool}
+_CONVERTERS: dict[str, Callable[[str, Any], int | float | str | bool]] = {
+    "INT": _to_int,
+    "FLOAT": _to_float,
+    "STRING": _to_str,
+    "BOOLEAN": _to_bool,
+}
 
 
-def _check_range(definition: InputDefinition, value: float) -> None:
+def _check_range(definition: InputDefinition, value: float, given: Any) -> None:
     if definition.minimum is not None and value < definition.minimum:
-        raise ValueRefused("below_minimum", f"must be at least {definition.minimum}, got {show(value)}")
+        raise ValueRefused("below_minimum", f"must be at least {definition.minimum}, got {show(given)}")
     if definition.maximum is not None and value > definition.maximum:
-        raise ValueRefused("above_maximum", f"must be at most {definition.maximum}, got {show(value)}")
+        raise ValueRefused("above_maximum", f"must be at most {definition.maximum}, got {show(given)}")
 
 
 def _check_choice(definition: InputDefinition, value: Any) -> Any:

@@ -72,7 +72,7 @@ def _edges(picture: torch.Tensor, low: float, high: float) -> torch.Tensor:
     rows, columns = places // stride - 1, places % stride - 1
     ridge = _on_ridge(flat, places, stride, gx[rows, columns], gy[rows, columns])
     places = places[ridge]
-    kept = places[_connected(places, flat[places] > high, flat.numel(), stride)]
+    kept = places[connected(places, flat[places] > high, flat.numel(), stride)]
     edges = torch.zeros_like(flat)
     edges[kept] = 1
     return edges.view(height + 2, stride)[1:-1, 1:-1]
@@ -132,7 +132,7 @@ def _on_ridge(
     return (here > behind) & ((here > ahead) | ((level | steep) & (here == ahead)))
 
 
-def _connected(places: torch.Tensor, strong: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+def connected(places: torch.Tensor, strong: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     """Which ``places`` hang together, over any of eight neighbours, with one that is ``strong``.
 
     Every place points to the smallest number that it can reach; pointers are followed two at a time, so a
