@@ -1,22 +1,50 @@
-"""Settings of a worker, from flags, the environment (``HEADRACE_*``) and defaults, in this order."""
+"""Settings of a worker: flags, the environment (``HEADRACE_*``), a TOML file and defaults, in this order."""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from headrace.settings_sources import PEER_NAMES, PREFIX, ConfigFile, PeerNames
+from stream.errors import InvalidInput
+from stream.logs import LogFormat, LogLevel
+
+
+def _names(value: Any) -> Any:
+    """A list, or its items with commas between them as the environment has them."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
 class Settings(BaseSettings):
     """One typed object for everything that an operator can set."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", env_ignore_empty=True, protected_namespaces=()
+    )
 
+    config: Path | None = Field(None, description="TOML file with any of these settings, as `port = 8000`")
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs a token")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
-    token: SecretStr | None = Field(None, description="bearer token that every route that acts asks for")
+    token: SecretStr | None = Field(
+        None, min_length=1, description="bearer token that every route that acts asks for"
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file with the certificates: listen by TLS")
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
+    self_signed: bool = Field(False, description="listen by TLS with a certificate made for this machine")
+    allowed_hosts: Names = Field(
+        (), description="hosts that callers' URLs may lead to, with commas between them (none: see below)"
+    )
     capacity: int = Field(4, ge=1, le=256, description="sessions at once")
+    pipeline: str = Field("live-video-to-video", description="pipeline that `/version` and `/hardware` name")
+    model_id: str = Field("headrace", description="model that `/version`, `/hardware` and status events name")
     workflow: str = Field("passthrough", description="workflow of a stream that names none: name or file")
     width: int = Field(512, ge=16, le=4096, description="width of trickle streams that name none, pixels")
     height: int = Field(512, ge=16, le=4096, description="height of trickle streams that name none, pixels")
@@ -34,13 +62,54 @@ class Settings(BaseSettings):
     allow_processors: bool = Field(
         False, description="let a stream name a Python class by params.processor (module:Class)"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    session_metrics: bool = Field(True, description="tell figures at `/metrics` for each session")
+    log_level: LogLevel = Field("info", description="least level logged: debug, info, warning, error")
+    log_format: LogFormat = Field("text", description="text, or json for one object a line")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings().get("config") or os.environ.get(f"{PREFIX}CONFIG")
+        file = ConfigFile(settings_cls, Path(path) if path else None)
+        return init_settings, env_settings, PeerNames(settings_cls), file
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given together or not at all")
+        if self.self_signed and self.tls_certificate is not None:
+            raise ValueError("give a tls_certificate or self_signed, not both")
+        return self
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the worker listens by TLS."""
+        return self.self_signed or self.tls_certificate is not None
+
+
+def load_settings(flags: Mapping[str, Any]) -> Settings:
+    """The settings with ``flags`` on top; those that are None were not given. Raises `InvalidInput`."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            {"field": ".".join(map(str, p["loc"])) or "settings", "message": p["msg"]} for p in error.errors()
+        ]
+        text = "; ".join(f"{p['field']}: {p['message']}" for p in problems)
+        raise InvalidInput(text, field=problems[0]["field"]) from None
 
 
 def settings_table() -> str:
-    """Every setting as the rows of a Markdown table: variable, default, meaning."""
+    """Every setting as the rows of a Markdown table: variables, default, meaning."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        rows.append(f"| `HEADRACE_{name.upper()}` | {default} | {field.description} |")
+        others = "".join(f", `{other}`" for other in PEER_NAMES.get(name, ()))
+        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}`{others} | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
