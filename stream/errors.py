@@ -61,6 +61,13 @@ class Unauthorized(HeadraceError):
     status = 401
 
 
+class Forbidden(HeadraceError):
+    """The request comes from where it may not: a page of another site, or under a foreign host name."""
+
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(HeadraceError):
     """The named session, stream, file or channel does not exist."""
 
