@@ -12,7 +12,7 @@ from stream.clock import TICKS
 from stream.codecs.audio_encoder import AudioEncoder, AudioEncoderSettings
 from stream.codecs.convert import Converter
 from stream.codecs.video_encoder import VideoEncoder, VideoEncoderSettings
-from stream.errors import HeadraceError
+from stream.errors import CodecError, HeadraceError
 from stream.frames import AudioFrame, Picture, Timeline
 from stream.overlay import Notice, OverlayPainter
 from stream.presenter import AvOrder
@@ -166,6 +166,9 @@ class EncodingStage:
                     self._deliver(units)
         except HeadraceError as error:
             self._failed(error)
+        except Exception as error:  # the edge of a thread: nobody else would hear of it
+            log.exception("the encoding thread broke")
+            self._failed(CodecError(f"encoding broke: {type(error).__name__}: {error}"))
         finally:
             self.abort_from_thread()
 

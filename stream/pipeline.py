@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks
 from stream.codecs.convert import Converter
 from stream.encoding import EncodingSettings, EncodingStage, Heard, Shown
-from stream.errors import EngineError, HeadraceError, ProcessorError
+from stream.errors import CodecError, EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame, Timeline, VideoFrame
 from stream.handoff import ToLoop
 from stream.logs import session_thread
@@ -228,6 +228,9 @@ class Pipeline:
             self._decoding.run(self._decoded_video, self._decoded_audio)
         except HeadraceError as error:
             self._stage_failed(error)
+        except Exception as error:  # the edge of a thread: nobody else would hear of it
+            log.exception("the decoding thread broke")
+            self._stage_failed(CodecError(f"decoding broke: {type(error).__name__}: {error}"))
         finally:
             self._frames.close()
             self._sound.close()

@@ -34,6 +34,8 @@ class Segmenter:
         self._cut_at: int | None = None
         self._declared: Cut | None = None
         self.expects_video: bool | None = None
+        self.expects_audio = False
+        """Whether the source has sound, so that even a segment that begins before it declares it."""
         self.wants_key = True
         self.dropped = 0
 
@@ -78,7 +80,10 @@ class Segmenter:
 
     def _cut(self, unit: EncodedUnit) -> Cut:
         sound = (
-            unit.kind == "audio" or bool(self._held) or (self._declared is not None and self._declared.audio)
+            self.expects_audio
+            or unit.kind == "audio"
+            or bool(self._held)
+            or (self._declared is not None and self._declared.audio)
         )
         self._cut_at = unit.pts
         self._declared = Cut(unit.kind == "video", sound)

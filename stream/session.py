@@ -263,9 +263,7 @@ class Session:
     def _tracks(self, video: bool, audio: bool) -> None:
         self.pipeline.expect_video(video)
         for sink in self._sinks:
-            expect = getattr(sink, "expect_video", None)
-            if expect is not None:
-                expect(video)
+            sink.expect(video=video, audio=audio)
 
     async def _prepare(self) -> None:
         """Load the processor and tell it that the stream starts; frames wait for it meanwhile."""

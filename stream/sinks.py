@@ -26,6 +26,7 @@ GIVE_UP = 15.0
 class Sink(Protocol):
     """Takes encoded units; `offer` never waits, `run` ends after `end` when everything is out."""
 
+    def expect(self, *, video: bool, audio: bool) -> None: ...
     def offer(self, unit: EncodedUnit) -> None: ...
     def end(self) -> None: ...
     async def run(self) -> None: ...
@@ -118,8 +119,9 @@ class TrickleSink:
         """Units that were left out."""
         return self._backlog.dropped + self._segmenter.dropped
 
-    def expect_video(self, expected: bool) -> None:
-        self._segmenter.expects_video = expected
+    def expect(self, *, video: bool, audio: bool) -> None:
+        """Which kinds of units will come."""
+        self._segmenter.expects_video, self._segmenter.expects_audio = video, audio
 
     def offer(self, unit: EncodedUnit) -> None:
         self._backlog.put(unit)
@@ -155,9 +157,9 @@ class TrickleSink:
             await self._broken(error)
 
     async def _begin_segment(self, cut: Cut) -> None:
-        self._muxer = TsMuxer(
-            self._video_parameters() if cut.video else None, self._audio_parameters() if cut.audio else None
-        )
+        # Opus packets say themselves how many channels they carry; two is what a decoder must be ready for.
+        audio = (self._audio_parameters() or AudioParameters(2)) if cut.audio else None
+        self._muxer = TsMuxer(self._video_parameters() if cut.video else None, audio)
         self._writer = await self._publisher.next_segment()
         self.segments += 1
 

@@ -60,24 +60,20 @@ class TrickleSide:
         self._events = EventsWriter(events, heartbeat=self._status, verify_tls=verify_tls) if events else None
         self._data = DataWriter(data, verify_tls=verify_tls) if data else None
         self._session: Session | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, session: Session) -> None:
-        """Serve the channels until one that must be there ends."""
+        """Serve the channels; returns when one of them ends, and leaves the others open for last words."""
         self._session = session
         parts = [part.run() for part in (self._events, self._data) if part is not None]
         if self._control is not None:
             parts.append(self._steer(self._control, session))
-        if not parts:
+        self._tasks = [asyncio.create_task(part) for part in parts]
+        if not self._tasks:
             await asyncio.Event().wait()
-        tasks = [asyncio.create_task(part) for part in parts]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     def event(self, event: dict[str, Any], kind: str) -> None:
         if self._events is None:
@@ -96,9 +92,15 @@ class TrickleSide:
             log.warning("data was not sent: %s", error.message)
 
     async def close(self) -> None:
-        for part in (self._control, self._events, self._data):
-            if part is not None:
-                await part.close()
+        """Send what is queued, end the channels; bounded by the channels' own limits."""
+        try:
+            for part in (self._control, self._events, self._data):
+                if part is not None:
+                    await part.close()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _steer(self, control: ControlReader, session: Session) -> None:
         async for params in control.messages():

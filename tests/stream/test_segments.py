@@ -54,6 +54,13 @@ def test_sound_that_joins_late_asks_for_a_key_picture_and_comes_with_the_next_cu
     assert segmenter.put(audio(0.7)) == [audio(0.7)]
 
 
+def test_sound_that_is_expected_is_declared_before_it_comes():
+    segmenter = Segmenter()
+    segmenter.expects_audio = True
+    assert segmenter.put(video(0, key=True))[0] == Cut(video=True, audio=True)
+    assert segmenter.put(audio(0)) == [audio(0)]
+
+
 def test_a_stream_of_sound_alone_is_cut_by_time():
     segmenter = Segmenter()
     segmenter.expects_video = False
