@@ -95,6 +95,11 @@ class ClientConnection:
         self._complete = False
         self.interim_responses = 0
 
+    @property
+    def gone(self) -> bool:
+        """Whether the server has ended its side or is lost; what is sent now does not arrive."""
+        return self._wire.gone
+
     async def send_head(self, method: str, path: str, headers: Mapping[str, str], *, body: bool) -> None:
         """Send the head at once; with ``body``, pieces of unknown number follow. Raises `ConnectionError`."""
         fields = [("Host", self._endpoint.authority), ("User-Agent", USER_AGENT), *headers.items()]

@@ -287,6 +287,8 @@ class SegmentWriter:
         try:
             while not answer.done():
                 if self._pending:
+                    if connection.gone:
+                        raise ConnectionResetError("the server closed the connection")
                     async with asyncio.timeout(timeout):
                         await connection.send_body(self._take())
                 elif self._ended:

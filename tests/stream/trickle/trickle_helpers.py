@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from stream.trickle.server import TrickleServer, TrickleServerSettings
 from stream.trickle.subscriber import TrickleSubscriber
@@ -176,3 +184,152 @@ async def collect(subscriber: TrickleSubscriber) -> dict[int, bytes]:
             assert segment.seq not in segments
             segments[segment.seq] = b"".join([chunk.data async for chunk in segment.chunks()])
     return segments
+
+
+class Relay:
+    """A TCP relay before a server, at which connections can be broken, held and counted."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.split("/")[2].rsplit(":", 1)
+        self._target = (host, int(port))
+        self._path = "/" + "/".join(target.split("/")[3:])
+        self._listener: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._transports: set[asyncio.Transport] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.accepted = 0
+        self.downstream = 0
+        self.cut_downstream_at: int | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._listener is not None
+        return f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}{self._path}".rstrip("/")
+
+    async def __aenter__(self) -> Relay:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        self.break_all()
+        if self._pipes:
+            await asyncio.wait(self._pipes)
+
+    def break_all(self) -> None:
+        """Reset every connection."""
+        for transport in tuple(self._transports):
+            transport.abort()
+
+    def hold(self) -> None:
+        """Read nothing more, from either side."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        self._flowing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pipes.add(task)
+        self.accepted += 1
+        self._transports.add(writer.transport)
+        upstream: asyncio.StreamWriter | None = None
+        try:
+            upstream_reader, upstream = await asyncio.open_connection(*self._target)
+            self._transports.add(upstream.transport)
+            await asyncio.gather(
+                self._pipe(reader, upstream, count=False), self._pipe(upstream_reader, writer, count=True)
+            )
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for end in (writer, upstream):
+                if end is not None:
+                    self._transports.discard(end.transport)
+                    end.transport.abort()
+            self._pipes.discard(task)
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
+        while True:
+            if not self._flowing.is_set():
+                reader._transport.pause_reading()
+                await self._flowing.wait()
+                reader._transport.resume_reading()
+            data = await reader.read(65536)
+            if not data:
+                if writer.can_write_eof():
+                    writer.write_eof()
+                return
+            if count:
+                self.downstream += len(data)
+                cut = self.cut_downstream_at
+                if cut is not None and self.downstream >= cut:
+                    self.cut_downstream_at = None
+                    writer.write(data[: len(data) - (self.downstream - cut)])
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+                    writer.transport.abort()
+                    raise ConnectionResetError
+            writer.write(data)
+            await writer.drain()
+
+
+Script = Callable[[Raw, bytes], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(script: Script) -> AsyncIterator[str]:
+    """A server that does what ``script`` says after the head of each request; yields a channel's URL."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await script(Raw(reader, writer), await reader.readuntil(b"\r\n\r\n"))
+            await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+            await reader.read()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.transport.abort()
+            tasks.discard(task)
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/c"
+    finally:
+        listener.close()
+        for task in tuple(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def self_signed(folder: Path) -> tuple[str, str]:
+    """Paths of a new certificate for 127.0.0.1 and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "trickle test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    encoding, pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(key.private_bytes(encoding, pem, serialization.NoEncryption()))
+    return str(folder / "cert.pem"), str(folder / "key.pem")
