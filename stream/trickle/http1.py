@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import h11
 
 from stream.errors import InvalidInput
+from stream.hosts import refusal
 from stream.trickle.wire import Wire
 
 MAX_SHORT_BODY = 64 * 1024
@@ -197,7 +198,7 @@ async def open_connection(endpoint: Endpoint, *, verify_tls: bool, timeout: floa
     context = tls_context(verify_tls) if endpoint.scheme == "https" else None
     try:
         async with asyncio.timeout(timeout):
-            _, wire = await asyncio.get_running_loop().create_connection(
+            transport, wire = await asyncio.get_running_loop().create_connection(
                 Wire,
                 endpoint.host,
                 endpoint.port,
@@ -207,6 +208,12 @@ async def open_connection(endpoint: Endpoint, *, verify_tls: bool, timeout: floa
             )
     except TimeoutError:
         raise TimeoutError(f"no connection within {timeout:g} s") from None
+    peer = transport.get_extra_info("peername")
+    refused = refusal(endpoint.host, peer[0]) if peer else "the connection was lost"
+    if refused is not None:
+        wire.abort()
+        await wire.wait_lost()
+        raise PermissionError(refused)
     return ClientConnection(wire, endpoint)
 
 
