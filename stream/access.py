@@ -1,0 +1,110 @@
+"""Who may ask: bearer token, same origin, and a host name that is this machine's."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from stream.answers import error_response
+from stream.errors import Forbidden, HeadraceError, InvalidInput, Unauthorized
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+OPEN_ROUTES = frozenset({"/health", "/version", "/app-version", "/hardware/info", "/hardware/stats"})
+"""What orchestrators read without a token, as ai-runner lets them. None of it acts or names a session."""
+
+
+def guard(token: str | None, open_routes: Collection[str] = OPEN_ROUTES) -> Middleware:
+    """Refuse, before the body is read: what comes from a page of another site; what lacks the bearer token
+    (RFC 6750), but for ``open_routes``; and where there is no token, what asks under a foreign host name."""
+    secret = None if token is None else token.encode()
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            check_origin(request)
+            if secret is None:
+                check_host(request)
+            elif (request.path.rstrip("/") or "/") not in open_routes:
+                check_token(request, secret)
+        except HeadraceError as error:
+            answer = error_response(error)
+            if isinstance(error, Unauthorized):
+                answer.headers["WWW-Authenticate"] = "Bearer"
+            return answer
+        return await handler(request)
+
+    return middleware
+
+
+def check_token(request: web.Request, secret: bytes) -> None:
+    """Raise `Unauthorized` unless the request carries the token; compared in constant time."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    # Bytes that are not UTF-8 come as surrogates.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        given.strip().encode(errors="surrogateescape"), secret
+    ):
+        raise Unauthorized("this worker asks for a bearer token in the Authorization header")
+
+
+def check_origin(request: web.Request) -> None:
+    """Raise `Forbidden` for a browser's request that would change something and comes from another site.
+
+    Browsers name the origin of such requests (RFC 6454); other programs have none.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    origin, host = request.headers.get("Origin"), request.headers.get("Host", "").lower()
+    if origin is not None and (origin == "null" or _netloc(origin) != host):
+        raise Forbidden(f"requests from pages of {origin[:200]!r} are not taken", field="Origin")
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        raise Forbidden("requests from pages of other sites are not taken", field="Sec-Fetch-Site")
+
+
+def check_host(request: web.Request) -> None:
+    """Raise `Forbidden` for a request under a name that is not a loopback one.
+
+    A page on the internet can point a name of its own at 127.0.0.1 and would then be of the same origin.
+    """
+    name = _hostname(request.headers.get("Host", ""))
+    if name is None or not (is_loopback(name) or name.endswith(".localhost")):
+        text = f"without a token this worker answers to localhost only, not to {name!r}: set a token"
+        raise Forbidden(text, field="Host")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is of this machine by definition."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(host: str, token: str | None) -> None:
+    """Raise `InvalidInput` when ``host`` is reachable from other machines and there is no token."""
+    if token is None and not is_loopback(host):
+        raise InvalidInput(
+            f"host {host!r} is reachable from other machines: set a token (HEADRACE_TOKEN), "
+            "or listen on 127.0.0.1",
+            field="host",
+        )
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
