@@ -1,5 +1,8 @@
 """Processors that the engine of a test runs."""
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 from byoc import FrameProcessor, VideoFrame
@@ -29,3 +32,22 @@ class Talks(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         self.emit("text", f"frame at {frame.time:.3f}")
         return frame
+
+
+class DiesOnce(FrameProcessor):
+    """Kills its own process in mid-file, the first time."""
+
+    count = 0
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.count += 1
+        mark = Path(os.environ["DIES_ONCE"])
+        if self.count == 20:
+            _die_once(mark)
+        return frame
+
+
+def _die_once(mark: Path) -> None:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)

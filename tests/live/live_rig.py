@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Viewer:
     def longest_gap(self, since: float = 0.0, until: float = float("inf")) -> float:
         """Seconds between two pictures, by arrival."""
         times = [p.at for p in self.pictures if since <= p.at <= until]
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=float("inf"))
+        return max((b - a for a, b in pairwise(times)), default=float("inf"))
 
 
 @dataclass

@@ -4,10 +4,11 @@ import asyncio
 import os
 import signal
 import time
+from itertools import pairwise
 
 import pytest
-
 from live_rig import INVERT, Rig, Viewer, clip, is_processed, is_raw, running
+
 from stream.trickle.channels import ControlReader
 from stream.trickle.publisher import TricklePublisher
 from stream.trickle.subscriber import TrickleSubscriber
@@ -51,7 +52,7 @@ async def test_segments_begin_with_tables_and_a_key_picture_every_two_seconds(tm
         viewer = await _through(rig, clip(7), {"workflow": "passthrough"})
     assert viewer.segments == list(range(len(viewer.segments)))
     starts = [next(p.time for p in viewer.pictures if p.segment == s) for s in viewer.segments]
-    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    lengths = [b - a for a, b in pairwise(starts)]
     assert all(1.9 < length < 2.6 for length in lengths), lengths
     assert all(packet[0] == TS_NULL for packet in viewer.first_bytes)
 
@@ -96,6 +97,17 @@ def _later(segments, seconds):
     return [[replace(chunk, due=chunk.due + seconds) for chunk in segment] for segment in segments]
 
 
+async def _restarted(rig: Rig) -> None:
+    changed = asyncio.Event()
+    unsubscribe = rig.worker.engine.subscribe(lambda _: changed.set())
+    try:
+        while rig.worker.engine.state != "ready" or rig.worker.engine.restarts == 0:
+            await changed.wait()
+            changed.clear()
+    finally:
+        unsubscribe()
+
+
 async def _wait_processed(viewer: Viewer, since: float, timeout: float = 20) -> float:
     """When the first processed picture arrived after ``since``."""
     end = time.monotonic() + timeout
@@ -119,9 +131,7 @@ async def test_a_stream_outlives_its_engine(tmp_path, fault):
         session = rig.worker.table.find("one")
         killed = time.monotonic()
         os.kill(rig.worker.engine.pid, fault)
-        await asyncio.sleep(1.0)
-        while rig.worker.engine.state != "ready" or rig.worker.engine.restarts == 0:
-            await asyncio.sleep(0.02)
+        await asyncio.wait_for(_restarted(rig), 30)
         ready = time.monotonic()
         back = await _wait_processed(viewer, ready)
         assert rig.worker.table.find("one") is session
