@@ -40,7 +40,7 @@ class Child:
         loop = asyncio.get_running_loop()
         self.pid = process.pid
         self.link = link
-        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.exited: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._name = name
@@ -117,6 +117,11 @@ class Child:
         if not self.exited.done():
             self._ended()
 
+    def last_lines(self) -> list[str]:
+        """The end of its log, up to this moment."""
+        self._read_log()
+        return list(self._lines)
+
     def resident_bytes(self) -> int:
         """Resident memory in bytes; 0 when the process is gone."""
         try:
@@ -178,7 +183,7 @@ class Child:
 
     def _line(self, line: bytes) -> None:
         text = line[:MAX_LINE].decode(errors="replace").rstrip()
-        self.lines.append(text)
+        self._lines.append(text)
         log.info("[%s %d] %s", self._name, self.pid, text)
 
 

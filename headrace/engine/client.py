@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from headrace.engine.client_session import RemoteSession, ToRgb
+from headrace.engine.client_session import RemoteSession
 from headrace.engine.guardian import Engine
 from headrace.engine.link import Message
 from stream.errors import EngineError, HeadraceError, InvalidInput
-from stream.frames import AudioFrame, Picture, VideoFrame
+from stream.frames import AudioFrame, VideoFrame
 from stream.processor import AudioResult, Emission, FrameProcessor, Params, ProcessorInfo, VideoResult
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ class EngineProcessor(FrameProcessor):
 
     ``spec`` says what to run (`headrace.engine.processors`). While the engine or the session is not there,
     frames raise `EngineError` at once; after a restart the session is opened again with the latest
-    parameters, and frames flow as before. ``to_rgb`` makes uint8 H x W x 3 of a picture for an engine that
-    wants RGB, in a thread of the session's own.
+    parameters, and frames flow as before.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class EngineProcessor(FrameProcessor):
         *,
         session: str,
         params: Params | None = None,
-        to_rgb: ToRgb = Picture.rgb,
     ) -> None:
         super().__init__()
         self.session = session
@@ -61,7 +59,6 @@ class EngineProcessor(FrameProcessor):
         self._spec = spec
         self._params: Params = dict(params or {})
         self._load: dict[str, Any] = {}
-        self._to_rgb = to_rgb
         self._info = ProcessorInfo()
         self._remote: RemoteSession | None = None
         self._failure: HeadraceError | None = None
@@ -77,8 +74,8 @@ class EngineProcessor(FrameProcessor):
     async def load_model(self, **kwargs: Any) -> None:
         """Open the session and return when its model is loaded, however often the engine starts meanwhile.
 
-        Raises what the engine answered for good (`InvalidWorkflow`, `ProcessorError`) and `NotInstalled`.
-        Nothing is held after an error or a cancellation.
+        Raises what the engine answered for good (`InvalidWorkflow`, `ProcessorError`), `NotInstalled`, and
+        `EngineError` when the engine is stopped. Nothing is held after an error or a cancellation.
         """
         self._load = kwargs
         await self._reach(lambda remote: remote.loaded)
@@ -212,6 +209,8 @@ class EngineProcessor(FrameProcessor):
                     raise self._failure
                 if self._engine.missing_package and self._engine.failure is not None:
                     raise self._engine.failure
+                if self._engine.state == "stopped":
+                    raise EngineError(self._engine.describe())
                 remote = self._remote
                 if remote is not None and remote.usable and reached(remote):
                     return
@@ -249,7 +248,7 @@ class EngineProcessor(FrameProcessor):
     async def _open(self, remote: RemoteSession | None) -> None:
         if remote is None:
             self._progress = ("", None)
-            remote = self._remote = RemoteSession(self._engine, self.session, self._to_rgb, self._on_message)
+            remote = self._remote = RemoteSession(self._engine, self.session, self._on_message)
         if not remote.loaded:
             self._info = await remote.load(self._spec, self._load)
             self._tell()

@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from headrace.engine import slots
 from headrace.engine.guardian import Engine
 from headrace.engine.link import MalformedMessage, Message
 from stream.errors import EngineError, HeadraceError
-from stream.frames import AudioFrame, Picture, Plane, VideoFrame
+from stream.frames import AudioFrame, Plane, VideoFrame
 from stream.processor import AudioResult, Params, ProcessorInfo, VideoResult
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-ToRgb = Callable[[Picture], npt.NDArray[np.uint8]]
 Media = Literal["video", "audio"]
 
 THREAD_FROM = 256 * 1024
@@ -53,16 +51,13 @@ class RemoteSession:
     """See the module. A call is a task that outlives its caller: while the engine works on a slot, nobody
     else may write there, so the task waits for the answer, or for the end of the engine, whoever gives up."""
 
-    def __init__(
-        self, engine: Engine, session: str, to_rgb: ToRgb, on_message: Callable[[Message], None]
-    ) -> None:
+    def __init__(self, engine: Engine, session: str, on_message: Callable[[Message], None]) -> None:
         # A name of its own for every opening: what comes late for another cannot be taken for ours.
         self.name = f"{session}#{next(_numbers)}"
         self.loaded = False
         self.started = False
         self._engine = engine
         self._generation = engine.generation
-        self._to_rgb = to_rgb
         self._loop = asyncio.get_running_loop()
         self._pools: dict[Media, slots.SlotPool] = {
             "video": slots.SlotPool(slots.INPUT_SLOTS, "headrace-video-in"),
@@ -74,6 +69,7 @@ class RemoteSession:
         }
         self._done: dict[Media, list[int]] = {"video": [], "audio": []}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Future[_Answer]] = set()
         self._executor: ThreadPoolExecutor | None = None
         self._released = False
         self._asked_to_close = False
@@ -130,14 +126,15 @@ class RemoteSession:
                 log.debug("session %s: %s", self.name, error.message)
         self._released = True
         self._engine.route(self.name, None)
-        for task in self._tasks:
-            task.cancel()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(EngineError("the session was closed"))
         for pool in self._pools.values():
             pool.close()
         for table in self._tables.values():
             table.close()
         if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.shutdown(wait=False)
 
     # -- calls -----------------------------------------------------------------------------------------
 
@@ -174,12 +171,9 @@ class RemoteSession:
         header: dict[str, Any] = dict(slots.time_header(frame.timestamp, frame.time_base))
         slot = self._pools["video"].take(size)
 
-        def fill() -> dict[str, Any]:
-            sent = Picture.from_rgb(self._to_rgb(picture)) if convert else picture
-            return slots.put_picture(slot.array(), sent)
-
+        put = slots.put_as_rgb if convert else slots.put_picture
         try:
-            header["picture"] = await self._copying(size, fill)
+            header["picture"] = await self._copying(size, lambda: put(slot.array(), picture))
             answer = await self._exchange("video", header, slot)
         finally:
             slot.busy = False
@@ -253,7 +247,11 @@ class RemoteSession:
         self._engine.request(body, on_answer, fds)
         slot.sent()
         self._done[media] = []
-        return await future
+        self._waiting.add(future)
+        try:
+            return await future
+        finally:
+            self._waiting.discard(future)
 
     def _received(self, media: Media, message: Message) -> _Answer:
         taken, headers = message.body.get("taken"), message.body.get("frames")

@@ -327,7 +327,12 @@ class Engine:
 
     def _interrupt(self) -> None:
         """The engine is gone or about to be: nothing that was asked will be answered."""
+        if self._stopping.is_set():
+            self._calls.fail("the engine was stopped")
+            return
         self.failure = self._verdict
+        if self._child is not None:
+            self.last_lines = self._child.last_lines()
         if self.state == "ready":
             self._set_state("restarting")
         self._calls.fail(self.describe())
@@ -336,7 +341,7 @@ class Engine:
         """An engine has ended, or could not even be started: say why, in the state and in the log."""
         name, verdict = self.settings.name, self._verdict
         if child is not None:
-            self.last_lines = list(child.lines)
+            self.last_lines = child.last_lines()
             if verdict is None:
                 verdict = EngineError(why(child.exited.result()))
         assert verdict is not None
@@ -352,8 +357,6 @@ class Engine:
             self._set_state("failed")
         elif self.state == "ready":
             self._set_state("restarting")
-        else:
-            self._set_state(self.state)
         self._calls.fail(self.describe())
 
     # -- what the engine says --------------------------------------------------------------------------
@@ -376,15 +379,13 @@ class Engine:
             self._verdict = EngineError(f"lost its device: {body.get('message')}")
             self._lost.set()
         elif op != "pong":
-            self._verdict = EngineError(f"sent an unknown message {op!r}")
-            self._lost.set()
+            self._condemn(f"sent an unknown message {op!r}")
 
     def _on_ready(self, body: dict[str, Any]) -> None:
         try:
             self.facts = EngineFacts.from_message(body)
         except (KeyError, TypeError, ValueError) as error:
-            self._verdict = EngineError(f"said that it is ready in a way that makes no sense: {error!r}")
-            self._lost.set()
+            self._condemn(f"said that it is ready in a way that makes no sense: {error!r}")
             return
         self.failure = None
         self._ready_at = time.monotonic()
@@ -395,11 +396,20 @@ class Engine:
     def _on_link_closed(self, error: LinkError) -> None:
         log.debug("the link to engine %s ended: %s", self.settings.name, error)
         if isinstance(error, MalformedMessage):
-            self._verdict = EngineError(f"sent what is not a message: {error.message}")
+            self._condemn(f"sent what is not a message: {error.message}")
         self._interrupt()
         self._lost.set()
 
+    def _condemn(self, reason: str) -> None:
+        """What does not keep to the protocol cannot be reasoned with."""
+        self._verdict = EngineError(reason)
+        self._lost.set()
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
     def _set_state(self, state: State) -> None:
+        if state == self.state:
+            return
         self.state = state
         for callback in tuple(self._subscribers):
             try:

@@ -63,6 +63,18 @@ class Job:
     memory: Plane | None = None
 
 
+@dataclass(frozen=True)
+class _Laid:
+    """Results that lie in shared memory: their headers, and the slots in the same order."""
+
+    headers: list[dict[str, Any]]
+    slots: list[slots.Slot]
+
+    def give_back(self) -> None:
+        for slot in self.slots:
+            slot.busy = False
+
+
 class HostSession:
     """See the module. `deliver` takes the worker's messages, `run` is the session's whole life."""
 
@@ -222,11 +234,13 @@ class HostSession:
         try:
             # A lambda would hold the frame beyond the call and make `retire` copy it.
             result = await self._ask(processor.process_video_async, self._around.call_limit, frame)
-            self._put(job, taken, frame, listed(result, VideoFrame))
+            laid = self._lay_down(job, frame, listed(result, VideoFrame))
         finally:
             processor.frame_time = None
             result = None
+            # Before the answer: with it, the worker may write into its memory again.
             frame.retire()
+        self._send(job, taken, laid)
 
     async def _audio(self, job: Job) -> None:
         processor = self._loaded()
@@ -239,35 +253,38 @@ class HostSession:
             result = await self._ask(processor.process_audio_async, self._around.call_limit, frame)
         finally:
             processor.frame_time = None
-        self._put(job, taken, frame, listed(result, AudioFrame))
+        self._send(job, taken, self._lay_down(job, frame, listed(result, AudioFrame)))
 
-    def _put(self, job: Job, taken: int, source: VideoFrame | AudioFrame, frames: Sequence[Any]) -> None:
-        """Answer a call with its frames; those that are the input as it came are only named."""
+    def _lay_down(self, job: Job, source: VideoFrame | AudioFrame, frames: Sequence[Any]) -> _Laid:
+        """Put returned frames into shared memory; those that are the input as it came are only named."""
         pool = self._outputs[job.op]
-        took: list[slots.Slot] = []
+        laid = _Laid([], [])
 
         def take(size: int) -> slots.Slot:
             slot = pool.take(size)
-            took.append(slot)
+            laid.slots.append(slot)
             return slot
 
         try:
-            headers: list[dict[str, Any]] = []
-            fds: list[int] = []
             for frame in frames:
                 if frame is source and _as_it_came(frame, job):
-                    headers.append({"same": 1})
+                    laid.headers.append({"same": 1})
                     continue
                 header, slot = (put_video if job.op == "video" else put_audio)(frame, take)
-                header["slot"], new = slot.announce()
-                headers.append(header)
-                fds += new
-            self._answer(job.call, {"taken": taken, "frames": headers}, fds)
+                laid.headers.append(header | {"slot": slot.announce()[0]})
         except BaseException:
-            for slot in took:
-                slot.busy = False
+            laid.give_back()
             raise
-        for slot in took:
+        return laid
+
+    def _send(self, job: Job, taken: int, laid: _Laid) -> None:
+        fds = [fd for slot in laid.slots for fd in slot.announce()[1]]
+        try:
+            self._answer(job.call, {"taken": taken, "frames": laid.headers}, fds)
+        except BaseException:
+            laid.give_back()
+            raise
+        for slot in laid.slots:
             slot.sent()
 
     async def _ask(self, method: Callable[..., Awaitable[T]], limit: float, *arguments: Any) -> T:

@@ -40,11 +40,11 @@ def build(spec: Mapping[str, Any]) -> FrameProcessor:
     if kind == "class":
         return _from_class(spec)
     if kind == "workflow":
-        workflow = spec.get("workflow")
-        if not isinstance(workflow, dict):
-            raise InvalidInput("a workflow specification needs the workflow, an object", field="workflow")
+        if spec.get("workflow") is None:
+            raise InvalidInput("a workflow specification needs the workflow", field="workflow")
         # By name, because only sessions with a workflow should pay for its import.
-        return _checked(_call("workflows.processor:WorkflowProcessor", workflow), "WorkflowProcessor")
+        made = _call("workflows.processor:WorkflowProcessor", spec["workflow"])
+        return _checked(made, "WorkflowProcessor")
     raise InvalidInput(f"kind is {kind!r}; known are {', '.join(KINDS)}", field="kind")
 
 

@@ -201,6 +201,13 @@ def put_picture(memory: Plane, picture: Picture) -> dict[str, Any]:
     return picture_header(picture.format, picture.width, picture.height, picture.matrix, picture.full_range)
 
 
+def put_as_rgb(memory: Plane, picture: Picture) -> dict[str, Any]:
+    """Convert ``picture`` to RGB in ``memory`` and return its header."""
+    rgb = picture.rgb()
+    np.copyto(memory[: rgb.size].reshape(rgb.shape), rgb)
+    return picture_header("rgb24", picture.width, picture.height, "bt601", False)
+
+
 def get_picture(memory: Plane, header: object) -> Picture:
     """The picture that lies in ``memory``, not copied. Raises `MalformedMessage`."""
     if not isinstance(header, Mapping):

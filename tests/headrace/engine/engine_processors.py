@@ -124,8 +124,6 @@ class Nonsense(FrameProcessor):
         ]
         return choices[frame.timestamp]
 
-    NONSENSE = 12
-
 
 class Faulty(FrameProcessor):
     """Does what its parameter ``fault`` says, in the next frame."""
@@ -150,27 +148,13 @@ class Faulty(FrameProcessor):
             raise asyncio.CancelledError
         if fault == "forever":
             await asyncio.sleep(3600)
-        if fault == "stubborn":
-            while True:
-                try:
-                    await asyncio.sleep(3600)
-                except asyncio.CancelledError:
-                    self.emit("text", "no")
-        if fault == "block":
-            time.sleep(3600)  # noqa: ASYNC251
         if fault == "spin":
             # A loop in C that never gives the interpreter's lock away.
             sum(iter(int, 1))
-        if fault == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
         if fault == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         if fault == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        if fault == "cuda":
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        if fault == "close":
-            os.closerange(3, 100)
         if fault == "chatter":
             for number in range(1000):
                 self.emit("text", f"{number} " + "x" * 2000)
@@ -199,8 +183,6 @@ class Loads(FrameProcessor):
             raise OSError("no such weights")
         if fail == "task":
             self.task = asyncio.create_task(asyncio.sleep(3600))
-        if fail == "forever":
-            await asyncio.sleep(3600)
         if fail == "block":
             time.sleep(3600)  # noqa: ASYNC251
         if fail == "die":
@@ -217,9 +199,6 @@ class Talks(FrameProcessor):
         self.emit("data", {"n": [1, 2.5, None]})
         self.emit("event", {"type": "seen"})
         return frame
-
-    async def on_stream_stop(self) -> None:
-        print("the stream has stopped")
 
 
 class Unspeakable(FrameProcessor):
@@ -256,7 +235,9 @@ class Children(FrameProcessor):
     """Starts a program of its own, and says its process id."""
 
     async def on_stream_start(self, params: Params) -> None:
-        self.program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        self.program = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-c", "import time; time.sleep(60)"]
+        )
 
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         self.emit("data", self.program.pid)

@@ -287,7 +287,7 @@ def test_a_peer_that_does_not_read_overflows_by_name_and_nothing_is_lost(ends: t
     while got < sent:
         message = right.receive()
         if message is None:
-            left.flush(1)
+            left.flush(0.005)
             continue
         assert message.body["n"] == got
         got += 1
@@ -301,7 +301,7 @@ def test_descriptors_that_wait_in_the_queue_are_copies(ends: tuple[Link, Link]) 
     while right.receive() is not None:
         pass
     reader, writer = os.pipe()
-    left.flush(1)
+    left.flush(0.005)
     while left.backlog == 0:
         left.send({"x": "y" * 1000})
     left.send({"op": "pipe"}, [writer])
@@ -309,7 +309,7 @@ def test_descriptors_that_wait_in_the_queue_are_copies(ends: tuple[Link, Link]) 
     while True:
         message = right.receive()
         if message is None:
-            left.flush(1)
+            left.flush(0.005)
         elif message.op == "pipe":
             break
     fd = message.take_fd()
