@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed-$(VERSION)
 
 run: $(STAMP)
 	@echo 'The worker answers at http://127.0.0.1:8000/health; docs/running.md tells how to send it a stream.'
-	$(BIN)/headrace serve
+	$(BIN)/headrace serve --demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TESTS)

@@ -90,6 +90,7 @@ def serve(
     allow_processors: Annotated[
         bool, typer.Option("--allow-processors", help="Let a stream name a Python class.")
     ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Show a test pattern through the workflow.")] = False,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Run the worker. Everything else is set by the environment: HEADRACE_TOKEN, HEADRACE_BITRATE, ..."""
@@ -104,6 +105,7 @@ def serve(
         "capacity": capacity,
         "verify_tls": False if insecure_tls else None,
         "allow_processors": allow_processors or None,
+        "demo": demo or None,
         "log_level": log_level,
     }
     try:
@@ -116,7 +118,7 @@ def serve(
         require_engine()
     from headrace.server.app import serve as run_server
 
-    _run(run_server(settings, _announce))
+    _run(run_server(settings, _announce_page))
 
 
 @app.command("trickle-server")
@@ -154,6 +156,12 @@ async def _until_signal(work: Any) -> None:
 def _announce(url: str) -> None:
     # Standard output, so that a script can wait for the line; logs go to standard error.
     sys.stdout.write(f"headrace listens on {url}\n")
+    sys.stdout.flush()
+
+
+def _announce_page(url: str) -> None:
+    _announce(url)
+    sys.stdout.write(f"open {url}/ in a browser: live picture, latency, parameters\n")
     sys.stdout.flush()
 
 

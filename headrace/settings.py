@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     allow_processors: bool = Field(
         False, description="let a stream name a Python class by params.processor (module:Class)"
     )
+    demo: bool = Field(False, description="run a generated test pattern as the session `demo`")
     session_metrics: bool = Field(True, description="tell figures at `/metrics` for each session")
     log_level: LogLevel = Field("info", description="least level logged: debug, info, warning, error")
     log_format: LogFormat = Field("text", description="text, or json for one object a line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import ipaddress
 import logging
@@ -11,19 +12,22 @@ from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from stream.codecs.audio_encoder import AudioEncoderSettings
-from stream.codecs.video_encoder import VideoEncoderSettings
 
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.server.demo import DEFAULT_WORKFLOW, Demo
+from headrace.server.page import FILES, PageRoutes
 from headrace.server.specs import spec_from_params
 from headrace.settings import Settings
+from stream.codecs.audio_encoder import AudioEncoderSettings
+from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
 from stream.errors import InvalidInput, Unauthorized
 from stream.overlay import OverlaySettings
 from stream.pipeline import PipelineSettings
-from stream.requests import StreamStart, take_media_params
+from stream.preview import PreviewRoutes
+from stream.requests import MediaParams, StreamStart, take_media_params
 from stream.routes import MAX_BODY, StreamRoutes
 from stream.session import Session, SessionSettings
 from stream.states import Health, worker_health
@@ -33,7 +37,7 @@ from stream.trickle.live import trickle_session
 
 log = logging.getLogger(__name__)
 
-OPEN_ROUTES = frozenset({"/health"})
+OPEN_ROUTES = frozenset({"/health", *FILES})
 SHUTDOWN = 15.0
 
 
@@ -45,6 +49,7 @@ class Worker:
         self.table = SessionTable(settings.capacity, session_report)
         self.engine = Engine(engine_settings(settings))
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
+        self.demo = self._make_demo() if settings.demo else None
 
     # -- for the routes --------------------------------------------------------------------------------
 
@@ -56,7 +61,21 @@ class Worker:
             rest, default=settings.workflow, allow_processors=settings.allow_processors
         )
         processor = EngineProcessor(self.engine, spec, session=session_id, params=params)
-        pipeline = PipelineSettings(
+        pipeline = self._pipeline_settings(media)
+        session = trickle_session(
+            session_id,
+            request,
+            processor,
+            SessionSettings(pipeline=pipeline, input_timeout=settings.input_timeout),
+            start_params=params,
+            verify_tls=settings.verify_tls,
+        )
+        session.pipeline_name = request.model_id or "headrace"
+        return session
+
+    def _pipeline_settings(self, media: MediaParams) -> PipelineSettings:
+        settings = self.settings
+        return PipelineSettings(
             width=media.width or settings.width,
             height=media.height or settings.height,
             max_fps=media.max_framerate or settings.max_framerate,
@@ -68,16 +87,17 @@ class Worker:
                 audio=AudioEncoderSettings(),
             ),
         )
-        session = trickle_session(
-            session_id,
-            request,
-            processor,
-            SessionSettings(pipeline=pipeline, input_timeout=settings.input_timeout),
-            start_params=params,
-            verify_tls=settings.verify_tls,
+
+    def _make_demo(self) -> Demo:
+        settings = self.settings
+        pipeline = self._pipeline_settings(MediaParams(None, None, None))
+        return Demo(
+            self.engine,
+            self.table,
+            # The pattern is drawn at its own size.
+            dataclasses.replace(pipeline, width=None, height=None),
+            workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
         )
-        session.pipeline_name = request.model_id or "headrace"
-        return session
 
     def health(self) -> Health:
         return worker_health(
@@ -94,6 +114,8 @@ class Worker:
 
     async def start(self) -> None:
         await self.engine.start()
+        if self.demo is not None:
+            await self.demo.start()
 
     async def stop(self) -> None:
         await self.table.close("the worker is shutting down")
@@ -121,6 +143,8 @@ def build_app(worker: Worker) -> web.Application:
     """The HTTP application over ``worker``; does not start it."""
     app = web.Application(middlewares=[_authorise(worker.settings)], client_max_size=MAX_BODY)
     StreamRoutes(worker).register(app)
+    PreviewRoutes(worker.table).register(app)
+    PageRoutes(worker).register(app)
     return app
 
 

@@ -1,0 +1,67 @@
+"""The bundled workflows, as a person chooses among them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from headrace.server.specs import workflow_spec
+from stream.errors import HeadraceError
+from workflows import library
+
+ABOUT = {
+    "blur-background": ("Blurred background", "Keeps the person sharp and blurs what is behind."),
+    "cartoon": ("Cartoon", "Few, rich colours under dark outlines."),
+    "edges": ("Edges", "White outlines on black."),
+    "passthrough": ("Pass-through", "The picture as it came, through every stage."),
+    "style-background": ("Painted background", "Paints what is behind the person in a style."),
+    "style-transfer": ("Style transfer", "Paints the whole picture in a style."),
+}
+"""Title and description of a workflow; one that is not here is called by its file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """``steps`` are the titles of its nodes in the file's order; ``problem`` says why it cannot run here."""
+
+    name: str
+    title: str
+    description: str
+    steps: tuple[str, ...]
+    problem: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "steps": list(self.steps)}
+
+
+@cache
+def catalogue() -> tuple[CatalogueEntry, ...]:
+    """Every bundled workflow, in alphabetical order."""
+    return tuple(_entry(name) for name in library.names())
+
+
+def title_of(name: str) -> str:
+    """What a workflow is called: its title, its name, or for a file the end of its path."""
+    if name in ABOUT:
+        return ABOUT[name][0]
+    return name.rpartition("/")[2].removesuffix(".json").replace("-", " ").capitalize()
+
+
+def _entry(name: str) -> CatalogueEntry:
+    problem = None
+    try:
+        workflow_spec(name, allow_files=False)
+    except HeadraceError as error:
+        problem = error.message
+    steps = steps_of(library.load_bundled(name))
+    _, description = ABOUT.get(name, ("", " → ".join(steps)))
+    return CatalogueEntry(name, title_of(name), description, steps, problem)
+
+
+def steps_of(workflow: Any) -> tuple[str, ...]:
+    """The titles of the nodes of a workflow in API format, in the file's order."""
+    if not isinstance(workflow, dict):
+        return ()
+    nodes = (node for node in workflow.values() if isinstance(node, dict))
+    return tuple(str(node.get("_meta", {}).get("title") or node.get("class_type", "?")) for node in nodes)

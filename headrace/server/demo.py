@@ -1,0 +1,126 @@
+"""The stream that a newcomer meets: the test pattern through a bundled workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.engine.client import EngineProcessor
+from headrace.engine.guardian import Engine
+from headrace.server.catalogue import title_of
+from headrace.server.specs import Spec, parameter_table, workflow_spec
+from stream.errors import AtCapacity
+from stream.logs import about_session
+from stream.pattern import PatternSettings
+from stream.pattern_session import pattern_session
+from stream.pipeline import PipelineSettings
+from stream.session import Session, SessionSettings
+from stream.table import SessionTable
+from workflows import library
+
+log = logging.getLogger(__name__)
+
+DEMO_ID = "demo"
+DEFAULT_WORKFLOW = "cartoon"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A workflow with the schema of its parameters, which is known before the engine is."""
+
+    name: str
+    spec: Spec
+    schema: dict[str, Any]
+
+
+class Demo:
+    """One session ``demo``, started with the worker, and again whenever somebody asks for it.
+
+    It is not started again by itself: who stopped it meant it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        table: SessionTable,
+        pipeline: PipelineSettings,
+        *,
+        workflow: str = DEFAULT_WORKFLOW,
+        pattern: PatternSettings | None = None,
+    ) -> None:
+        self._engine = engine
+        self._table = table
+        self._pipeline = pipeline
+        self._pattern = pattern or PatternSettings()
+        self._lock = asyncio.Lock()
+        self._chosen: _Chosen | None = None
+        self._default = workflow
+        self._session: Session | None = None
+
+    @property
+    def workflow(self) -> str:
+        """The name of the workflow that runs, or would run: a bundled one or a path."""
+        return self._chosen.name if self._chosen is not None else self._default
+
+    @property
+    def running(self) -> Session | None:
+        session = self._session
+        return session if session is not None and session.ending is None else None
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the parameters of the workflow that runs."""
+        return self._chosen.schema if self._chosen is not None else {}
+
+    def describe(self) -> dict[str, Any]:
+        """What the page says of it."""
+        pattern = self._pattern
+        return {
+            "id": DEMO_ID,
+            "running": self.running is not None,
+            "workflow": self.workflow,
+            "title": title_of(self.workflow),
+            "source": f"test pattern, {pattern.width} × {pattern.height}, {pattern.fps:g} fps",
+        }
+
+    async def start(self, workflow: str | None = None) -> Session:
+        """Run a bundled workflow (or the one before) from the beginning, in place of what runs.
+
+        Raises `NotFound` or `InvalidWorkflow` and leaves alone what runs; `AtCapacity`, `Conflict`.
+        """
+        async with self._lock:
+            chosen = self._choose(workflow)
+            await self._end("another workflow was chosen")
+            processor = EngineProcessor(self._engine, chosen.spec, session=DEMO_ID)
+            with about_session(DEMO_ID):
+                session = pattern_session(
+                    DEMO_ID, processor, SessionSettings(pipeline=self._pipeline), self._pattern
+                )
+                session.pipeline_name = chosen.name
+                self._table.add(session)
+            self._chosen, self._session = chosen, session
+            return session
+
+    async def stop(self) -> None:
+        """End it; nothing happens when it does not run."""
+        async with self._lock:
+            await self._end("stopped on the page")
+
+    def _choose(self, workflow: str | None) -> _Chosen:
+        if workflow is None:
+            if self._chosen is not None:
+                return self._chosen
+            # What the operator named may be a file.
+            name, spec = self._default, workflow_spec(self._default, allow_files=True)
+        else:
+            name, spec = workflow, workflow_spec(library.load_bundled(workflow), allow_files=False)
+        return _Chosen(name, spec, parameter_table(spec).schema())
+
+    async def _end(self, reason: str) -> None:
+        session = self._session
+        if session is None or all(other is not session for other in self._table):
+            return
+        session.stop(reason)
+        if not await self._table.wait_ended(session.id):
+            raise AtCapacity("the demo is still closing; try again in a moment")

@@ -1,0 +1,91 @@
+"""What the page shows, as JSON, and a session's state in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from stream.session import Session
+from stream.states import ERROR_MEMORY, RESTART_MEMORY, State
+from stream.status import session_report
+
+
+def session_state_of_page(session: Session, schema: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a session with its parameters and the reason for its state in words."""
+    words, progress = session.processor.progress()
+    return {
+        **session_report(session),
+        "workflow": session.pipeline_name,
+        "schema": schema,
+        "values": current_values(schema, session.params),
+        "explanation": explain(session, words),
+        "progress": progress,
+        "restarts": session.restarts,
+    }
+
+
+def explain(session: Session, words: str) -> str:
+    """Why a session is in its state; ``words`` are those of its processor."""
+    figures, now = session.pipeline.figures, time.monotonic_ns()
+    state = session.state
+    if session.ending is not None:
+        return f"Ended: {session.ending.reason}."
+    if session.fatal is not None:
+        return _sentence(session.fatal.message)
+    if state is State.LOADING:
+        return _sentence(words if words != "ready" else "waiting for the first result")
+    if state is State.ONLINE:
+        return "Results keep up with the input."
+    if state is State.DEGRADED_INPUT:
+        return "No input arrives."
+    if words != "ready":
+        return _sentence(words)
+    if figures.last_error is not None and _seconds(now, figures.last_error_at) < ERROR_MEMORY:
+        return f"A frame failed: {_sentence(figures.last_error.message)}"
+    if session.restarted_at is not None and time.time() - session.restarted_at < RESTART_MEMORY:
+        return f"The engine was restarted {time.time() - session.restarted_at:.0f} s ago."
+    if state is State.ERROR:
+        return "There has been no result for over ten seconds."
+    rate = figures.input_rate.rate(now)
+    return f"Only {figures.result_rate.rate(now):.1f} of {rate:.1f} frames a second are processed."
+
+
+def current_values(schema: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each parameter of ``schema``: its default, unless ``params`` has another.
+
+    ``params`` may use the canonical name or the node's title, in any case, flat or nested; a title that
+    several nodes have names nothing.
+    """
+    properties: Mapping[str, Mapping[str, Any]] = schema.get("properties", {})
+    names: dict[str, set[str]] = {}
+    for key, about in properties.items():
+        title, _, name = str(about.get("title", "")).rpartition(": ")
+        for alias in {key.lower(), f"{title}.{name}".lower()}:
+            names.setdefault(alias, set()).add(key)
+    values = {key: about.get("default") for key, about in properties.items()}
+    for name, value in _flat(params):
+        keys = names.get(name.lower(), set())
+        if len(keys) == 1:
+            values[next(iter(keys))] = value
+    return values
+
+
+def _flat(params: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat += ((f"{name}.{inner}", inner_value) for inner, inner_value in value.items())
+        else:
+            flat.append((name, value))
+    return flat
+
+
+def _sentence(words: str) -> str:
+    words = words.strip()
+    words = words[:1].upper() + words[1:]
+    return words if words.endswith((".", "!", "?")) else f"{words}."
+
+
+def _seconds(now: int, moment: int | None) -> float:
+    return float("inf") if moment is None else (now - moment) / 1e9
