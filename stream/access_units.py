@@ -70,6 +70,8 @@ class PictureFramer:
         """Nothing is held between payloads."""
 
     def _pictures(self, payload: bytes) -> list[bytes]:
+        if not payload:
+            return []
         begin, pictures = 0, []
         # The first delimiter is within the first five bytes; any other begins another picture.
         position = payload.find(self._delimiter, 5)

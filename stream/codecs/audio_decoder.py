@@ -53,6 +53,9 @@ class AudioDecoder:
         """The sound of one unit; ``timestamp`` counts 1/90000 s and is the unit's."""
         try:
             context = self._context_for(unit)
+            if not unit.data:
+                # For FFmpeg an empty packet is the end of the stream.
+                raise ValueError("an empty unit")
             packet = av.Packet(unit.data)
             packet.pts = packet.dts = unit.pts
             packet.time_base = TS_TIME_BASE

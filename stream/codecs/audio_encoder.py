@@ -207,7 +207,7 @@ class AudioEncoder:
             context.format = "flt"
             context.time_base = Fraction(1, RATE)
             context.bit_rate = self._settings.bitrate or 64_000 * self._channels
-            context.options = {"frame_duration": "20", "application": "audio"}
+            context.options = {"frame_duration": "20", "application": "audio", "vbr": "constrained"}
             context.open()
         except _ERRORS as error:
             raise CodecError(f"Opus cannot be encoded here: {error}") from error

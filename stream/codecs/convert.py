@@ -30,6 +30,20 @@ _MATRICES: dict[int, Matrix] = {
 }
 
 
+_UPRIGHT = (0, False)
+# Signs of a display matrix's a, b, c, d: quarter turns counter-clockwise, and whether mirrored before.
+_ORIENTATIONS: dict[tuple[int, ...], tuple[int, bool]] = {
+    (1, 0, 0, 1): _UPRIGHT,
+    (0, -1, 1, 0): (1, False),
+    (-1, 0, 0, -1): (2, False),
+    (0, 1, -1, 0): (3, False),
+    (-1, 0, 0, 1): (0, True),
+    (0, 1, 1, 0): (1, True),
+    (1, 0, 0, -1): (2, True),
+    (0, -1, -1, 0): (3, True),
+}
+
+
 def default_matrix(width: int, height: int) -> Matrix:
     """The matrix of a picture that names none: BT.709 from 720 rows or 1280 columns on, else BT.601.
 
@@ -48,6 +62,7 @@ class Converter:
         self._scaler = VideoReformatter()
         self._formatter = VideoReformatter()
         self._to_yuv = VideoReformatter()
+        self._orientation = _UPRIGHT
 
     def scale(self, picture: Picture, width: int, height: int, *, crop: bool = True) -> Picture:
         """The picture in another size, its proportions kept, in its own format, matrix and range.
@@ -116,8 +131,8 @@ class Converter:
         """A decoded frame as a picture: 8-bit 4:2:0, matrix and range as it says, turned upright.
 
         Without a matrix `default_matrix` holds, without a range the limited one (full for ``yuvj``).
-        HDR transfer curves are left as they are. Raises `av.error.FFmpegError` for a pixel format that
-        swscale does not know.
+        A display matrix holds until the next key frame, as in H.264. HDR transfer curves are left as they
+        are. Raises `av.error.FFmpegError` for a pixel format that swscale does not know.
         """
         name = frame.format.name
         matrix = _MATRICES.get(int(frame.colorspace)) or default_matrix(frame.width, frame.height)
@@ -134,7 +149,10 @@ class Converter:
             wanted = FULL if full_range else LIMITED
             converted = self._formatter.reformat(frame, format="yuv420p", dst_color_range=wanted, threads=1)
             picture = AvPicture(converted, matrix, full_range)
-        return _upright(picture, frame)
+        orientation = _orientation_of(frame)
+        if orientation is not None or frame.key_frame:
+            self._orientation = orientation or _UPRIGHT
+        return _oriented(picture, *self._orientation)
 
     def _from_grey(self, frame: av.VideoFrame, matrix: Matrix, full_range: bool) -> Picture:
         if frame.format.name != "gray":
@@ -153,10 +171,10 @@ def rotate(picture: Picture, degrees: int) -> Picture:
     turns, odd = divmod(degrees % 360, 90)
     if odd:
         raise ValueError(f"pictures turn by multiples of 90 degrees, not {degrees}")
-    return _oriented(picture, turns, mirrored=False)
+    return _oriented(picture, turns, False)
 
 
-def _oriented(picture: Picture, turns: int, *, mirrored: bool) -> Picture:
+def _oriented(picture: Picture, turns: int, mirrored: bool) -> Picture:
     """Mirrored left to right first, where asked for, then turned counter-clockwise."""
     if not turns and not mirrored:
         return picture
@@ -171,33 +189,20 @@ def _oriented(picture: Picture, turns: int, *, mirrored: bool) -> Picture:
     return Picture("yuv420p", width, height, planes, picture.matrix, picture.full_range)
 
 
-def _upright(picture: Picture, frame: av.VideoFrame) -> Picture:
-    """Applies the display matrix that came with the frame (H.264 display orientation SEI).
+def _orientation_of(frame: av.VideoFrame) -> tuple[int, bool] | None:
+    """Quarter turns and mirroring of the display matrix that came with the frame, None where none did.
 
-    Only its quarter turns and mirrorings; any other angle is left to whoever shows the picture.
+    Any other angle is left to whoever shows the picture.
     """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
-        return picture
+        return None
     matrix = np.frombuffer(cast("memoryview", side_data), np.int32)
     if matrix.size != 9:
-        return picture
+        return None
     # A row vector (x, y) times ((a, b), (c, d)) is where a pixel is shown; y runs downwards.
     signs = tuple(int(np.sign(value)) if abs(int(value)) > 32768 else 0 for value in matrix[[0, 1, 3, 4]])
-    turns, mirrored = _ORIENTATIONS.get(signs, (0, False))
-    return _oriented(picture, turns, mirrored=mirrored)
-
-
-_ORIENTATIONS: dict[tuple[int, ...], tuple[int, bool]] = {
-    (1, 0, 0, 1): (0, False),
-    (0, -1, 1, 0): (1, False),
-    (-1, 0, 0, -1): (2, False),
-    (0, 1, -1, 0): (3, False),
-    (-1, 0, 0, 1): (0, True),
-    (0, 1, 1, 0): (1, True),
-    (1, 0, 0, -1): (2, True),
-    (0, -1, -1, 0): (3, True),
-}
+    return _ORIENTATIONS.get(signs, _UPRIGHT)
 
 
 def _centre(picture: Picture, width: int, height: int) -> tuple[Picture, int, int, int, int]:

@@ -99,6 +99,10 @@ class VideoDecoder:
                 return []
         if unit.discontinuity and not unit.key and self._damaged_since is None:
             self._damaged_since = unit.pts
+        if not unit.data:
+            # For FFmpeg an empty packet is the end of the stream.
+            self._count_damage(unit.pts)
+            return []
         packet = av.Packet(unit.data)
         packet.pts, packet.dts, packet.time_base = unit.pts, unit.dts, TS_TIME_BASE
         self._received[unit.pts] = unit.received
@@ -169,9 +173,7 @@ class VideoDecoder:
     # -- pictures and damage -----------------------------------------------------------------------------
 
     def _fail(self, unit: AccessUnit, error: Exception) -> None:
-        self.errors += 1
-        if self._damaged_since is None:
-            self._damaged_since = unit.pts
+        self._count_damage(unit.pts)
         if not self.hardware:
             return
         self._failures += 1
@@ -180,6 +182,11 @@ class VideoDecoder:
             self._fall_back(str(error))
             self._context = self._open()
             self._restart()
+
+    def _count_damage(self, pts: int) -> None:
+        self.errors += 1
+        if self._damaged_since is None:
+            self._damaged_since = pts
 
     def _read(self, frames: list[av.VideoFrame]) -> list[VideoFrame]:
         result = []
@@ -202,8 +209,7 @@ class VideoDecoder:
             self.errors += 1
             return False
         if frame.is_corrupt:
-            self.errors += 1
-            self._damaged_since = pts if self._damaged_since is None else self._damaged_since
+            self._count_damage(pts)
             return False
         if self._damaged_since is None:
             return True

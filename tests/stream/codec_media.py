@@ -213,3 +213,58 @@ def pattern_frame(seed: int, width: int, height: int, fmt: str = "yuv420p") -> a
     for plane in frame.planes:
         plane.update(rng.integers(40, 200, plane.buffer_size, dtype=np.uint8).tobytes())
     return frame
+
+
+class _Bits:
+    """The bits of a NAL unit's payload, with the Exp-Golomb codes of ITU-T H.264, 9.1."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.text = "".join(f"{byte:08b}" for byte in payload.replace(b"\x00\x00\x03", b"\x00\x00"))
+        self.at = 0
+
+    def take(self, count: int) -> int:
+        self.at += count
+        return int(self.text[self.at - count : self.at] or "0", 2)
+
+    def golomb(self) -> int:
+        zeros = self.text.index("1", self.at) - self.at
+        self.at += zeros
+        return self.take(zeros + 1) - 1
+
+
+def without_vui(data: bytes) -> bytes:
+    """The access unit with x264's sequence parameter set cut off before its VUI, which tells the order."""
+    start = data.find(b"\x00\x00\x01\x67") + 3
+    if start < 3:
+        return data
+    end = data.find(b"\x00\x00\x00\x01", start)
+    bits = _Bits(data[start:end])
+    profile = bits.take(16) & 0xFF
+    bits.take(16)
+    bits.golomb()
+    if profile == 100:
+        assert bits.golomb() == 1
+        bits.golomb()
+        bits.golomb()
+        assert bits.take(2) == 0
+    bits.golomb()
+    order_type = bits.golomb()
+    assert order_type in (0, 2)
+    if order_type == 0:
+        bits.golomb()
+    bits.golomb()
+    bits.take(1)
+    bits.golomb()
+    bits.golomb()
+    assert bits.take(1) == 1
+    bits.take(1)
+    if bits.take(1):
+        for _ in range(4):
+            bits.golomb()
+    assert bits.take(1) == 1, "it has no VUI"
+    text = bits.text[: bits.at - 1] + "0" + "1"
+    text += "0" * (-len(text) % 8)
+    body = bytes(int(text[at : at + 8], 2) for at in range(0, len(text), 8))
+    for value in (0, 1, 2, 3):
+        body = body.replace(bytes((0, 0, value)), bytes((0, 0, 3, value)))
+    return data[:start] + body + data[end:]
