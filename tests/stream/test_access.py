@@ -68,7 +68,7 @@ async def test_a_token_may_have_any_characters():
             "Connection: close",
         ]
         writer.write("\r\n".join([*lines, "", ""]).encode())
-        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200")
         writer.close()
 
 
