@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 REMEMBERED = 64
 """Ended sessions whose last status can still be asked for."""
 STOP_TIMEOUT = 12.0
+CANCELLED_TIMEOUT = 1.0
+"""Seconds for a session to let go after it was cancelled."""
 
 
 def new_session_id() -> str:
@@ -106,16 +108,17 @@ class SessionTable:
         done, _ = await asyncio.wait({task}, timeout=timeout)
         return bool(done)
 
-    async def close(self, reason: str) -> None:
-        """End every session in a bounded time and take no more."""
+    async def close(self, reason: str, timeout: float = STOP_TIMEOUT) -> None:
+        """End every session within ``timeout`` s and a moment, and take no more."""
         self.closed = True
         for session in self._sessions.values():
             session.stop(reason)
         tasks = list(self._tasks.values())
         if not tasks:
             return
-        _, late = await asyncio.wait(tasks, timeout=STOP_TIMEOUT)
+        _, late = await asyncio.wait(tasks, timeout=timeout)
         for task in late:
-            log.error("%s did not end within %.0f s and is cancelled", task.get_name(), STOP_TIMEOUT)
+            log.error("%s did not end within %g s and is cancelled", task.get_name(), timeout)
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            await asyncio.wait(late, timeout=CANCELLED_TIMEOUT)

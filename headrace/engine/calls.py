@@ -25,6 +25,10 @@ class Calls:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, OnAnswer] = {}
 
+    def __len__(self) -> int:
+        """Calls that have not been answered."""
+        return len(self._waiting)
+
     def begin(self, on_answer: OnAnswer, kind: CallKind) -> int:
         call = next(self._numbers)
         self._waiting[call] = on_answer

@@ -123,6 +123,11 @@ class Engine:
         return 0 if self._child is None else self._child.resident_bytes()
 
     @property
+    def open_calls(self) -> int:
+        """Calls that the engine has not answered yet."""
+        return len(self._calls)
+
+    @property
     def missing_package(self) -> bool:
         """Whether no further start can help before something is installed."""
         return isinstance(self.failure, NotInstalled)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import hmac
-import ipaddress
 import logging
-import signal
 from collections.abc import Callable
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
@@ -19,11 +14,17 @@ from headrace.engine.settings import EngineSettings
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
 from headrace.server.specs import spec_from_params
+from headrace.server.stopping import ENGINE, SESSIONS, StopSignal
+from headrace.server.tls import server_context
 from headrace.settings import Settings
+from headrace.version import package_version
+from stream.access import OPEN_ROUTES, check_exposure, guard
 from stream.codecs.audio_encoder import AudioEncoderSettings
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
-from stream.errors import InvalidInput, Unauthorized
+from stream.hosts import HostRules
+from stream.machine import Identity, MachineRoutes
+from stream.metrics import EngineFigures, Metrics
 from stream.overlay import OverlaySettings
 from stream.pipeline import PipelineSettings
 from stream.preview import PreviewRoutes
@@ -37,9 +38,6 @@ from stream.trickle.live import trickle_session
 
 log = logging.getLogger(__name__)
 
-OPEN_ROUTES = frozenset({"/health", *FILES})
-SHUTDOWN = 15.0
-
 
 class Worker:
     """What the routes act on: the session table and the live engine."""
@@ -49,12 +47,23 @@ class Worker:
         self.table = SessionTable(settings.capacity, session_report)
         self.engine = Engine(engine_settings(settings))
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
+        self._hosts = HostRules(settings.allowed_hosts)
+        self.metrics = Metrics(
+            self.table,
+            version=package_version(),
+            per_session=settings.session_metrics,
+            engines=lambda: [engine_figures(self.engine)],
+        )
         self.demo = self._make_demo() if settings.demo else None
 
     # -- for the routes --------------------------------------------------------------------------------
 
     def make_session(self, session_id: str, request: StreamStart) -> Session:
         """A trickle session whose processor runs in the engine."""
+        for name in ("subscribe", "publish", "control", "events", "data"):
+            if url := request.url(name):
+                self._hosts.check_url(url, f"{name}_url")
+        self._hosts.bind()
         media, rest = take_media_params(request.params or {})
         settings = self.settings
         spec, params = spec_from_params(
@@ -70,7 +79,7 @@ class Worker:
             start_params=params,
             verify_tls=settings.verify_tls,
         )
-        session.pipeline_name = request.model_id or "headrace"
+        session.pipeline_name = request.model_id or settings.model_id
         return session
 
     def _pipeline_settings(self, media: MediaParams) -> PipelineSettings:
@@ -118,7 +127,8 @@ class Worker:
             await self.demo.start()
 
     async def stop(self) -> None:
-        await self.table.close("the worker is shutting down")
+        """End everything within the times of `headrace.server.stopping`."""
+        await self.table.close("the worker is shutting down", SESSIONS)
         self._unsubscribe()
         await self.engine.stop()
 
@@ -136,49 +146,28 @@ def engine_settings(settings: Settings) -> EngineSettings:
         device=settings.engine_device,
         threads=settings.engine_threads or 1,
         call_timeout=settings.call_timeout,
+        stop_timeout=ENGINE,
     )
+
+
+def engine_figures(engine: Engine) -> EngineFigures:
+    """What `/metrics` tells of an engine."""
+    return EngineFigures(engine.settings.name, engine.state, engine.restarts, engine.open_calls, engine.rss)
 
 
 def build_app(worker: Worker) -> web.Application:
     """The HTTP application over ``worker``; does not start it."""
-    app = web.Application(middlewares=[_authorise(worker.settings)], client_max_size=MAX_BODY)
-    StreamRoutes(worker).register(app)
+    settings, release = worker.settings, package_version()
+    access = guard(_token(settings), OPEN_ROUTES | FILES.keys())
+    app = web.Application(middlewares=[access], client_max_size=MAX_BODY)
+    routes = StreamRoutes(worker)
+    routes.register(app)
+    identity = Identity(settings.pipeline, settings.model_id, release, release)
+    MachineRoutes(worker, identity).register(app, routes)
+    worker.metrics.register(app)
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
     return app
-
-
-def _authorise(settings: Settings) -> Middleware:
-    """Ask for the bearer token before the body is read (RFC 6750)."""
-    token = settings.token.get_secret_value().encode() if settings.token else None
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token is not None and request.path not in OPEN_ROUTES:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token):
-                error = Unauthorized("this worker asks for a bearer token in the Authorization header")
-                body = {"status": "error", "detail": {"msg": error.message}, **error.as_dict()}
-                return web.json_response(body, status=401, headers={"WWW-Authenticate": "Bearer"})
-        return await handler(request)
-
-    return middleware
-
-
-def check_exposure(settings: Settings) -> None:
-    """Refuse to listen on other machines' networks without a token."""
-    if settings.token is not None or settings.host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise InvalidInput(
-            f"host {settings.host!r} is reachable from other machines: set a token (HEADRACE_TOKEN), "
-            "or listen on 127.0.0.1",
-            field="host",
-        )
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -186,32 +175,28 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
     ``announce`` gets the URL once it listens. Raises `OSError` when the port is taken.
     """
-    check_exposure(settings)
+    check_exposure(settings.host, _token(settings))
+    tls = server_context(settings)
     worker = Worker(settings)
     runner = web.AppRunner(build_app(worker), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _asked_to_stop, stop, number)
+    stop = StopSignal()
+    stop.listen()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
+        site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True, ssl_context=tls)
         await site.start()
         await worker.start()
-        announce(_url_of(runner))
+        announce(_url_of(runner, "http" if tls is None else "https"))
         await stop.wait()
-        log.info("stopping: streams are finished first; a second signal ends it at once")
     finally:
-        await asyncio.wait_for(worker.stop(), SHUTDOWN)
+        await worker.stop()
         await runner.cleanup()
 
 
-def _asked_to_stop(stop: asyncio.Event, number: signal.Signals) -> None:
-    if stop.is_set():
-        raise SystemExit(128 + number)
-    stop.set()
+def _token(settings: Settings) -> str | None:
+    return settings.token.get_secret_value() if settings.token is not None else None
 
 
-def _url_of(runner: web.AppRunner) -> str:
+def _url_of(runner: web.AppRunner, scheme: str) -> str:
     host, port = runner.addresses[0][:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
