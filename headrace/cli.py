@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -91,12 +92,18 @@ def serve(
         bool, typer.Option("--allow-processors", help="Let a stream name a Python class.")
     ] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show a test pattern through the workflow.")] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings (HEADRACE_CONFIG).")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: listen by TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with the certificate's key.")] = None,
+    self_signed: Annotated[
+        bool, typer.Option("--self-signed", help="Listen by TLS with a certificate made for this machine.")
+    ] = False,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
 ) -> None:
-    """Run the worker. Everything else is set by the environment: HEADRACE_TOKEN, HEADRACE_BITRATE, ..."""
-    from pydantic import ValidationError
-
-    from headrace.settings import Settings
+    """Run the worker. All settings, from the environment or a file: docs/running.md."""
+    from headrace.settings import Settings, load_settings
+    from headrace.settings_sources import notes_on_environment
 
     given: dict[str, Any] = {
         "host": host,
@@ -106,14 +113,17 @@ def serve(
         "verify_tls": False if insecure_tls else None,
         "allow_processors": allow_processors or None,
         "demo": demo or None,
+        "config": config,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "self_signed": self_signed or None,
         "log_level": log_level,
+        "log_format": log_format,
     }
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise InvalidInput(problems) from None
-    _log(settings.log_level)
+    settings = load_settings(given)
+    _log(settings.log_level, settings.log_format)
+    for note in notes_on_environment(os.environ, Settings.model_fields):
+        logging.getLogger(__name__).warning(note)
     if settings.engine_python is None:
         require_engine()
     from headrace.server.app import serve as run_server
@@ -174,16 +184,10 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         raise InvalidInput(f"cannot start: {error}") from error
 
 
-def _log(level: str) -> None:
-    names = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-    if level not in names:
-        raise InvalidInput(f"log level must be one of {', '.join(names)}, not {level!r}", field="--log-level")
-    logging.basicConfig(
-        level=names[level],
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
+def _log(level: str, log_format: str = "text") -> None:
+    from stream.logs import configure
+
+    configure(level, log_format)
 
 
 def main() -> None:
