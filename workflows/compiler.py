@@ -153,8 +153,9 @@ class _Layout:
         if any(slot == MASK_SLOT for pairs in links.values() for _, slot in pairs):
             self._slots[MASK_SLOT] = _empty_mask()
         last_use = {slot: node_id for node_id in per_frame for _, slot in links[node_id]}
-        for slot in (video, *texts):
-            last_use.pop(slot, None) if slot is not None else None
+        for slot in (video, *texts):  # wanted after the last step
+            if slot is not None:
+                last_use.pop(slot, None)
         return Program(
             graph=self._graph,
             steps=tuple(self._step(node_id, links[node_id], last_use) for node_id in per_frame),

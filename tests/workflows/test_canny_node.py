@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from workflows.nodes.canny import Canny, connected  # noqa: E402
+from workflows.nodes.canny import Canny, connected, on_ridge  # noqa: E402
 
 Array = npt.NDArray[np.float64]
 AROUND = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
@@ -75,6 +75,29 @@ def test_edges_are_those_of_the_plain_algorithm(seed: int, low: float, high: flo
     assert expected.sum() > 20
     assert np.abs(result.numpy()[0, ..., 0] - expected).sum() <= 1
     assert np.array_equal(result[..., 0], result[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("gradient", "equal_place", "kept"),
+    [
+        ((1.0, 0.0), (1, 2), True),
+        ((1.0, 0.0), (1, 0), False),
+        ((0.0, 1.0), (2, 1), True),
+        ((0.0, 1.0), (0, 1), False),
+        ((1.0, 1.0), (2, 2), False),
+        ((1.0, 1.0), (0, 0), False),
+        ((1.0, -1.0), (0, 2), False),
+        ((-1.0, 1.0), (2, 0), False),
+        ((1.0, 1.0), (1, 2), True),
+    ],
+)
+def test_of_two_equal_neighbours_the_left_or_upper_is_kept_and_on_a_diagonal_none(
+    gradient: tuple[float, float], equal_place: tuple[int, int], kept: bool
+) -> None:
+    magnitude = torch.zeros(3, 3)
+    magnitude[1, 1] = magnitude[equal_place] = 1
+    gx, gy = (torch.tensor([part]) for part in gradient)
+    assert on_ridge(magnitude.view(-1), torch.tensor([4]), 3, gx, gy).tolist() == [kept]
 
 
 def test_each_picture_of_a_batch_is_taken_by_itself() -> None:

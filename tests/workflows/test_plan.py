@@ -240,6 +240,18 @@ def test_output_nodes_of_packs_run_too() -> None:
     assert plan.shown == {"y": {"seen": [21]}, "z": {"seen": [6]}}
 
 
+@pytest.mark.parametrize("shown", ["live", "in"])
+def test_what_goes_out_may_be_used_by_other_nodes_too(shown: str) -> None:
+    seen: list[Any] = []
+    node_class = type("SideEffect", (SideEffect,), {"seen": seen})
+    graph = CHAIN | {
+        "out": {"class_type": "SaveTensor", "inputs": {"images": [shown, 0]}},
+        "z": {"class_type": "SideEffect", "inputs": {"a": [shown, 0], "limit": 1}},
+    }
+    result, _ = compiled(graph, arithmetic_pack.registry(SideEffect=node_class)).run(5)
+    assert seen == [result] == [26 if shown == "live" else 5]
+
+
 class Asynchronous(Fails):
     async def run(self, a: Any, limit: int) -> tuple[Any]:  # type: ignore[override]
         await asyncio.sleep(0)

@@ -138,7 +138,14 @@ def test_an_output_that_never_changes_is_a_problem() -> None:
         def run(self) -> tuple[int]:
             return (1,)
 
-    definitions = NodeRegistry.builtin().add({"Constant": Constant}).definitions
+    class Changing(Constant):
+        @classmethod
+        def IS_CHANGED(cls) -> float:  # noqa: N802
+            return float("nan")
+
+    definitions = NodeRegistry.builtin().add({"Constant": Constant, "Changing": Changing}).definitions
+    _, problems = examine(data | {"2": {"class_type": "Changing", "inputs": {}}}, definitions)
+    assert not problems
     _, problems = examine(data, definitions)
     assert [problem.code for problem in problems] == ["constant_output"]
     assert "nothing that goes out depends on the frame: node 3" in str(problems[0])

@@ -355,6 +355,12 @@ async def test_a_workflow_that_differs_in_values_alone_keeps_its_nodes() -> None
     assert node_class.made == 2
 
 
+async def test_the_same_shape_with_other_classes_is_another_workflow() -> None:
+    processor = await loaded(one("GivesBack"), with_nodes(GivesBack, WritesInPlace))
+    await processor.update_params({"workflow": one("WritesInPlace")})
+    assert await shown(processor) == pytest.approx(0.125)
+
+
 async def test_parameters_of_a_start_are_taken_among_others() -> None:
     processor = await loaded(blend(0.0))
     await processor.on_stream_start(

@@ -70,7 +70,7 @@ def _edges(picture: torch.Tensor, low: float, high: float) -> torch.Tensor:
     flat = magnitude.view(-1)
     places = (flat > low).nonzero().view(-1)
     rows, columns = places // stride - 1, places % stride - 1
-    ridge = _on_ridge(flat, places, stride, gx[rows, columns], gy[rows, columns])
+    ridge = on_ridge(flat, places, stride, gx[rows, columns], gy[rows, columns])
     places = places[ridge]
     kept = places[connected(places, flat[places] > high, flat.numel(), stride)]
     edges = torch.zeros_like(flat)
@@ -115,7 +115,7 @@ def _gradients(grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return down[:, 2:] - down[:, :-2], across[2:] - across[:-2]
 
 
-def _on_ridge(
+def on_ridge(
     flat: torch.Tensor, places: torch.Tensor, stride: int, gx: torch.Tensor, gy: torch.Tensor
 ) -> torch.Tensor:
     """Which ``places`` are larger than both neighbours along the gradient, to the nearest 45 degrees.

@@ -23,8 +23,11 @@ def resize(image: torch.Tensor, width: int, height: int, method: str, crop: str)
         return image
     if method == "lanczos":
         return _lanczos(image, width, height)
-    scaled = F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method)
-    return scaled.movedim(1, -1)
+    planes = image.movedim(-1, 1)
+    if method == "bicubic":
+        # On a CPU torch's bicubic kernel takes two thirds of the time on planes that lie apart.
+        planes = planes.contiguous()
+    return F.interpolate(planes, size=(height, width), mode=method).movedim(1, -1).contiguous()
 
 
 def crop_to_aspect(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
