@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from stream.trickle.ring import Segment
 from stream.trickle.server import TrickleServer, TrickleServerSettings
 from stream.trickle.subscriber import TrickleSubscriber
 
@@ -122,6 +123,18 @@ class Probe:
 
     async def begin_post(self, path: str, *headers: str) -> Raw:
         return await self.begin("POST", path, "Transfer-Encoding: chunked", *headers)
+
+    async def begin_segment(self, channel: str, seq: int, data: bytes) -> Raw:
+        """Begin a segment; ``data`` is with the server when this returns."""
+        raw = await self.begin_post(f"{channel}/{seq}")
+        raw.send_chunk(data)
+        await until(lambda: any(s.seq == seq and s.size for s in self.segments(channel)))
+        return raw
+
+    def segments(self, channel: str) -> tuple[Segment, ...]:
+        """What the server holds of a channel."""
+        server = self.server
+        return server._channels.get(channel).segments if channel in server.channels else ()
 
     async def ask(self, method: str, path: str, *headers: str) -> Reply:
         return await (await self.begin(method, path, *headers)).reply()
