@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
 Choice = str | int | float | bool
@@ -213,7 +215,7 @@ def _read_input(name: str, spec: Any, required: bool, checks_range: bool) -> Inp
     if not isinstance(spec, list | tuple) or not spec:
         raise BadDefinition(f"input {name} is declared as {spec!r}, not (type, options)")
     options = dict(spec[1]) if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
-    kind, choices = str(spec[0]), None
+    kind, choices = _type_name(spec[0]), None
     if isinstance(spec[0], list | tuple):
         kind, choices = "COMBO", _choices(spec[0])
     elif (
@@ -254,7 +256,14 @@ def _choices(values: Any) -> tuple[Choice, ...]:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _type_name(kind: Any) -> str:
+    """Some packs declare types with an enumeration."""
+    return str(kind.value if isinstance(kind, Enum) else kind)
 
 
 def _json_value(value: Any) -> Any:
@@ -268,7 +277,7 @@ def _json_value(value: Any) -> Any:
 
 def _outputs(types: Any, names: Any, lists: Any) -> tuple[OutputDefinition, ...]:
     types = (types,) if isinstance(types, str) else types
-    kinds = ["COMBO" if isinstance(kind, list | tuple) else str(kind) for kind in types or ()]
+    kinds = ["COMBO" if isinstance(kind, list | tuple) else _type_name(kind) for kind in types or ()]
     names = [str(name) for name in names] if isinstance(names, list | tuple) else []
     flags = [bool(flag) for flag in lists] if isinstance(lists, list | tuple) else []
     return tuple(
@@ -285,7 +294,7 @@ def _hidden(declared: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, spec in declared.items():
         kind = spec[0] if isinstance(spec, list | tuple) and spec else spec
-        found[str(name)] = str(getattr(kind, "value", kind))
+        found[str(name)] = _type_name(kind)
     return found
 
 

@@ -153,6 +153,8 @@ def load_json(text: str | bytes, name: str = "workflow", limits: Limits = LIMITS
         ) from error
     except RecursionError as error:
         raise InvalidWorkflow(f"{name} is nested too deeply", field=name) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InvalidWorkflow(f"{name} is not JSON that can be read: {error}", field=name) from error
 
 
 def parse_graph(data: Any, limits: Limits = LIMITS) -> Graph:
@@ -165,12 +167,12 @@ def parse_graph(data: Any, limits: Limits = LIMITS) -> Graph:
 
 def read_graph(data: Any, limits: Limits = LIMITS) -> tuple[Graph, list[Problem]]:
     """The well-formed nodes of ``data`` and what is wrong with the rest; never raises."""
+    if isinstance(data, Mapping) and isinstance(data.get("prompt"), Mapping):
+        # The body of ComfyUI's POST /prompt: {"prompt": <graph>, "client_id": ...}.
+        data = data if "class_type" in data["prompt"] else data["prompt"]
     refusal = _not_a_graph(data, limits)
     if refusal is not None:
         return Graph.of(()), [refusal]
-    if isinstance(data.get("prompt"), Mapping) and "class_type" not in data["prompt"]:
-        # The body of ComfyUI's POST /prompt: {"prompt": <graph>, "client_id": ...}.
-        return read_graph(data["prompt"], limits)
     nodes: list[Node] = []
     problems: list[Problem] = []
     for node_id, entry in data.items():
@@ -210,10 +212,11 @@ def looks_like_graph(data: Any) -> bool:
     """Whether ``data`` is meant as a workflow in either format, well-formed or not."""
     if is_editor_format(data):
         return True
-    return isinstance(data, Mapping) and any(
-        isinstance(entry, Mapping) and ("class_type" in entry or looks_like_graph(entry))
-        for entry in data.values()
-    )
+    if not isinstance(data, Mapping):
+        return False
+    inner = data.get("prompt")
+    entries = [*data.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
+    return any(isinstance(entry, Mapping) and "class_type" in entry for entry in entries)
 
 
 def _read_node(node_id: Any, entry: Any, limits: Limits) -> tuple[Node | None, list[Problem]]:

@@ -70,7 +70,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def show(value: Any) -> str:
     """A value in a message, cut when long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or endless nesting
+        return f"a {type(value).__name__} too large to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -24,10 +25,14 @@ class Greedy(dict[str, Any]):
         return True
 
 
+class Kinds(str, Enum):  # noqa: UP042 (as packs have it: str() of a member is not its value)
+    IMAGE = "IMAGE"
+
+
 class Everything:
     """A node class that uses all of the protocol."""
 
-    RETURN_TYPES = ("IMAGE", ["a", "b"], AnyType("*"))
+    RETURN_TYPES = (Kinds.IMAGE, ["a", "b"], AnyType("*"))
     RETURN_NAMES = ("picture", "choice")
     OUTPUT_IS_LIST = (False, True)
     FUNCTION = "go"

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from stream.errors import InvalidWorkflow, TooLarge
 from workflows.check import examine
-from workflows.graph import Graph, Limits, Link, is_editor_format, load_json, parse_graph, read_graph
+from workflows.graph import (
+    Graph,
+    Limits,
+    Link,
+    is_editor_format,
+    load_json,
+    looks_like_graph,
+    parse_graph,
+    read_graph,
+)
 from workflows.registry import NodeRegistry
 
 DEFINITIONS = NodeRegistry.builtin().definitions
@@ -153,6 +162,18 @@ def test_the_body_of_a_prompt_request_is_unwrapped() -> None:
     assert parse_graph({"prompt": inner, "client_id": "x"}) == parse_graph(inner)
     named = {"prompt": {"class_type": "A", "inputs": {}}}
     assert list(parse_graph(named).nodes) == ["prompt"]
+
+
+def test_endless_nesting_is_no_crash() -> None:
+    data: Any = {"class_type": "A"}
+    for _ in range(5000):
+        data = {"prompt": data, "x": data}
+    assert read_graph(data)[1]
+    looks_like_graph(data)
+    _, problems = examine({"1": {"class_type": "Canny", "inputs": {"low_threshold": data}}}, DEFINITIONS)
+    assert "nested deeper than 32 levels" in str(problems[0])
+    with pytest.raises(InvalidWorkflow, match="that can be read"):
+        load_json("1" * 10_000)
 
 
 def test_sizes_are_bounded() -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 MAX_SIDE = 16_384
-MAX_PIXELS = 64 * 1024 * 1024
+MAX_PIXELS = 36 * 1024 * 1024
+"""A little more than 8K video."""
 
 Pictures = tuple["torch.Tensor"]
 
