@@ -131,6 +131,7 @@ def totals_of(session: Session) -> Totals:
         ("headrace_frames_dropped_total", (("reason", "rate"),)): counts.dropped_rate,
         ("headrace_frames_dropped_total", (("reason", "busy"),)): counts.dropped_busy,
         ("headrace_frames_dropped_total", (("reason", "encoder"),)): counts.dropped_encoder,
+        ("headrace_frames_dropped_total", (("reason", "away"),)): counts.dropped_away,
         ("headrace_frames_repeated_total", ()): counts.repeated,
         ("headrace_frames_overlaid_total", ()): counts.overlaid,
         ("headrace_frames_failed_total", ()): counts.failed,

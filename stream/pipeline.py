@@ -78,6 +78,7 @@ class PipelineCounts:
     dropped_rate: int = 0
     dropped_busy: int = 0
     dropped_encoder: int = 0
+    dropped_away: int = 0
     repeated: int = 0
     overlaid: int = 0
     failed: int = 0
@@ -301,6 +302,7 @@ class Pipeline:
                 raise
             self._presenter.away(time.monotonic_ns(), error.message, error.progress)
             self._number -= 1
+            self.figures.counts.dropped_away += 1
             return []
         except HeadraceError as error:
             return self._frame_failed(error)
