@@ -51,7 +51,7 @@ class Scene:
         self._wheel = self._draw_wheel()
         self._balloon = self._draw_balloon()
         self._clouds = [self._draw_cloud(seed, size) for seed, size in ((3, 0.34), (8, 0.24), (14, 0.17))]
-        self._clock = Clock(max(10, self._unit // 15))
+        self._clock = Clock(max(10, self._unit // 13))
         self._build_water()
 
     def draw(self, number: int, seconds: float) -> Picture:
@@ -138,7 +138,7 @@ class Scene:
         top, bottom = ground - unit * 0.26, ground + unit * 0.02
         bank = (left - unit * 0.04, ground - unit * 0.01, self.width * SMOOTH, ground + unit * 0.035)
         pen.rectangle(bank, fill=(34, 40, 44))
-        pen.rectangle((left, top, left + wide, bottom), fill=(120, 74, 62))
+        pen.rectangle((left, top, left + wide, bottom), fill=(214, 178, 144))
         self._draw_bricks(pen, left, top, left + wide)
         eaves = unit * 0.04
         roof = ((left - eaves, top), (left + wide / 2, top - unit * 0.15), (left + wide + eaves, top))
@@ -156,7 +156,7 @@ class Scene:
             pen.line((middle, y, middle, y + unit * 0.06), fill=frame, width=max(1, round(unit * 0.004)))
 
     def _draw_bricks(self, pen: Any, left: float, top: float, right: float) -> None:
-        joint, thin = (98, 58, 52), max(1, round(self._unit * SMOOTH * 0.002))
+        joint, thin = (182, 144, 116), max(1, round(self._unit * SMOOTH * 0.002))
         tall, wide = self._unit * SMOOTH * 0.0205, self._unit * SMOOTH * 0.048
         for row in range(13):
             y = top + row * tall

@@ -36,7 +36,7 @@ def explain(session: Session, words: str) -> str:
     if state is State.LOADING:
         return _sentence(words if words != "ready" else "waiting for the first result")
     if state is State.ONLINE:
-        return "Results keep up with the input."
+        return _pace(session)
     if state is State.DEGRADED_INPUT:
         return "No input arrives."
     if words != "ready":
@@ -47,8 +47,15 @@ def explain(session: Session, words: str) -> str:
         return f"The engine was restarted {time.time() - session.restarted_at:.0f} s ago."
     if state is State.ERROR:
         return "There has been no result for over ten seconds."
-    rate = figures.input_rate.rate(now)
-    return f"Only {figures.result_rate.rate(now):.1f} of {rate:.1f} frames a second are processed."
+    return _pace(session)
+
+
+def _pace(session: Session) -> str:
+    figures, now = session.pipeline.figures, time.monotonic_ns()
+    done, offered = figures.result_rate.rate(now), figures.input_rate.rate(now)
+    if done >= 0.95 * offered:
+        return "Every frame is processed."
+    return f"{done:.1f} of {offered:.1f} frames a second are processed, always the newest."
 
 
 def current_values(schema: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -291,7 +291,8 @@ class Parameters {
     if (about.description) label.title = about.description;
     const plain = made.inputs.length === 1;
     const node = el("div", { class: plain ? "control plain" : "control" }, label, ...made.inputs, problem);
-    const control = { node, about, problem, value: made.value, write: made.write, wrong: false };
+    const { value, write, move } = made;
+    const control = { node, about, problem, value, write, move, wrong: false };
     made.onchange = (value) => this.change(name, value);
     this.controls.set(name, control);
     return node;
@@ -312,9 +313,9 @@ class Parameters {
       this.sending = name;
       try {
         const answer = await json("/stream/params", { method: "POST", body: { [name]: value }, session });
-        this.mark(name, null);
         if (this.session === session) say("applied", `in force from frame ${answer.applied.frame}`);
         if (this.values) this.values[name] = value;
+        this.mark(name, null);
       } catch (error) {
         this.mark(name, wordsOf(error));
       }
@@ -329,9 +330,10 @@ class Parameters {
     control.wrong = words !== null;
     control.node.classList.toggle("wrong", control.wrong);
     control.value.setAttribute("aria-invalid", String(control.wrong));
-    control.problem.textContent = words ?? "";
+    control.problem.textContent = control.wrong ? refusal(name, words, this.values?.[name]) : "";
     control.problem.hidden = !control.wrong;
-    if (control.wrong) say("applied", "not applied; the value before stays in force");
+    control.move?.(this.values?.[name]);
+    if (control.wrong) say("applied", "");
   }
 
   reset() {
@@ -342,6 +344,13 @@ class Parameters {
       }
     }
   }
+}
+
+/** A refused value in words: the worker's own without the name, which stands above, and what holds instead. */
+function refusal(name, words, value) {
+  const own = words.startsWith(`${name}: `) ? words.slice(name.length + 2) : words;
+  const sentence = own.charAt(0).toUpperCase() + own.slice(1) + (/[.!?]$/.test(own) ? "" : ".");
+  return value === undefined ? sentence : `${sentence} ${value} stays in force.`;
 }
 
 /** Inputs for one property of the schema: what is shown, how it is written, and `onchange` with its value. */
@@ -376,7 +385,7 @@ function makeNumber(made, about, id, changed) {
   const { minimum: min, maximum: max } = about;
   const step = about.step ?? (about.type === "integer" ? 1 : null);
   const attributes = { min, max, step: step ?? "any" };
-  made.value = el("input", { id, type: "number", class: "value", ...attributes, step: "any" });
+  made.value = el("input", { id, type: "number", class: "value", ...attributes });
   made.inputs = [made.value];
   const bounded = min != null && max != null && (max - min) / (step ?? (max - min) / 200) <= 2000;
   const range = bounded
@@ -391,13 +400,13 @@ function makeNumber(made, about, id, changed) {
   }
   made.value.addEventListener("change", () => {
     const number = Number(made.value.value);
-    if (made.value.value !== "" && range) range.value = made.value.value;
     // What is no number is sent as it is: the worker says what it expects.
     changed(made.value.value !== "" && Number.isFinite(number) ? number : made.value.value);
   });
+  made.move = (value) => range && value != null && (range.value = value);
   made.write = (value) => {
     made.value.value = value ?? "";
-    if (range) range.value = value ?? min;
+    made.move(value);
   };
 }
 
@@ -426,11 +435,12 @@ function showFigures(session) {
   rate("fps-input", fps.input);
   rate("fps-processed", fps.processed);
   rate("fps-output", fps.output);
-  const left = counts.dropped_busy + counts.dropped_rate + counts.dropped_encoder + counts.failed;
+  const left = counts.dropped_busy + counts.dropped_rate + counts.dropped_encoder + counts.dropped_away + counts.failed;
   const share = counts.frames_in ? (100 * left) / counts.frames_in : 0;
   $("left-out").replaceChildren(String(left), " ", el("small", {}, `${share.toFixed(share < 10 ? 1 : 0)} %`));
-  $("left-out").title = `${counts.dropped_busy} because the processor was busy, ${counts.dropped_rate} for the frame rate's cap, `
-    + `${counts.dropped_encoder} because the encoder was busy, ${counts.failed} failed; ${counts.repeated} pictures were repeated`;
+  $("left-out").title = `${counts.dropped_busy} because the processor was busy, ${counts.dropped_away} because it was away, `
+    + `${counts.dropped_encoder} because the encoder was busy, ${counts.dropped_rate} for the frame rate's cap, `
+    + `${counts.failed} failed; ${counts.repeated} pictures were repeated`;
 }
 
 function showHistory(history) {
@@ -576,6 +586,7 @@ class Page {
       return;
     }
     show("banner", false);
+    $("main").classList.remove("past");
     this.update(this.state);
   }
 
@@ -586,6 +597,7 @@ class Page {
     $("engine").dataset.state = "unknown";
     say("engine-text", "No answer");
     this.setStatus("UNKNOWN", "No answer", "");
+    $("main").classList.add("past");
     $("screen").classList.add("stale");
     this.picture.watch(null);
     show("stop", false);
@@ -625,7 +637,7 @@ class Page {
     this.history = [];
     clearFigures();
     showHistory([]);
-    showLatency(null);
+    showLatency(ended);
     this.parameters.clear("There are parameters while a stream runs.");
     const reason = ended ? `${ended.id}: ${ended.error?.message ?? ended.reason ?? "ended"}.` : "";
     this.setStatus("OFFLINE", "No stream", reason);
