@@ -2,10 +2,11 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
-from byoc import FrameProcessor, VideoFrame
+from byoc import AudioFrame, FrameProcessor, VideoFrame
 
 
 class RaisesSometimes(FrameProcessor):
@@ -51,3 +52,18 @@ def _die_once(mark: Path) -> None:
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class LeftOnly(FrameProcessor):
+    """Silences the right channel."""
+
+    async def process_audio_async(self, frame: AudioFrame) -> list[AudioFrame]:
+        samples = frame.samples.copy()
+        samples[1] = 0
+        return [frame.replace_samples(samples)]
+
+
+class Slow(FrameProcessor):
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        time.sleep(0.15)  # noqa: ASYNC251 (a processor may block)
+        return frame

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 from aiohttp import web
 
 from benchmarks import clip as clips
@@ -48,6 +49,8 @@ class Viewer:
     pictures: list[Picture] = field(default_factory=list)
     sounds: list[tuple[float, float, int]] = field(default_factory=list)
     """When (s), its time (s), channels."""
+    loudness: list[list[float]] = field(default_factory=list)
+    """Root mean square of each channel, a frame each."""
     segments: list[int] = field(default_factory=list)
     first_bytes: list[bytes] = field(default_factory=list)
 
@@ -69,6 +72,7 @@ class Viewer:
         if unit.kind == "audio":
             for sound in audio.decode(unit):
                 self.sounds.append((at, sound.time, sound.channels))
+                self.loudness.append([float(np.sqrt(np.mean(row**2))) for row in sound.samples])
             return
         for frame in video.decode(unit):
             rgb = frame.picture.rgb()
@@ -120,8 +124,8 @@ class Rig:
         """Wait until the report of ``session`` is as ``wanted`` says."""
         end = time.monotonic() + timeout
         while True:
-            report = await self.report(session)
-            if wanted(report):
+            report = (await self.get(f"/stream/status?stream_id={session}")).get("session")
+            if report is not None and wanted(report):
                 return report
             assert time.monotonic() < end, f"still not so: {report}"
             await asyncio.sleep(0.05)
