@@ -75,6 +75,7 @@ class _Elementary:
     sized: bool = False
     random_access: bool = False
     lost: bool = False
+    timed: bool = False
     trusts_stuffing: bool = True
     ended_by_stuffing: bool = False
     last: bytes = b""
@@ -108,10 +109,9 @@ class TsDemuxer:
         """Every stream of the program in the order of its map; empty until that was read."""
         return self._tracks
 
-    def feed(self, data: bytes, received: int) -> list[AccessUnit]:
+    def feed(self, data: bytes | bytearray | memoryview, received: int) -> list[AccessUnit]:
         """Any number of bytes that arrived at ``received`` (ns): the access units that they complete."""
-        if self._rest:
-            data = self._rest + data
+        data = self._rest + data if self._rest else bytes(data)
         position, last, skipped = 0, len(data) - PACKET, self.statistics.skipped_bytes
         if not self._synchronised:
             position = self._resynchronise(data, 0)
@@ -294,7 +294,10 @@ class TsDemuxer:
             self._lose(elementary)
         else:
             pts, dts = self._times(packet)
-            self._give(elementary, elementary.framer.split(packet[start:], pts, dts))
+            # What comes before the first timestamp has no place in time.
+            elementary.timed = elementary.timed or pts is not None
+            if elementary.timed:
+                self._give(elementary, elementary.framer.split(packet[start:], pts, dts))
 
     def _times(self, packet: bytes) -> tuple[int | None, int | None]:
         """PTS and DTS of a PES packet, unwrapped against the last time that was seen on any track."""

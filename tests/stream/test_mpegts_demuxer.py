@@ -304,6 +304,22 @@ def test_b_frames_keep_both_their_times() -> None:
     assert any(unit.pts != unit.dts for unit in units)
 
 
+def test_packets_without_a_time_follow_the_last_one_and_wait_for_the_first() -> None:
+    writer = Writer()
+    data = writer.tables(H264)
+    for index, pts in enumerate((None, 9000, 12_000, None, 18_000)):
+        pes = pes_packet(picture(60, seed=index), pts)
+        data += writer.packet(VIDEO, pes, start=True)
+    assert [unit.pts for unit in units_of(data)] == [9000, 12_000, 15_000, 18_000]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_any_kind_of_buffer_is_read(kind: type, with_aac: bytes) -> None:
+    demuxer = TsDemuxer()
+    units = demuxer.feed(kind(with_aac[:1000]), 1) + demuxer.feed(kind(with_aac[1000:]), 1) + demuxer.flush()
+    assert units == units_of(with_aac)
+
+
 def test_key_pictures_are_known_with_and_without_the_random_access_flag(video: list[Coded]) -> None:
     assert [unit.key for unit in units_of(ffmpeg_ts(video))] == [unit.key for unit in video]
     writer = Writer()
