@@ -218,6 +218,10 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     env["PYTHONUNBUFFERED"] = "1"
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         env.setdefault(name, str(settings.threads))
+    # Pictures as tensors come and go thirty times a second; without these, glibc fetches their pages from
+    # the kernel every time.
+    env.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 1024 * 1024))
+    env.setdefault("MALLOC_TRIM_THRESHOLD_", str(128 * 1024 * 1024))
     return env | dict(settings.env)
 
 

@@ -57,7 +57,8 @@ class EngineProcessor(FrameProcessor):
         """The first frame, counted from 0 at the session's opening, for which the parameters hold."""
         self._engine = engine
         self._spec = spec
-        self._params: Params = dict(params or {})
+        self._initial: Params = dict(params or {})
+        self._params = self._initial
         self._load: dict[str, Any] = {}
         self._info = ProcessorInfo()
         self._remote: RemoteSession | None = None
@@ -82,7 +83,7 @@ class EngineProcessor(FrameProcessor):
 
     async def on_stream_start(self, params: Params) -> None:
         """Start the stream with ``params``; returns and raises as `load_model` does."""
-        self._params = {**self._params, **params}
+        self._params = {**self._initial, **params}
         self._want_start = True
         await self._reach(lambda remote: remote.started)
 

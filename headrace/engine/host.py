@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return NOT_READY
     import torch
 
-    from headrace.engine.host_router import Host  # imported by `prepare`, as torch is
+    from headrace.engine.host_router import Host, leave  # imported by `prepare`, as torch is
 
     with torch.inference_mode():
         asyncio.run(Host(link, options, device).run())
     link.close()
+    if any(thread.daemon for thread in threading.enumerate()):
+        # A model that is still loading: the interpreter's end and its thread do not go together.
+        leave(0, "the engine ends while something loads")
     return 0
 
 

@@ -111,16 +111,16 @@ class Host:
 
     def _on_closed(self, error: LinkError) -> None:
         """The worker is gone: nobody is left to tell, and nothing to save."""
-        _leave(WORKER_GONE, f"the engine ends: {error.message}")
+        leave(WORKER_GONE, f"the engine ends: {error.message}")
 
     def _device_lost(self, reason: str) -> None:
         with contextlib.suppress(LinkError):
             self._link.send({"op": "fatal", "message": reason})
             self._link.flush(_FLUSH)
-        _leave(DEVICE_LOST, f"the device is beyond use: {reason}")
+        leave(DEVICE_LOST, f"the device is beyond use: {reason}")
 
 
-def _leave(status: int, message: str) -> None:
+def leave(status: int, message: str) -> None:
     """Exit at once: the interpreter's own end may hang on a broken device or a foreign thread."""
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)

@@ -319,6 +319,7 @@ def test_it_runs_on_uvloop_too() -> None:
             with pytest.raises(EngineError):
                 await engine.call({"op": "die"})
             await engine.wait_ready(20)
+            assert engine.last_exit == "was killed by SIGKILL"
             assert (await engine.call({"op": "x", "x": "y" * 200_000}))["echo"] == "y" * 200_000
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
