@@ -24,4 +24,6 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'byoc' has no attribute {name!r}")
+    if problems := import_module("byoc.packages").hidden(("stream",)):
+        raise ImportError("; ".join(problems))
     return getattr(import_module(_HOMES[name]), name)

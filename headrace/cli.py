@@ -13,7 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from stream.errors import HeadraceError, InvalidInput, NotInstalled
+try:
+    from byoc.packages import hidden
+except ImportError:
+    sys.exit("headrace: error: another package 'byoc' hides Headrace's; `python -c 'import byoc'` loads it")
+if problems := hidden(("stream", "workflows")):
+    sys.stderr.writelines(f"headrace: error: {problem}\n" for problem in problems)
+    sys.exit(2)
+
+from stream.errors import HeadraceError, InvalidInput, NotInstalled  # noqa: E402
 
 app = typer.Typer(
     name="headrace",
