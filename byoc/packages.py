@@ -1,6 +1,6 @@
-"""Notices what hides Headrace's packages. Their names are short and common, and Python takes the first it finds.
+"""Notices what hides Headrace's packages: their names are short, and Python takes the first that it finds.
 
-Standard library only: whatever hides one of ours must not be imported to find that out.
+Standard library only, and nothing that hides one of ours is imported to find that out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _problem(room: str) -> str | None:
     if found.resolve() != ours:
         return f"{_place(found)} hides Headrace's package {room!r} in {ours.parent}; {_advice(room, found)}"
     if room in EMPTY and ours.stat().st_size:
-        return f"another package {room!r} was installed over Headrace's in {ours.parent}; {_advice(room, found)}"
+        place = f"another package {room!r} was installed over Headrace's in {ours.parent}"
+        return f"{place}; {_advice(room, found)}"
     return None
 
 
@@ -54,5 +55,5 @@ def _advice(room: str, found: Path) -> str:
     others = [name for name in metadata.packages_distributions().get(room, ()) if name.lower() != "headrace"]
     if others:
         names = " ".join(sorted(set(others)))
-        return f"it belongs to {names}: give Headrace a virtual environment of its own, or `pip uninstall {names}`"
+        return f"it belongs to {names}: keep Headrace in an environment of its own, or `pip uninstall {names}`"
     return f"rename it, or take {_place(found).parent} out of the path (the current folder, PYTHONPATH)"
