@@ -15,13 +15,15 @@ import typer
 
 try:
     from byoc.packages import hidden
+
+    problems = hidden(("stream", "workflows", "byoc"))
 except ImportError:
-    sys.exit("headrace: error: another package 'byoc' hides Headrace's; `python -c 'import byoc'` loads it")
-if problems := hidden(("stream", "workflows")):
+    problems = ["another package 'byoc' hides Headrace's; `python -c 'import byoc; print(byoc)'` says which"]
+if problems:
     sys.stderr.writelines(f"headrace: error: {problem}\n" for problem in problems)
     sys.exit(2)
 
-from stream.errors import HeadraceError, InvalidInput, NotInstalled  # noqa: E402
+from stream.errors import HeadraceError, InvalidInput, NotInstalled
 
 app = typer.Typer(
     name="headrace",
