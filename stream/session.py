@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 DRAIN = 2.0
 """Seconds in which what is under way is put out after a stop."""
+REPLACING = ("workflow", "prompt", "prompts")
+"""Parameters that put something else in place of what runs: those before them no longer hold."""
 CLOSE = 3.0
 """Seconds in which each of the closing steps must be done."""
 
@@ -98,6 +100,9 @@ class Session:
         self.restarts = 0
         self.restarted_at: float | None = None
         self.restart_logs: str | None = None
+        self.pipeline_name = "headrace"
+        """The name that its events carry."""
+        self._running = False
         self._state = State.LOADING
         self._ready_since: float | None = None
         self._restarted_at: float | None = None
@@ -152,6 +157,8 @@ class Session:
         except Exception as error:  # the edge to a processor that is not ours
             log.info("parameters were refused", exc_info=True)
             raise ProcessorError(f"the parameters were refused: {type(error).__name__}: {error}") from error
+        if any(name in params for name in REPLACING):
+            self.params = {}
         self.params.update(params)
         self.params_updated_at = time.time()
         self._side.event({"type": "params_updated", "params": params, "frame": frame}, "ai_stream_events")
@@ -169,8 +176,6 @@ class Session:
             "restart_logs": self.restart_logs,
         }
         self._side.event(event, "ai_stream_events")
-
-    pipeline_name = "headrace"
 
     @property
     def state(self) -> State:
@@ -202,8 +207,6 @@ class Session:
             fatal=self.fatal is not None,
             ended=self.ending is not None and not self._running,
         )
-
-    _running = False
 
     # -- its life --------------------------------------------------------------------------------------
 
