@@ -31,7 +31,7 @@ class AccessUnit:
     ``data`` is Annex B for ``h264`` and ``hevc``, a frame with its ADTS header for ``aac``, one packet for
     ``opus``. ``pts`` and ``dts`` count 1/90000 s and run on where the 33 bits of the stream wrap round.
     ``received`` is the time (ns) at which the last byte came in. ``key``: decoding can begin here.
-    ``discontinuity``: something before this unit was lost. ``channels`` is known for Opus, 0 otherwise.
+    ``discontinuity``: something before this unit was lost, or its track takes another's place. ``channels`` is known for Opus, 0 otherwise.
     """
 
     pid: int
@@ -389,6 +389,7 @@ class TsDemuxer:
         self._last_sections[self._program[1]] = section
         self._tracks = tracks_of(stream for stream in streams if stream.pid not in self._sections)
         before, self._elementary = self._elementary, {}
+        kinds = {elementary.track.kind for elementary in before.values()}
         for track in self._tracks:
             if not track.selected:
                 continue
@@ -396,7 +397,7 @@ class TsDemuxer:
             if elementary is not None and elementary.track.codec == track.codec:
                 before.pop(track.pid).track = track
             else:
-                elementary = _Elementary(track, framer_of(track.codec))
+                elementary = _Elementary(track, framer_of(track.codec), lost=track.kind in kinds)
             self._elementary[track.pid] = elementary
         for gone in before.values():
             self._finish(gone)

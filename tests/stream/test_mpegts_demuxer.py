@@ -380,6 +380,7 @@ def test_a_new_program_map_in_mid_stream_is_followed() -> None:
     data += writer.pes(AUDIO, b"\x7f\xe0\x05" + b"\x78abcd", 3000, stream_id=0xBD, sized=True)
     units = units_of(data, demuxer)
     assert [(unit.pid, unit.codec) for unit in units] == [(VIDEO, "h264"), (0x300, "h264"), (AUDIO, "opus")]
+    assert [unit.discontinuity for unit in units] == [False, True, False]
     assert [track.pid for track in demuxer.tracks] == [0x300, AUDIO]
 
 
