@@ -31,7 +31,8 @@ class AccessUnit:
     ``data`` is Annex B for ``h264`` and ``hevc``, a frame with its ADTS header for ``aac``, one packet for
     ``opus``. ``pts`` and ``dts`` count 1/90000 s and run on where the 33 bits of the stream wrap round.
     ``received`` is the time (ns) at which the last byte came in. ``key``: decoding can begin here.
-    ``discontinuity``: something before this unit was lost, or its track takes another's place. ``channels`` is known for Opus, 0 otherwise.
+    ``discontinuity``: something before this unit was lost, or its track takes another's place.
+    ``channels`` is known for Opus, 0 otherwise.
     """
 
     pid: int
