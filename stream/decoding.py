@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class UnitDecoding:
-    """Decodes the first video and the first audio track; a track that changes its codec gets a new decoder.
+    """Decodes one video and one audio track; a track that changes its codec gets a new decoder.
 
     `put` and `end` are called from the loop, `run` is the body of the thread.
     """
@@ -28,7 +28,6 @@ class UnitDecoding:
         self._hardware: HardwarePolicy = hardware
         self._video: VideoDecoder | None = None
         self._audio: AudioDecoder | None = None
-        self._tracks: dict[str, int] = {}
         self._unusable: set[tuple[int, str]] = set()
         self._aborted = False
         self.last_problem: str | None = None
@@ -42,6 +41,11 @@ class UnitDecoding:
     def dropped(self) -> int:
         """Access units that were left out because decoding was too slow."""
         return self._units.dropped
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why the device no longer decodes, if it did."""
+        return self._video.fallback_reason if self._video is not None else None
 
     @property
     def decoder_name(self) -> str | None:
@@ -59,8 +63,6 @@ class UnitDecoding:
 
     def run(self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]) -> None:
         while (unit := self._units.take()) is not None:
-            if not self._wanted(unit):
-                continue
             if unit.kind == "video":
                 for frame in self._decode_video(unit):
                     put_video(frame)
@@ -70,14 +72,6 @@ class UnitDecoding:
         if not self._aborted:
             for frame in self._video.flush() if self._video is not None else []:
                 put_video(frame)
-
-    def _wanted(self, unit: AccessUnit) -> bool:
-        """Whether it is of the track in use; a source that begins anew may number its tracks otherwise."""
-        if self._tracks.setdefault(unit.kind, unit.pid) == unit.pid:
-            return True
-        if unit.discontinuity:
-            self._tracks[unit.kind] = unit.pid
-        return unit.discontinuity
 
     def _decode_video(self, unit: AccessUnit) -> list[VideoFrame]:
         if self._video is None or self._video.codec != unit.codec:

@@ -123,6 +123,11 @@ class EncodingStage:
         return self._video.name if self._video is not None else None
 
     @property
+    def fallback_reason(self) -> str | None:
+        """Why the device no longer encodes, if it did."""
+        return self._video.fallback_reason if self._video is not None else None
+
+    @property
     def video_parameters(self) -> VideoParameters | None:
         return self._video.parameters if self._video is not None else None
 

@@ -67,6 +67,7 @@ class PatternDecoding:
         self.dropped = 0
         """Pictures that were left out because their time had passed."""
         self.last_problem: str | None = None
+        self.fallback_reason: str | None = None
         self._ended = threading.Event()
 
     def end(self) -> None:

@@ -163,6 +163,8 @@ class Pipeline:
         """Whether the processor has been loaded and told that the stream starts; set by the session."""
         self._number = 0
         self._last_job_pts: int | None = None
+        self._sound_until = -(1 << 62)
+        self._sound_refused = 0
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
     # -- what others call ------------------------------------------------------------------------------
@@ -391,7 +393,9 @@ class Pipeline:
                     await self._encoding.hear_wait(sound)
                 else:
                     self._encoding.hear(sound)
-            self.figures.counts.audio_dropped = self._sound.dropped + self._encoding.dropped_audio
+            self.figures.counts.audio_dropped = (
+                self._sound.dropped + self._encoding.dropped_audio + self._sound_refused
+            )
 
     async def _processed_sound(self, frame: AudioFrame, start: int) -> list[Heard]:
         frames: Sequence[AudioFrame] = [frame]
@@ -408,6 +412,11 @@ class Pipeline:
         heard = []
         for sound in frames:
             pts = start + _to_ticks(sound.timestamp, sound) - source
+            if pts < self._sound_until - TICKS:
+                # Far before what was heard already: a processor's own timestamps, or a broken source's.
+                self._sound_refused += 1
+                continue
+            self._sound_until = max(self._sound_until, pts)
             timed = sound.replace_samples(sound.samples)
             timed.timestamp, timed.time_base = pts, TS_TIME_BASE
             heard.append(Heard(timed, pts))

@@ -49,6 +49,7 @@ class StreamDecoding(Decoding, Protocol):
     errors: int
     dropped: int
     decoder_name: str | None
+    fallback_reason: str | None
     last_problem: str | None
 
     def end(self) -> None: ...

@@ -69,8 +69,12 @@ def session_report(session: Session) -> dict[str, Any]:
             "errors": session.decoding.errors,
             "dropped": session.decoding.dropped,
             "problem": session.decoding.last_problem,
+            "fallback": session.decoding.fallback_reason,
         },
-        "encoder": {"name": session.pipeline.encoding.encoder_name},
+        "encoder": {
+            "name": session.pipeline.encoding.encoder_name,
+            "fallback": session.pipeline.encoding.fallback_reason,
+        },
         "latency": figures.latency.summary(),
         "params": session.params,
         "uptime_s": round(time.monotonic() - session.started, 1),
