@@ -157,6 +157,17 @@ def trickle_server(
     _run(_until_signal(lambda stop: serve_trickle(settings, stop, announce=_announce)))
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="What was found, for programs.")] = False,
+) -> None:
+    """Say what this machine can do, what is wrong with it, and what to do about that."""
+    from headrace.doctor.report import run_doctor
+
+    if not run_doctor(as_json=as_json):
+        raise SystemExit(FAILED)
+
+
 def require_engine() -> None:
     """Raise `NotInstalled` when torch, which the engine needs, is not there."""
     if importlib.util.find_spec("torch") is None:
