@@ -74,7 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         "--peer", choices=["pytrickle"], help="run this beside Headrace, from its own environment"
     )
     parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help="a selection, like a,b")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the longest runs (default 60)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="a runs three times this long, b and d a third, c half (default 60)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds of b and c (default 3)")
     parser.add_argument(
         "--block", action="store_true", help="the slow processor holds its thread (time.sleep)"
