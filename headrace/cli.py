@@ -158,6 +158,23 @@ def trickle_server(
 
 
 @app.command()
+def sessions(
+    url: Annotated[str, typer.Option(help="Where the worker listens.")] = "http://127.0.0.1:8000",
+    token: Annotated[
+        str | None, typer.Option(envvar=["HEADRACE_TOKEN", "AUTH_TOKEN"], help="Its bearer token.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show them once and end.")] = False,
+    insecure_tls: Annotated[
+        bool, typer.Option("--insecure-tls", help="Accept the worker's self-signed certificate.")
+    ] = False,
+) -> None:
+    """Watch the sessions of a running worker."""
+    from headrace.watch import Target, watch
+
+    watch(Target(url, token or None, verify_tls=not insecure_tls), once=once)
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="What was found, for programs.")] = False,
 ) -> None:
