@@ -86,7 +86,13 @@ class Child:
             raise EngineError(f"engine {settings.name} cannot be started: {error}") from error
         finally:
             theirs.close()
-        child = cls(process, Link(ours), settings.name)
+        try:
+            child = cls(process, Link(ours), settings.name)
+        except OSError as error:
+            process.kill()
+            process.communicate()
+            ours.close()
+            raise EngineError(f"engine {settings.name} cannot be watched: {error}") from error
         child.link.start(child._loop, on_message, on_closed)
         return child
 
@@ -176,15 +182,22 @@ class Child:
             *lines, self._partial = (self._partial + data).split(b"\n")
             for line in lines:
                 self._line(line)
+            if len(self._partial) > MAX_LINE:
+                self._partial = _shown(self._partial)
             while len(self._partial) > MAX_LINE:
                 self._line(self._partial[:MAX_LINE])
                 self._partial = self._partial[MAX_LINE:]
         return False
 
     def _line(self, line: bytes) -> None:
-        text = line[:MAX_LINE].decode(errors="replace").rstrip()
+        text = _shown(line)[:MAX_LINE].decode(errors="replace").rstrip()
         self._lines.append(text)
         log.info("[%s %d] %s", self._name, self.pid, text)
+
+
+def _shown(line: bytes) -> bytes:
+    """What a terminal would show of a line: progress bars go back to its start and write it anew."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
 
 
 def command(settings: EngineSettings, fd: int) -> list[str]:

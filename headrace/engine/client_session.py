@@ -18,7 +18,7 @@ import numpy as np
 from headrace.engine import slots
 from headrace.engine.guardian import Engine
 from headrace.engine.link import MalformedMessage, Message
-from stream.errors import EngineError, HeadraceError
+from stream.errors import EngineError, HeadraceError, InvalidInput
 from stream.frames import AudioFrame, Plane, VideoFrame
 from stream.processor import AudioResult, Params, ProcessorInfo, VideoResult
 
@@ -165,6 +165,9 @@ class RemoteSession:
 
     async def _video(self, frame: VideoFrame) -> VideoResult:
         picture = frame.picture
+        if max(picture.width, picture.height) > slots.MAX_SIDE:
+            size_text = f"{picture.width}x{picture.height}"
+            raise InvalidInput(f"a picture of {size_text}; an engine takes sides up to {slots.MAX_SIDE}")
         facts = self._engine.facts
         convert = facts is not None and facts.pixel_format == "rgb24" and picture.format != "rgb24"
         size = slots.picture_bytes("rgb24" if convert else picture.format, picture.width, picture.height)
@@ -273,6 +276,8 @@ class RemoteSession:
         ]
 
     async def _copying(self, size: int, copy: Callable[[], T]) -> T:
+        if self._released:
+            raise EngineError("the session was closed")
         if size < THREAD_FROM:
             return copy()
         if self._executor is None:

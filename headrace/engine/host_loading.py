@@ -34,11 +34,14 @@ def load_in_thread(
             future.set_result(processor)
 
     def work() -> None:
-        processor, failure = None, None
+        processor: FrameProcessor | None = None
+        failure: BaseException | None = None
         try:
             processor = _load(spec, kwargs, device, threads, emit)
         except BaseException as error:  # noqa: BLE001 (the edge of a thread: everything is handed over)
-            failure = error if not isinstance(error, StopIteration) else ProcessorError("StopIteration")
+            # A future cannot carry StopIteration, and CancelledError would look like our own wish.
+            plain = isinstance(error, (Exception, SystemExit)) and not isinstance(error, StopIteration)
+            failure = error if plain else ProcessorError(f"loading ended with {type(error).__name__}")
         try:
             loop.call_soon_threadsafe(deliver, processor, failure)
         except RuntimeError:

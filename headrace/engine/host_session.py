@@ -301,6 +301,9 @@ class HostSession:
             if task is not None and task.cancelling():
                 raise
             raise ProcessorError(f"{_name(method)} was cancelled from within") from error
+        except EngineError as error:
+            # To the worker this class means that there is no engine.
+            raise ProcessorError(error.message) from error
 
     def _loaded(self) -> FrameProcessor:
         assert self._processor is not None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.errors import InvalidInput
+from stream.errors import EngineError, InvalidInput
 from stream.frames import AudioFrame, Picture, VideoFrame
 from stream.processor import FrameProcessor, Params, ProcessorInfo
 
@@ -144,6 +144,8 @@ class Faulty(FrameProcessor):
             raise ValueError("the sky is green")
         if fault == "exit":
             sys.exit(7)
+        if fault == "engine":
+            raise EngineError("my own engine is cold")
         if fault == "cancel":
             raise asyncio.CancelledError
         if fault == "forever":
@@ -181,6 +183,8 @@ class Loads(FrameProcessor):
             time.sleep(0.05)  # noqa: ASYNC251
         if fail == "raise":
             raise OSError("no such weights")
+        if fail == "cancel":
+            raise asyncio.CancelledError
         if fail == "task":
             self.task = asyncio.create_task(asyncio.sleep(3600))
         if fail == "block":

@@ -102,7 +102,8 @@ def main() -> int:
     if behaviour == "pongs":
         serve(link, ("open", "call", "stop"))
     if behaviour == "chatty":
-        sys.stdout.write("".join(f"line {number}\n" for number in range(20_000)) + "x" * 20_000 + "\nend")
+        sys.stdout.write("".join(f"line {number}\n" for number in range(20_000)) + "x" * 20_000)
+        sys.stdout.write("\n" + "".join(f"\rstep {number} of 2000" for number in range(2001)) + "\nend")
         sys.stdout.flush()
     serve(link)
     return 0

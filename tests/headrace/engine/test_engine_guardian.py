@@ -276,6 +276,9 @@ async def test_the_log_of_the_engine_reaches_that_of_the_worker(caplog: pytest.L
     lines = [record.getMessage() for record in caplog.records]
     assert sum(" line " in line for line in lines) == 20_000
     assert max(map(len, lines)) < 5000, "a line without end is cut"
+    steps = [line for line in lines if "step" in line]
+    assert len(steps) < 50, "of a progress bar only what a terminal would still show"
+    assert steps[-1].endswith("] step 2000 of 2000")
     assert lines[-1].endswith("] end")
 
 

@@ -30,7 +30,9 @@ BASE = Fraction(1, 90_000)
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[Engine]:
-    settings = EngineSettings(name="test", device="cpu", extra_path=(HERE,), call_timeout=2.5, nice=1)
+    settings = EngineSettings(
+        name="test", device="cpu", extra_path=(HERE,), call_timeout=2.5, open_timeout=2.5, nice=1
+    )
     async with Engine(settings) as engine:
         await engine.wait_ready(60)
         yield engine
@@ -151,6 +153,12 @@ async def test_more_frames_than_the_limit_are_an_error_of_the_processor(engine: 
             await processor.process_video_async(video(noise(8, 8)))
 
 
+async def test_a_picture_that_no_engine_takes_is_refused_before_it_is_sent(engine: Engine) -> None:
+    async with session(engine, {"kind": "passthrough"}) as processor:
+        with pytest.raises(InvalidInput, match="16384"):
+            await processor.process_video_async(video(noise(20_000, 1)))
+
+
 async def test_the_timeline_says_when_the_engine_began(engine: Engine) -> None:
     async with session(engine, target("Touch")) as processor:
         frame = video(noise(64, 64))
@@ -242,6 +250,7 @@ async def test_an_exception_is_an_error_of_its_frame_alone(engine: Engine) -> No
             ("raise", "ValueError: the sky is green"),
             ("exit", "SystemExit: 7"),
             ("cancel", "cancelled from within"),
+            ("engine", "my own engine is cold"),
         ):
             await processor.update_params({"fault": fault})
             with pytest.raises(ProcessorError, match=expected) as caught:
@@ -304,12 +313,23 @@ async def test_what_cannot_be_opened_says_why(
 
 
 @pytest.mark.parametrize(
-    ("fail", "message"), [("raise", "OSError: no such weights"), ("task", "started a task")]
+    ("fail", "message"),
+    [("raise", "OSError: no such weights"), ("task", "started a task"), ("cancel", "with CancelledError")],
 )
 async def test_loading_that_fails_says_why(engine: Engine, fail: str, message: str) -> None:
     processor = EngineProcessor(engine, target("Loads"), session="s")
     with pytest.raises(ProcessorError, match=message):
         await processor.load_model(fail=fail)
+
+
+async def test_loading_that_never_ends_fails_the_session_and_not_the_engine(engine: Engine) -> None:
+    async with session(engine, {"kind": "passthrough"}) as other:
+        processor = EngineProcessor(engine, target("Loads"), session="s")
+        with pytest.raises(ProcessorError, match="no progress within 2 s"):
+            await processor.load_model(fail="block")
+        frame = video(noise(8, 8))
+        assert await other.process_video_async(frame) is frame
+    assert engine.restarts == 0
 
 
 async def test_parameters_of_a_start_that_are_refused_fail_the_start(engine: Engine) -> None:
