@@ -99,7 +99,8 @@ def fetch(target: Target) -> Mapping[str, Any]:
     sessions = answer.get("sessions") if isinstance(answer, dict) else None
     if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
         raise SourceError(f"{url} does not answer as a Headrace worker does")
-    return answer
+    found: Mapping[str, Any] = answer
+    return found
 
 
 def _is_url(text: str) -> bool:
