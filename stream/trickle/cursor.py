@@ -5,10 +5,11 @@ No sockets and no event loop here; time is handed in, in seconds of any clock th
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from stream.trickle.protocol import CURRENT, NEXT
+from stream.trickle.protocol import CURRENT, NEXT, RING_SIZE
 
 # A pause before the third answer without a segment in a row, doubled with each further one.
 FIRST_PAUSE: Final = 0.02
@@ -53,8 +54,10 @@ class Cursor:
     """Follows one channel.
 
     ``wanted`` is the number to ask for. A 404 ends a channel that was seen before; one that was never seen
-    has ``grace`` seconds to appear. Numbers may go backwards when a publisher starts anew. The channel may
-    answer 470 for ``patience`` seconds on end.
+    has ``grace`` seconds to appear. The channel may answer 470 for ``patience`` seconds on end.
+
+    Numbers may go backwards: far when a publisher starts anew, by a few when segments are begun out of order.
+    The server then points at a segment that it still has and that was read already; it is not read again.
     """
 
     def __init__(self, start: int, now: float, *, grace: float, patience: float) -> None:
@@ -68,6 +71,7 @@ class Cursor:
         self._fruitless = 0
         self._missing_since: float | None = None
         self._last: int | None = None
+        self._recent: deque[int] = deque(maxlen=RING_SIZE)
 
     def channel_exists(self) -> None:
         """The server holds a request open, so the channel is there."""
@@ -91,7 +95,12 @@ class Cursor:
             self._missing_since = now
         elif now - self._missing_since > self._patience:
             return Failed(f"the channel has answered 470 for {self._patience:g} s, last for {self.wanted}")
-        self.wanted = NEXT if latest is None or latest < 0 else latest
+        if latest is None or latest < 0:
+            self.wanted = NEXT
+        elif latest not in self._recent:
+            self.wanted = latest
+        elif self._last is not None:
+            self.wanted = self._last + 1
         return Ask(self._pause(waited))
 
     def empty(self, seq: int, *, closed: bool, waited: float) -> Verdict:
@@ -100,19 +109,32 @@ class Cursor:
         self._missing_since = None
         if closed:
             return Ended()
-        self.wanted = seq + 1
-        self._last = seq
+        self._passed(seq)
         return Ask(self._pause(waited))
 
-    def begun(self, seq: int) -> Deliver:
-        """200 with bytes: segment ``seq`` is there."""
+    def begun(self, seq: int) -> Deliver | Ask:
+        """200 with bytes: segment ``seq`` is there; it is not for delivery when it was read already."""
         self.seen = True
         self._missing_since = None
+        if seq in self._recent:
+            self.wanted = seq + 1
+            return Ask(self._pause(0.0))
         self._fruitless = 0
         skipped = 0 if self._last is None else max(seq - self._last - 1, 0)
+        self._passed(seq)
+        return Deliver(seq, skipped)
+
+    def _passed(self, seq: int) -> None:
+        if self._last is not None and seq < self._last and seq not in self._recent:
+            # A publisher that starts anew displaces what it had written under these numbers, except for
+            # those of the first round: a server keeps the old segment and discards the new one.
+            kept = [number for number in self._recent if seq < number < seq + RING_SIZE]
+            self._recent.clear()
+            self._recent.extend(kept)
+        if seq not in self._recent:
+            self._recent.append(seq)
         self._last = seq
         self.wanted = seq + 1
-        return Deliver(seq, skipped)
 
     def _pause(self, waited: float) -> float:
         self._fruitless = 1 if waited > PARKED else self._fruitless + 1

@@ -20,7 +20,7 @@ import h11
 
 from stream.errors import InvalidInput
 from stream.hosts import refusal
-from stream.trickle.wire import Wire
+from stream.trickle.wire import NotWritten, Wire
 
 MAX_SHORT_BODY = 64 * 1024
 TLS_SHUTDOWN_TIMEOUT = 1.0
@@ -96,11 +96,6 @@ class ClientConnection:
         self._complete = False
         self.interim_responses = 0
 
-    @property
-    def gone(self) -> bool:
-        """Whether the server has ended its side or is lost; what is sent now does not arrive."""
-        return self._wire.gone
-
     async def send_head(self, method: str, path: str, headers: Mapping[str, str], *, body: bool) -> None:
         """Send the head at once; with ``body``, pieces of unknown number follow. Raises `ConnectionError`."""
         fields = [("Host", self._endpoint.authority), ("User-Agent", USER_AGENT), *headers.items()]
@@ -111,7 +106,12 @@ class ClientConnection:
             await self._send(h11.EndOfMessage())
 
     async def send_body(self, data: bytes) -> None:
-        """Wait while the peer takes nothing; raises `ConnectionError` when it is gone."""
+        """Wait while the server takes nothing.
+
+        Raises `NotWritten` when the server was gone before, another `ConnectionError` when it goes now.
+        """
+        if self._wire.gone:
+            raise NotWritten("the server closed the connection")
         await self._send(h11.Data(data=data))
 
     async def end_body(self) -> None:

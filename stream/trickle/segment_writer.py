@@ -14,6 +14,7 @@ from stream.errors import SinkError
 from stream.trickle.http1 import ClientConnection, Endpoint, ResponseHead, open_connection, short_request
 from stream.trickle.protocol import CLOSED_HEADER, RESET_HEADER, ChannelClosed, SegmentLost
 from stream.trickle.retry import Backoff
+from stream.trickle.wire import NotWritten
 
 log = logging.getLogger(__name__)
 
@@ -287,10 +288,13 @@ class SegmentWriter:
         try:
             while not answer.done():
                 if self._pending:
-                    if connection.gone:
-                        raise ConnectionResetError("the server closed the connection")
-                    async with asyncio.timeout(timeout):
-                        await connection.send_body(self._take())
+                    data = self._take()
+                    try:
+                        async with asyncio.timeout(timeout):
+                            await connection.send_body(data)
+                    except NotWritten:
+                        self._put_back(data)
+                        raise
                 elif self._ended:
                     async with asyncio.timeout(timeout):
                         await connection.end_body()
@@ -324,6 +328,15 @@ class SegmentWriter:
                 self._kept = None
         self._room.set()
         return data
+
+    def _put_back(self, data: bytes) -> None:
+        """Undo the last `_take`."""
+        self._pending.appendleft(data)
+        self._pending_bytes += len(data)
+        self._sent -= len(data)
+        self._statistics.bytes -= len(data)
+        if self._kept:
+            self._kept.pop()
 
     async def _delete(self) -> None:
         options = self._options

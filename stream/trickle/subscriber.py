@@ -214,12 +214,14 @@ class TrickleSubscriber:
             while (answer := await self._answer(waiting_since)) is not None:
                 verdict = self._judge(answer)
                 if isinstance(verdict, Ask):
+                    await answer.connection.close()
                     await asyncio.sleep(verdict.pause)
                 elif isinstance(verdict, Deliver):
                     yield self._deliver(verdict, answer)
                     await self._drop_current()
                     waiting_since = time.monotonic()
                 elif isinstance(verdict, Failed):
+                    await answer.connection.close()
                     raise SourceError(f"cannot read {self._endpoint}: {verdict.reason}")
                 else:
                     return

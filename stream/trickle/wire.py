@@ -25,6 +25,10 @@ class Received(NamedTuple):
     at: int
 
 
+class NotWritten(ConnectionResetError):
+    """The connection was lost before any of the bytes were handed to the system."""
+
+
 class Wire(asyncio.Protocol):
     """Reads are pulled: once `READ_LIMIT` bytes lie unread, the socket is left alone and the peer must wait.
 
@@ -80,14 +84,18 @@ class Wire(asyncio.Protocol):
     async def write(self, data: bytes) -> None:
         """Hand ``data`` over, then wait until less than `WRITE_LIMIT` bytes are queued before the socket.
 
-        Raises `ConnectionError` when the connection is lost.
+        Raises `NotWritten` when the connection was lost before, another `ConnectionError` when it is after.
         """
-        self._require_connected()
-        assert self._transport is not None
-        self._transport.write(data)
+        transport = self._transport
+        if transport is not None and not self._lost.is_set() and not transport.is_closing():
+            transport.write(data)
+        # A transport tries to send at once, and is closing when the system has refused.
+        if transport is None or self._lost.is_set() or transport.is_closing():
+            raise NotWritten(str(self._error or "the connection is closed"))
         if not self._writable.is_set():
             await self._writable.wait()
-        self._require_connected()
+        if self._lost.is_set():
+            raise self._error or ConnectionResetError("the connection is closed")
 
     def end_writing(self) -> None:
         """Tell the peer that nothing follows, where the transport can."""
@@ -159,10 +167,6 @@ class Wire(asyncio.Protocol):
         self._readable.set()
         if self._on_gone is not None:
             self._on_gone()
-
-    def _require_connected(self) -> None:
-        if self._lost.is_set() or self._transport is None or self._transport.is_closing():
-            raise self._error or ConnectionResetError("the connection is closed")
 
 
 def keep_alive(sock: socket.socket | None) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,22 @@ from stream.trickle.segment_writer import SegmentWriter
 from stream.trickle.subscriber import TrickleSubscriber
 
 pytestmark = pytest.mark.descriptors
+
+
+@contextmanager
+def server_process(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, which is killed at the end."""
+    program = (
+        "import asyncio; from stream.trickle.server import *\n"
+        f"asyncio.run(serve_trickle(TrickleServerSettings(port={port}), asyncio.Event(), "
+        "lambda url: print(url, flush=True)))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 async def publish(publisher: TricklePublisher, body: bytes) -> SegmentWriter:
@@ -238,20 +258,32 @@ class TestBrokenConnections:
             assert (await publish(again, b"after")).seq == 0
             await again.close()
 
-    async def test_a_server_that_is_killed_and_restarted_gets_what_follows(self, tmp_path: Path) -> None:
-        async with probing() as probe, Relay(probe.server.channel_url("c")) as relay:
-            publisher = publisher_of(relay.url)
+    async def test_a_server_that_is_killed_and_restarted_gets_what_follows(self) -> None:
+        with server_process() as (process, url):
+            publisher = publisher_of(f"{url}/c", retry_for=30)
             await publisher.start()
             await publish(publisher, b"before")
-            writer = await publisher.next_segment()
-            relay.break_all()
-            # As a killed server would, it has forgotten the channel; it makes it anew.
-            await probe.ask("DELETE", "c")
-            await writer.write(b"after")
-            await writer.close()
-            await writer.confirmed()
-            assert (await probe.ask("GET", "c/1")).body == b"after"
-            await publisher.close()
+            broken = await publisher.next_segment()
+            await broken.write(b"part")
+            whole = await publisher.next_segment()
+            await until(lambda: publisher.statistics.bytes == 10)
+            process.kill()
+            with pytest.raises(SegmentLost):
+                await broken.confirmed()
+            # Both of the requests that wait for their first byte have found nobody there.
+            await until(lambda: publisher.statistics.reconnects >= 4)
+            await whole.write(b"what waits ")
+            await whole.write(b"while nobody is there")
+            await whole.close()
+            with server_process(int(url.rsplit(":", 1)[1])):
+                async with asyncio.timeout(HANG):
+                    await whole.confirmed()
+                reader = TrickleSubscriber(f"{url}/c", start=2)
+                async with reader:
+                    segment = await anext(reader.segments())
+                    assert await segment.read(100) == b"what waits while nobody is there"
+                assert (await publish(publisher, b"after")).seq == 3
+                await publisher.close()
 
     async def test_a_server_that_stays_away_is_named(self) -> None:
         async with serving() as server:

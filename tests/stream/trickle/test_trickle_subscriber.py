@@ -173,6 +173,20 @@ class TestGaps:
             assert await reading == {0: b"0", 4: b"4"}
             assert subscriber.statistics.empty == 3
 
+    async def test_segments_begun_out_of_order_are_not_read_twice(self) -> None:
+        async with probing() as probe:
+            await probe.post("c/1", b"1")
+            await probe.post("c/0", b"0")
+            subscriber = subscriber_of(probe.server.channel_url("c"), start=1)
+            reading = asyncio.create_task(collect(subscriber))
+            # The server now says of 2 that it does not exist and that 1 is the next to come.
+            await until(lambda: subscriber.statistics.segments == 1)
+            await asyncio.sleep(0.1)
+            await probe.post("c/2", b"2")
+            await wait_parked(probe, 3)
+            await probe.ask("DELETE", "c")
+            assert await reading == {1: b"1", 2: b"2"}
+
     async def test_a_publisher_that_starts_anew_is_followed(self) -> None:
         async with probing() as probe:
             await probe.post("c/57", b"old")

@@ -256,7 +256,8 @@ class Relay:
             await asyncio.gather(
                 self._pipe(reader, upstream, count=False), self._pipe(upstream_reader, writer, count=True)
             )
-        except (OSError, asyncio.CancelledError):
+        except (OSError, RuntimeError, asyncio.CancelledError):
+            # uvloop says RuntimeError of a transport that was aborted.
             pass
         finally:
             for end in (writer, upstream):
