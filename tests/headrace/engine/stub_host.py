@@ -50,6 +50,8 @@ def serve(link: Link, ignored: tuple[str, ...] = ()) -> None:
             continue
         if message.op == "stop":
             return
+        if message.op == "late":
+            time.sleep(message.body["x"])
         if message.op == "ping":
             link.send({"op": "pong"})
         elif message.op == "die":

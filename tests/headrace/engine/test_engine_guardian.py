@@ -221,13 +221,12 @@ async def test_an_idle_engine_is_left_alone() -> None:
 
 
 async def test_a_worker_that_stood_still_does_not_blame_the_engine() -> None:
-    async with Engine(settings("serve", call_timeout=0.4)) as engine:
+    async with Engine(settings("serve", call_timeout=0.8)) as engine:
         await engine.wait_ready(20)
-        call = asyncio.create_task(engine.call({"op": "x", "x": 5}))
+        call = asyncio.create_task(engine.call({"op": "late", "x": 1.4}))
         await asyncio.sleep(0)
-        time.sleep(0.8)  # noqa: ASYNC251 (that is the point)
-        assert (await call)["echo"] == 5
-        await asyncio.sleep(0.5)
+        time.sleep(1.1)  # noqa: ASYNC251 (that is the point)
+        assert (await call)["echo"] == 1.4
         assert engine.restarts == 0
 
 
