@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from headrace.engine.guardian import Engine
 from headrace.server.catalogue import catalogue
 from headrace.server.demo import DEMO_ID, Demo
 from headrace.server.page_state import session_state_of_page
+from headrace.version import package_version
 from stream.answers import answering
 from stream.errors import InvalidInput, NotFound
 from stream.routes import read_json
@@ -61,7 +62,7 @@ class PageRoutes:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._version = _version()
+        self._version = package_version()
         self._files = {path: _read(*about) for path, about in FILES.items()}
 
     def register(self, app: web.Application) -> None:
@@ -157,14 +158,6 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "restarts": engine.restarts,
         "device": facts.device_name if facts is not None else None,
     }
-
-
-def _version() -> str:
-    try:
-        return metadata.version("headrace")
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that is not installed.
-        return ""
 
 
 def _read(name: str, content_type: str) -> _File:

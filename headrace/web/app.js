@@ -223,6 +223,7 @@ class Parameters {
     this.wanted = new Map();
     this.open = new Map();
     this.key = null;
+    this.values = {};
     form.addEventListener("submit", (event) => event.preventDefault());
     $("reset").addEventListener("click", () => this.reset());
   }
@@ -234,15 +235,22 @@ class Parameters {
     if (key !== this.key) this.build(session, properties);
     this.key = key;
     this.values = values;
-    let changed = false;
     for (const [name, control] of this.controls) {
-      const differs = values[name] !== control.about.default;
-      changed ||= differs;
-      control.node.classList.toggle("changed", differs);
       const untouched = !this.wanted.has(name) && this.sending !== name && !control.wrong;
       if (untouched && !control.node.contains(document.activeElement)) control.write(values[name]);
     }
-    show("reset", changed);
+    this.showChanges();
+  }
+
+  /** Mark what is not as the workflow has it. */
+  showChanges() {
+    let any = false;
+    for (const [name, control] of this.controls) {
+      const differs = this.values[name] !== control.about.default;
+      control.node.classList.toggle("changed", differs);
+      any ||= differs || control.wrong;
+    }
+    show("reset", any);
   }
 
   clear(words) {
@@ -314,7 +322,7 @@ class Parameters {
       try {
         const answer = await json("/stream/params", { method: "POST", body: { [name]: value }, session });
         if (this.session === session) say("applied", `in force from frame ${answer.applied.frame}`);
-        if (this.values) this.values[name] = value;
+        this.values[name] = value;
         this.mark(name, null);
       } catch (error) {
         this.mark(name, wordsOf(error));
@@ -330,9 +338,10 @@ class Parameters {
     control.wrong = words !== null;
     control.node.classList.toggle("wrong", control.wrong);
     control.value.setAttribute("aria-invalid", String(control.wrong));
-    control.problem.textContent = control.wrong ? refusal(name, words, this.values?.[name]) : "";
+    control.problem.textContent = control.wrong ? refusal(name, words, this.values[name]) : "";
     control.problem.hidden = !control.wrong;
-    control.move?.(this.values?.[name]);
+    this.showChanges();
+    control.move?.(this.values[name]);
     if (control.wrong) say("applied", "");
   }
 
@@ -587,7 +596,13 @@ class Page {
     }
     show("banner", false);
     $("main").classList.remove("past");
-    this.update(this.state);
+    try {
+      this.update(this.state);
+    } catch (error) {
+      console.error(error);
+      say("banner", `This page has a fault: ${error}`);
+      show("banner", true);
+    }
   }
 
   /** The worker does not answer: what was known is shown as the past that it is. */

@@ -1,0 +1,151 @@
+"""What the page shows, from sessions as they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.server.catalogue import catalogue, steps_of, title_of
+from headrace.server.page_state import current_values, explain
+from headrace.server.specs import parameter_table, workflow_spec
+from stream.errors import InvalidWorkflow, ProcessorError
+from stream.frames import VideoFrame
+from stream.pattern import PatternSettings
+from stream.pattern_session import pattern_session
+from stream.processor import FrameProcessor
+from stream.session import Session, SessionSettings
+from workflows import library
+
+SCHEMA = {
+    "properties": {
+        "2.sigma": {"title": "Smooth: sigma", "default": 1.0},
+        "3.sigma": {"title": "Sharp: sigma", "default": 2.0},
+        "4.mode": {"title": "Twin: mode", "default": "a"},
+        "5.mode": {"title": "Twin: mode", "default": "b"},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "changed"),
+    [
+        ({}, {}),
+        ({"2.sigma": 5}, {"2.sigma": 5}),
+        ({"smooth.SIGMA": 5}, {"2.sigma": 5}),
+        ({"3": {"sigma": 7}, "Smooth": {"sigma": 8}}, {"3.sigma": 7, "2.sigma": 8}),
+        ({"Twin.mode": "c"}, {}),
+        ({"5.mode": "c", "unknown": 1, "workflow": {"1": {}}}, {"5.mode": "c"}),
+    ],
+)
+def test_values_are_the_defaults_and_what_was_changed_by_whatever_name(
+    params: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    defaults = {"2.sigma": 1.0, "3.sigma": 2.0, "4.mode": "a", "5.mode": "b"}
+    assert current_values(SCHEMA, params) == {**defaults, **changed}
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), st.integers() | st.dictionaries(st.text(max_size=4), st.integers()))
+)
+def test_parameters_of_any_shape_leave_the_keys_as_they_are(params: Mapping[str, Any]) -> None:
+    assert current_values(SCHEMA, params).keys() == SCHEMA["properties"].keys()
+
+
+@pytest.mark.parametrize("name", library.names())
+def test_bundled_workflows_are_offered_with_words_of_their_own(name: str) -> None:
+    entry = next(entry for entry in catalogue() if entry.name == name)
+    assert entry.title == title_of(name)
+    assert entry.description
+    assert len(entry.steps) >= 2
+
+
+@pytest.mark.parametrize("name", ["cartoon", "edges"])
+def test_values_of_a_bundled_workflow_are_those_in_its_file(name: str) -> None:
+    schema = parameter_table(workflow_spec(name, allow_files=False)).schema()
+    data = library.load_bundled(name)
+    values = current_values(schema, {})
+    assert values
+    for key, value in values.items():
+        node, _, field = key.partition(".")
+        assert data[node]["inputs"][field] == value
+
+
+def test_a_workflow_from_a_file_has_a_name_too() -> None:
+    assert title_of("/srv/workflows/night-sky.json") == "Night sky"
+    assert steps_of([1, 2]) == ()
+    assert steps_of({"1": {"class_type": "Canny"}, "2": {"class_type": "X", "_meta": {"title": "Last"}}}) == (
+        "Canny",
+        "Last",
+    )
+
+
+class Works(FrameProcessor):
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        return frame
+
+
+def session() -> Session:
+    return pattern_session("one", Works(), SessionSettings(), PatternSettings(width=64, height=64))
+
+
+def at_work(session: Session, frames: int = 300, results: int = 300) -> None:
+    """As after ten seconds of 30 fps of which ``results`` were processed."""
+    session.pipeline.ready = True
+    session._running = True
+    session._ready_since = session.started
+    figures, now = session.pipeline.figures, time.monotonic_ns()
+    session.started -= 20
+    for index in range(frames):
+        figures.input_rate.tick(now - (frames - index) * 10**10 // frames)
+    for index in range(results):
+        figures.result_rate.tick(now - (results - index) * 10**10 // results)
+    figures.first_result = now - 10**10
+
+
+async def test_loading_is_told_in_the_words_of_the_processor() -> None:
+    assert explain(session(), "fetching the weights") == "Fetching the weights."
+    assert explain(session(), "ready") == "Waiting for the first result."
+
+
+async def test_a_stream_that_keeps_up_and_one_that_leaves_frames_out() -> None:
+    quick, slow = session(), session()
+    at_work(quick)
+    at_work(slow, results=150)
+    assert explain(quick, "ready") == "Every frame is processed."
+    words = explain(slow, "ready")
+    assert words.endswith("frames a second are processed, always the newest.")
+    assert words.startswith(("14.", "15."))
+
+
+async def test_a_failed_frame_a_restart_and_an_absent_engine_are_told() -> None:
+    failing, restarted, absent = session(), session(), session()
+    for each in (failing, restarted, absent):
+        at_work(each)
+    failing.pipeline.figures.last_error = ProcessorError("node 5: out of memory")
+    failing.pipeline.figures.last_error_at = time.monotonic_ns()
+    assert explain(failing, "ready") == "A frame failed: Node 5: out of memory."
+    restarted.restarted(1, ["killed"])
+    assert explain(restarted, "ready").startswith("The engine was restarted 0 s ago")
+    absent.restarted(1, ["killed"])
+    assert explain(absent, "the engine is restarting") == "The engine is restarting."
+
+
+async def test_an_error_for_good_and_the_end_are_told() -> None:
+    broken, ended = session(), session()
+    broken.fatal = InvalidWorkflow("node 7 is of no known class")
+    assert explain(broken, "ready") == "Node 7 is of no known class."
+    ended.stop("stopped by request")
+    assert explain(ended, "ready") == "Ended: stopped by request."
+
+
+async def test_silence_of_over_ten_seconds_is_told() -> None:
+    silent = session()
+    at_work(silent, results=0)
+    silent.started = silent._ready_since = time.monotonic() - 20
+    silent.pipeline.figures.first_result = None
+    assert explain(silent, "ready") == "There has been no result for over ten seconds."
