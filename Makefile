@@ -31,6 +31,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.live $(BENCH)
+	$(BIN)/python -m benchmarks.engine_roundtrip
+	$(BIN)/python -m benchmarks.plan_overhead
+	$(BIN)/python -m benchmarks.codecs
 
 venv: $(STAMP)
 

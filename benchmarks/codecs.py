@@ -41,7 +41,7 @@ START = 90_000
 def pictures(count: int, width: int, height: int) -> Iterator[Picture]:
     """A textured picture that pans, with noise: not easy, not absurd."""
     rng = np.random.default_rng(0)
-    base = rng.integers(0, 255, (height + 256, width + 256)).astype(np.float32)
+    base: Any = rng.integers(0, 255, (height + 256, width + 256)).astype(np.float32)
     for _ in range(3):
         base = (base + np.roll(base, 1, 0) + np.roll(base, 1, 1) + np.roll(base, (1, 1), (0, 1))) / 4
     base = (base - base.mean()) * 2 + 120
@@ -176,7 +176,7 @@ def delay_through_a_pipe(parts: list[bytes], options: dict[str, str], threads: i
     delays = []
     with (
         open(reader, "rb", buffering=0) as pipe,
-        av.open(pipe, format="mpegts", options=options) as container,
+        av.open(pipe, "r", format="mpegts", options=options) as container,
     ):
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "AUTO" if threads != 1 else "NONE", threads

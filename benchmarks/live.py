@@ -3,7 +3,7 @@
     python benchmarks/live.py [--peer pytrickle] [--only a,b,...] [--seconds 60] [--json FILE]
 
 a: a processor slower than the source   b: pass-through   c: file to file   d: /health   e: a dying engine
-f: a frame through the engine and back   g: the overhead of a plan   h: what sessions leave behind
+f: what sessions leave behind
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if not __package__:
 
 from rich.console import Console
 
-from benchmarks import measures, parts, process_measures
+from benchmarks import measures, process_measures
 from benchmarks.measures import Bench
 from benchmarks.report import Report
 from benchmarks.rig import Rig
@@ -34,9 +34,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
     "c": process_measures.files,
     "d": process_measures.health,
     "e": process_measures.recovery,
-    "f": parts.engine_round_trip,
-    "g": parts.plan_overhead,
-    "h": process_measures.leftovers,
+    "f": process_measures.leftovers,
 }
 
 
