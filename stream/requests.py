@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -102,11 +103,11 @@ def _rate(value: Any) -> float:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise InvalidInput(f"{name} must be a number, not {value!r}", field=name)
+        raise InvalidInput(f"{name} must be a number, not {repr(value)[:60]}", field=name)
     try:
         number = float(value)
-    except ValueError:
-        raise InvalidInput(f"{name} must be a number, not {value!r}", field=name) from None
-    if number != number or number in (float("inf"), float("-inf")):
-        raise InvalidInput(f"{name} must be a finite number, not {value!r}", field=name)
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"{name} must be a number, not {repr(value)[:60]}", field=name) from None
+    if not math.isfinite(number):
+        raise InvalidInput(f"{name} must be a finite number, not {repr(value)[:60]}", field=name)
     return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 10 << 20
 """Bytes of a request body; go-livepeer's own limit for stream bodies."""
+MAX_ID = 256
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -62,7 +64,7 @@ class StreamRoutes:
     async def start(self, request: web.Request) -> web.Response:
         """Accept a stream; the answer does not wait for models or for the first frame."""
         wanted = parse_start(await read_json(request))
-        session_id = (
+        session_id = _checked_id(
             request.headers.get("X-Stream-Id")
             or wanted.gateway_request_id
             or wanted.stream_id
@@ -201,15 +203,36 @@ async def read_json(request: web.Request) -> Any:
             f"the body has {request.content_length} bytes; at most {MAX_BODY} are taken", field="body"
         )
     try:
-        text = await request.text()
-        return json.loads(text)
+        # RFC 8259: UTF-8, whatever the content type says.
+        return json.loads(await request.read(), parse_float=_finite, parse_constant=_finite)
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"the body has over {MAX_BODY} bytes", field="body") from None
-    except (UnicodeDecodeError, LookupError) as error:
+    except UnicodeDecodeError as error:
         raise InvalidInput(f"the body is not text: {error}", field="body") from None
     except json.JSONDecodeError as error:
         raise InvalidInput(
             f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", field="body"
         ) from None
+    except ValueError:
+        # Python reads integers of up to 4300 digits.
+        raise InvalidInput("the body has a number with too many digits", field="body") from None
     except RecursionError:
         raise InvalidInput("the body is nested too deeply", field="body") from None
+
+
+def _finite(text: str) -> float:
+    """A number; JSON knows neither NaN nor infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise InvalidInput(f"the body has the number {text[:40]}, which is not finite", field="body")
+    return number
+
+
+def _checked_id(session_id: str) -> str:
+    """The id itself; `InvalidInput` for one that could not be shown in a log or a header."""
+    if len(session_id) > MAX_ID or not session_id.isprintable():
+        raise InvalidInput(
+            f"a stream's id has at most {MAX_ID} printable characters, not {session_id[:80]!r}",
+            field="gateway_request_id",
+        )
+    return session_id
