@@ -53,6 +53,8 @@ def explain(session: Session, words: str) -> str:
 def _pace(session: Session) -> str:
     figures, now = session.pipeline.figures, time.monotonic_ns()
     done, offered = figures.result_rate.rate(now), figures.input_rate.rate(now)
+    if not offered:
+        return "No frames come in."
     if done >= 0.95 * offered:
         return "Every frame is processed."
     return f"{done:.1f} of {offered:.1f} frames a second are processed, always the newest."

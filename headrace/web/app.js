@@ -5,6 +5,7 @@ const POLL = 1000; // ms between two looks at the worker
 const RETRY = 600; // ms until a picture stream that ended is asked for again
 const SEND = 80; // ms at least between two changes of parameters
 const HISTORY = 60; // looks that the small chart remembers
+const FRESH = 3000; // ms after which the last picture counts as the past; a session repeats it twice a second
 const MAX_HELD = 16 << 20; // bytes of a picture stream without a whole picture in them
 const TOKEN = "headrace.token";
 
@@ -207,9 +208,10 @@ class Picture {
       canvas.height = bitmap.height;
     }
     this.context.drawImage(bitmap, 0, 0);
+    const late = this.drawn === 0 || performance.now() - this.drawnAt > FRESH;
     this.drawn += 1;
     this.drawnAt = performance.now();
-    if (this.drawn === 1) this.onFirst?.();
+    if (late) this.onBack?.();
   }
 }
 
@@ -556,7 +558,7 @@ class Workflows {
 class Page {
   constructor() {
     this.picture = new Picture($("picture"));
-    this.picture.onFirst = () => this.showPicture();
+    this.picture.onBack = () => this.showPicture();
     this.parameters = new Parameters($("params"));
     this.workflows = new Workflows((name) => this.startDemo({ workflow: name }));
     this.history = [];
@@ -664,7 +666,7 @@ class Page {
     const { state } = this;
     if (!state) return;
     const { session, demo } = state;
-    const seen = session !== null && this.picture.drawn > 0;
+    const seen = session !== null && this.picture.drawn > 0 && performance.now() - this.picture.drawnAt < FRESH;
     $("screen").classList.toggle("stale", !seen);
     show("empty", !seen);
     show("start", !session && Boolean(demo));

@@ -122,6 +122,12 @@ async def test_a_stream_that_keeps_up_and_one_that_leaves_frames_out() -> None:
     assert words.startswith(("14.", "15."))
 
 
+async def test_a_stream_without_frames_is_not_said_to_be_processed() -> None:
+    empty = session()
+    at_work(empty, frames=0, results=0)
+    assert explain(empty, "ready") != "Every frame is processed."
+
+
 async def test_a_failed_frame_a_restart_and_an_absent_engine_are_told() -> None:
     failing, restarted, absent = session(), session(), session()
     for each in (failing, restarted, absent):
