@@ -21,7 +21,7 @@ class EngineSettings:
     ``nice``: added to the process's niceness.
     """
 
-    name: str = "engine"
+    name: str = "default"
     python: tuple[str, ...] | None = None
     device: str = "auto"
     threads: int = 1
