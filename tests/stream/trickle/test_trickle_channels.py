@@ -16,8 +16,6 @@ from stream.trickle.channels import ControlReader, DataWriter, EventsWriter
 from stream.trickle.server import TrickleServer
 from stream.trickle.subscriber import TrickleSubscriber
 
-pytestmark = pytest.mark.descriptors
-
 
 @asynccontextmanager
 async def running(part: ControlReader | EventsWriter | DataWriter, *args: Any) -> AsyncIterator[None]:
@@ -117,6 +115,7 @@ class TestControl:
                     await ControlReader(probe.server.channel_url("c")).run(fail)
 
 
+@pytest.mark.descriptors
 class TestEvents:
     async def test_each_event_is_one_document_in_order(self) -> None:
         async with serving() as server:

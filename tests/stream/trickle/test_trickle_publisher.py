@@ -31,8 +31,6 @@ from stream.trickle.publisher import TricklePublisher
 from stream.trickle.segment_writer import SegmentWriter
 from stream.trickle.subscriber import TrickleSubscriber
 
-pytestmark = pytest.mark.descriptors
-
 
 @contextmanager
 def server_process(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -203,6 +201,7 @@ class TestSegments:
                 await writer.write(b"y")
 
 
+@pytest.mark.descriptors
 class TestBrokenConnections:
     async def test_a_preconnect_that_is_lost_costs_nothing(self) -> None:
         async with probing() as probe, Relay(probe.server.channel_url("c")) as relay:
@@ -407,6 +406,7 @@ class TestDisplacedPreconnects:
             await theirs.close()
 
 
+@pytest.mark.descriptors
 class TestEnds:
     async def test_an_unknown_channel_is_an_end_and_not_a_fault(self) -> None:
         async with probing(autocreate=False) as probe:
@@ -531,6 +531,7 @@ class TestEnds:
         await publisher.close()
 
 
+@pytest.mark.descriptors
 class TestTls:
     async def test_a_self_signed_certificate_needs_leave(self, tmp_path: Path) -> None:
         certificate, key = self_signed(tmp_path)

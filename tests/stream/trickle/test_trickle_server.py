@@ -12,8 +12,6 @@ from trickle_helpers import HANG, Probe, probing, serving, until
 from stream.errors import InvalidInput, NotFound
 from stream.trickle.server import TrickleServer, TrickleServerSettings, serve_trickle
 
-pytestmark = pytest.mark.descriptors
-
 
 class TestChannels:
     async def test_create_is_repeatable_and_keeps_the_first_type(self) -> None:
@@ -391,6 +389,7 @@ class TestSubscribing:
             await until(lambda: probe.server.connection_count == count)
 
 
+@pytest.mark.descriptors
 class TestHousekeeping:
     async def test_idle_channels_are_swept(self) -> None:
         async with probing(idle_timeout=0.1, sweep_interval=0.02) as probe:

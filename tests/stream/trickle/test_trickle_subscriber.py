@@ -13,8 +13,6 @@ from stream.errors import SourceError, TooLarge
 from stream.trickle.protocol import NEXT, ChannelIdle
 from stream.trickle.subscriber import SubscribedSegment, TrickleSubscriber
 
-pytestmark = pytest.mark.descriptors
-
 
 def subscriber_of(url: str, **options: object) -> TrickleSubscriber:
     return TrickleSubscriber(url, **{"retry_for": 5.0, "not_found_grace": 0.0, **options})
@@ -371,6 +369,7 @@ class TestEnds:
             assert await reading == {0: b"0", 1: b"1"}
 
 
+@pytest.mark.descriptors
 class TestBrokenConnections:
     async def test_a_segment_that_breaks_off_is_continued_without_a_byte_twice(self) -> None:
         async with probing() as probe, Relay(probe.server.channel_url("c")) as relay:
@@ -455,6 +454,7 @@ class TestBrokenConnections:
             assert await reading == {0: b"0", 1: b"1"}
 
 
+@pytest.mark.descriptors
 class TestClosing:
     async def test_one_that_waits_is_ended(self) -> None:
         async with probing() as probe:

@@ -27,7 +27,7 @@ def on_uvloop(work: Callable[[], Awaitable[None]]) -> None:
         runner.run(bounded())
 
 
-async def send(url: str, bodies: list[bytes], after: Callable[[int], None]) -> dict[int, bytes]:
+async def send(url: str, bodies: list[bytes], after: Callable[[int], Awaitable[None]]) -> dict[int, bytes]:
     """Publish ``bodies`` at the pace of a reader and call ``after`` after each; what the reader got."""
     publisher = TricklePublisher(url, verify_tls=False)
     await publisher.start()
@@ -40,9 +40,7 @@ async def send(url: str, bodies: list[bytes], after: Callable[[int], None]) -> d
         await writer.close()
         await writer.confirmed()
         await until(lambda n=number: subscriber.statistics.segments == n + 1)
-        after(number)
-        # What is broken is to be noticed before the next segment begins.
-        await asyncio.sleep(0.05)
+        await after(number)
     await until(lambda: subscriber.statistics.bytes == sum(map(len, bodies)))
     await publisher.close()
     return await reading
@@ -55,7 +53,7 @@ def test_segments_arrive_byte_for_byte(tls: bool, tmp_path: Path) -> None:
 
     async def work() -> None:
         async with serving(tls_certificate=certificate, tls_key=key) as server:
-            received = await send(server.channel_url("c"), bodies, lambda _: None)
+            received = await send(server.channel_url("c"), bodies, lambda _: asyncio.sleep(0))
             assert received == dict(enumerate(bodies))
 
     on_uvloop(work)
@@ -66,7 +64,13 @@ def test_lost_connections_between_segments_lose_nothing() -> None:
 
     async def work() -> None:
         async with serving() as server, Relay(server.channel_url("c")) as relay:
-            received = await send(relay.url, bodies, lambda _: relay.break_all())
+
+            async def break_all(_: int) -> None:
+                relay.break_all()
+                # It is to be noticed before the next segment begins.
+                await asyncio.sleep(0.05)
+
+            received = await send(relay.url, bodies, break_all)
             assert received == dict(enumerate(bodies))
 
     on_uvloop(work)
