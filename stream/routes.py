@@ -207,6 +207,8 @@ async def read_json(request: web.Request) -> Any:
         return json.loads(await request.read(), parse_float=_finite, parse_constant=_finite)
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"the body has over {MAX_BODY} bytes", field="body") from None
+    except web.RequestPayloadError as error:
+        raise InvalidInput(f"the body cannot be read: {error}", field="body") from None
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the body is not text: {error}", field="body") from None
     except json.JSONDecodeError as error:
