@@ -20,6 +20,14 @@ MAX_PIXELS = 36 * 1024 * 1024
 Pictures = tuple["torch.Tensor"]
 
 
+def checked_size(height: int, width: int, count: int = 1) -> tuple[int, int]:
+    """``height`` and ``width``. Raises `ValueError` when ``count`` such pictures have over `MAX_PIXELS`."""
+    if count * height * width > MAX_PIXELS:
+        size = f"{width} x {height}" if count == 1 else f"{count} times {width} x {height}"
+        raise ValueError(f"{size} is over the limit of {MAX_PIXELS} pixels")
+    return height, width
+
+
 class ImageInvert:
     """1 - image."""
 
@@ -65,9 +73,32 @@ class ImageScale:
         old_height, old_width = image.shape[1], image.shape[2]
         width = width or max(1, round(old_width * height / old_height))
         height = height or max(1, round(old_height * width / old_width))
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width} x {height} is over the limit of {MAX_PIXELS} pixels")
+        checked_size(height, width)
         return (resize(image, width, height, upscale_method, crop),)
+
+
+class ImageScaleBy:
+    """Another size, as a multiple of the present one; at least one pixel."""
+
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = "Scales the picture by a factor."
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (list(METHODS),),
+                "scale_by": ("FLOAT", {"default": 1.0, "min": 0.01, "max": 8.0, "step": 0.01}),
+            }
+        }
+
+    def upscale(self, image: torch.Tensor, upscale_method: str, scale_by: float) -> Pictures:
+        height, width = (max(1, round(side * scale_by)) for side in image.shape[1:3])
+        checked_size(height, width)
+        return (resize(image, width, height, upscale_method, "disabled"),)
 
 
 class ImageBlend:
@@ -95,7 +126,7 @@ class ImageBlend:
     ) -> Pictures:
         import torch
 
-        image2 = _match_channels(image2.to(image1.device), image1.shape[-1])
+        image2 = match_channels(image2.to(image1.device), image1.shape[-1])
         if image1.shape[1:3] != image2.shape[1:3]:
             image2 = resize(image2, image1.shape[2], image1.shape[1], "bicubic", "center")
         blended = _blend(image1, image2, blend_mode)
@@ -126,7 +157,7 @@ def _blend(image1: torch.Tensor, image2: torch.Tensor, mode: str) -> torch.Tenso
     raise ValueError(f"blend_mode {mode!r} is none of {', '.join(ImageBlend.MODES)}")
 
 
-def _match_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+def match_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
     """Drop the alpha that the other picture lacks, or add an opaque one."""
     import torch
 
@@ -207,5 +238,5 @@ def _gaussian_blur(image: torch.Tensor, radius: int, sigma: float) -> torch.Tens
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {
     node_class.__name__: node_class
-    for node_class in (ImageInvert, ImageScale, ImageBlend, ImageBlur, ImageSharpen)
+    for node_class in (ImageInvert, ImageScale, ImageScaleBy, ImageBlend, ImageBlur, ImageSharpen)
 }
