@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 10 << 20
 """Bytes of a request body; go-livepeer's own limit for stream bodies."""
+BODY_TIMEOUT = 20.0
+"""Seconds in which a body must have come."""
 MAX_ID = 256
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -202,9 +205,15 @@ async def read_json(request: web.Request) -> Any:
         raise TooLarge(
             f"the body has {request.content_length} bytes; at most {MAX_BODY} are taken", field="body"
         )
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise InvalidInput("bodies are taken as they are, in no encoding", field="Content-Encoding")
     try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await request.read()
         # RFC 8259: UTF-8, whatever the content type says.
-        return json.loads(await request.read(), parse_float=_finite, parse_constant=_finite)
+        return json.loads(body, parse_float=_finite, parse_constant=_finite)
+    except TimeoutError:
+        raise InvalidInput(f"the body did not come within {BODY_TIMEOUT:g} s", field="body") from None
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"the body has over {MAX_BODY} bytes", field="body") from None
     except web.RequestPayloadError as error:
