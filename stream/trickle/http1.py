@@ -93,6 +93,7 @@ class ClientConnection:
         self._endpoint = endpoint
         self._http = h11.Connection(our_role=h11.CLIENT)
         self._arrived = 0
+        self._at_end = False
         self._complete = False
         self.interim_responses = 0
 
@@ -158,6 +159,7 @@ class ClientConnection:
         while (event := self._parse()) is None:
             received = await self._wire.read()
             self._arrived = received.at
+            self._at_end = not received.data
             self._http.receive_data(received.data)
         return event
 
@@ -166,9 +168,12 @@ class ClientConnection:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            raise ConnectionResetError(f"the answer broke off or is not HTTP ({error})") from None
+            cause = (
+                "the server closed the connection" if self._at_end else f"the answer is not HTTP ({error})"
+            )
+            raise ConnectionResetError(cause) from None
         if isinstance(event, h11.ConnectionClosed):
-            raise ConnectionResetError("the server closed the connection without an answer")
+            raise ConnectionResetError("the server closed the connection")
         # What is left are h11's two sentinels, which are classes and not events.
         return None if isinstance(event, type) else event
 

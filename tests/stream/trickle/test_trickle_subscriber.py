@@ -129,6 +129,16 @@ class TestReading:
                             await segment.read(limit)
                 await probe.ask("DELETE", "c")
 
+    async def test_a_body_that_ends_with_its_connection_is_whole(self) -> None:
+        async def script(raw: Raw, head: bytes) -> None:
+            if head.startswith(b"GET /c/-2 "):
+                raw.send(b"HTTP/1.0 200 OK\r\nLp-Trickle-Seq: 4\r\n\r\nfour")
+            else:
+                raw.send(b"HTTP/1.1 404 Gone\r\nContent-Length: 0\r\n\r\n")
+
+        async with scripted(script) as url:
+            assert await collect(subscriber_of(url)) == {4: b"four"}
+
     async def test_is_read_once(self) -> None:
         async with probing() as probe, subscriber_of(probe.server.channel_url("c")) as subscriber:
             await probe.post("c/0", b"x")
