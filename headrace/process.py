@@ -26,6 +26,8 @@ from stream.pipeline import PipelineSettings
 from stream.requests import MAX_SIZE, MIN_SIZE
 
 READY_TIMEOUT = 300.0
+FRAME_TIMEOUT = 600.0
+"""A file has no viewer who waits: a slow model on a CPU may take minutes for a frame."""
 STAGES = {"decode": "decode", "wait": "wait", "process": "process", "encode": "encode"}
 
 
@@ -51,7 +53,11 @@ async def process_file(options: ProcessOptions) -> None:
     spec, params = _what_to_run(options)
     settings = _pipeline_settings(options)
     console = Console(stderr=True)
-    engine = Engine(EngineSettings(name="file", device=options.device, threads=options.threads))
+    engine = Engine(
+        EngineSettings(
+            name="file", device=options.device, threads=options.threads, call_timeout=FRAME_TIMEOUT
+        )
+    )
     processor = EngineProcessor(engine, spec, session="file", params=params)
     job = FileJob(options.source, options.target, processor, settings)
     await engine.start()
