@@ -84,6 +84,8 @@ class TricklePublisher:
             raise RuntimeError("a publisher is started once")
         if seq == NEXT:
             seq = await self._ask_next()
+        if self._closed:
+            raise SinkError(f"{self._endpoint}: the publisher is closed")
         if seq < 0:
             raise ValueError(f"{seq} is not a segment's number")
         await self._preconnect(seq, reset=reset).ready()
@@ -142,8 +144,12 @@ class TricklePublisher:
         self._waiting = writer
         task = asyncio.create_task(writer.carry())
         self._tasks[writer] = task
-        task.add_done_callback(lambda _: self._tasks.pop(writer, None))
+        task.add_done_callback(lambda _: self._note_settled(writer))
         return writer
+
+    def _note_settled(self, writer: SegmentWriter) -> None:
+        del self._tasks[writer]
+        writer.settle()
 
     def _note_over(self, writer: SegmentWriter) -> None:
         self._in_flight.discard(writer)

@@ -75,7 +75,7 @@ class SegmentWriter:
         self._on_over = on_over
         self._reset = reset
         self._handed_out = False
-        self._pending: deque[bytes] = deque()
+        self._pending: deque[bytes | memoryview] = deque()
         self._pending_bytes = 0
         self._sent = 0
         self._kept: list[bytes] | None = []
@@ -150,21 +150,22 @@ class SegmentWriter:
     async def carry(self) -> None:
         """Bring the segment to the server; runs as a task of its own, and its outcome is `failure`."""
         try:
-            try:
-                async with asyncio.timeout(0 if self._abandoned else None) as self._scope:
-                    await self._deliver()
-                self._finish(None)
-            except TimeoutError:
-                self._finish(SegmentLost(f"{self._url} was abandoned"))
-            except SinkError as error:
-                self._finish(error)
-            if isinstance(self.failure, SegmentLost):
-                self._statistics.abandoned += 1
-                await self._delete()
-        finally:
-            if not self._over.is_set():
-                self._finish(SinkError(f"{self._url}: the publisher was closed"))
-            self._settled.set()
+            async with asyncio.timeout(0 if self._abandoned else None) as self._scope:
+                await self._deliver()
+            self._finish(None)
+        except TimeoutError:
+            self._finish(SegmentLost(f"{self._url} was abandoned"))
+        except SinkError as error:
+            self._finish(error)
+        if isinstance(self.failure, SegmentLost):
+            self._statistics.abandoned += 1
+            await self._delete()
+
+    def settle(self) -> None:
+        """`carry` has come to its end, or was cancelled, perhaps before it began."""
+        if not self._over.is_set():
+            self._finish(SinkError(f"{self._url}: the publisher was closed"))
+        self._settled.set()
 
     @property
     def _url(self) -> str:
@@ -308,14 +309,14 @@ class SegmentWriter:
 
     def _take(self) -> bytes:
         """Up to `SEND_SIZE` bytes of what is pending."""
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         size = 0
         while self._pending and size < SEND_SIZE:
             piece = self._pending.popleft()
             if size + len(piece) > SEND_SIZE:
-                cut = SEND_SIZE - size
-                self._pending.appendleft(piece[cut:])
-                piece = piece[:cut]
+                whole, cut = memoryview(piece), SEND_SIZE - size
+                self._pending.appendleft(whole[cut:])
+                piece = whole[:cut]
             pieces.append(piece)
             size += len(piece)
         data = b"".join(pieces)
@@ -335,7 +336,9 @@ class SegmentWriter:
         self._pending_bytes += len(data)
         self._sent -= len(data)
         self._statistics.bytes -= len(data)
-        if self._kept:
+        if self._sent == 0:
+            self._kept = []
+        elif self._kept is not None:
             self._kept.pop()
 
     async def _delete(self) -> None:

@@ -524,6 +524,31 @@ class TestEnds:
             with pytest.raises(SinkError, match="closed"):
                 await starting
 
+    async def test_closing_in_the_moment_of_the_start_ends_the_start(self) -> None:
+        publisher = publisher_of("http://127.0.0.1:1/c", retry_for=60)
+        starting = asyncio.create_task(publisher.start())
+        closing = asyncio.create_task(publisher.close())
+        async with asyncio.timeout(HANG):
+            with pytest.raises(SinkError, match="closed"):
+                await starting
+            await closing
+
+    async def test_closing_while_the_server_is_asked_ends_the_start(self) -> None:
+        asked = asyncio.Event()
+
+        async def script(raw: Raw, head: bytes) -> None:
+            asked.set()
+            await asyncio.sleep(0.1)
+            raw.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7")
+
+        async with scripted(script) as url, nothing_left():
+            publisher = publisher_of(url)
+            starting = asyncio.create_task(publisher.start(NEXT))
+            await asked.wait()
+            await publisher.close()
+            with pytest.raises(SinkError, match="closed"):
+                await starting
+
     async def test_one_that_was_not_started_has_nothing_to_close(self) -> None:
         publisher = publisher_of("http://127.0.0.1:1/c")
         with pytest.raises(SinkError, match="not started"):
