@@ -74,7 +74,10 @@ def _hardware_codecs() -> list[Finding]:
         if about["available"]:
             findings.append(ok(f"{name} works"))
         elif has_gpu:
-            advice = "a container needs the driver's video capability: NVIDIA_DRIVER_CAPABILITIES=all"
+            advice = (
+                "the CPU does it: GPUs such as A100 and H100 have no encoder; where there is one, "
+                "a container needs NVIDIA_DRIVER_CAPABILITIES=all"
+            )
             findings.append(warning(f"{name} does not work: {about['reason']}", advice))
         else:
             findings.append(ok(f"no {name} without a GPU: the CPU does it"))
