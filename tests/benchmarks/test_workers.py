@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.workers import BenchmarkError, running, wait_until
+from benchmarks.workers import ROOT, BenchmarkError, running, wait_until
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -27,13 +29,37 @@ def test_a_program_that_ignores_sigterm_ends_with_its_children(tmp_path: Path) -
         assert program.resident_bytes() > 1_000_000
         program.patience = 0.2
     end = time.monotonic() + 5
-    while time.monotonic() < end and any(_lives(process) for process in tree):
+    while time.monotonic() < end and any(_lives(process.pid) for process in tree):
         time.sleep(0.02)
-    assert not any(_lives(process) for process in tree)
+    assert not any(_lives(process.pid) for process in tree)
 
 
-def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+ORPHAN_MAKER = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks.workers import running
+with running("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1])) as program:
+    print(program.process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_benchmark_that_is_killed_leaves_no_program_running(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ORPHAN_MAKER, str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    orphan = int(done.stdout)
+    end = time.monotonic() + 10
+    while time.monotonic() < end and _lives(orphan):
+        time.sleep(0.02)
+    assert not _lives(orphan)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_waiting_for_a_program_that_ended_says_what_it_printed(tmp_path: Path) -> None:
