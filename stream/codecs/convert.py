@@ -63,6 +63,7 @@ class Converter:
         self._formatter = VideoReformatter()
         self._to_yuv = VideoReformatter()
         self._orientation = _UPRIGHT
+        self._rotation: int | None = None
 
     def scale(self, picture: Picture, width: int, height: int, *, crop: bool = True) -> Picture:
         """The picture in another size, its proportions kept, in its own format, matrix and range.
@@ -149,10 +150,24 @@ class Converter:
             wanted = FULL if full_range else LIMITED
             converted = self._formatter.reformat(frame, format="yuv420p", dst_color_range=wanted, threads=1)
             picture = AvPicture(converted, matrix, full_range)
-        orientation = _orientation_of(frame)
-        if orientation is not None or frame.key_frame:
-            self._orientation = orientation or _UPRIGHT
+        self._follow_orientation(frame)
         return _oriented(picture, *self._orientation)
+
+    def _follow_orientation(self, frame: av.VideoFrame) -> None:
+        """The orientation that holds from this frame on; one that a key frame does not repeat has ended.
+
+        `av.VideoFrame.side_data` ties the frame into a reference cycle, which keeps its pixels until the
+        garbage collector comes by (100 MB of them at 512 x 512). So it is read only where the rotation,
+        which costs nothing, has changed; a mirroring that begins in mid-stream goes unnoticed.
+        """
+        rotation = int(frame.rotation)
+        if rotation != self._rotation:
+            orientation = _orientation_of(frame)
+            if orientation is not None or frame.key_frame:
+                self._orientation = orientation or _UPRIGHT
+        elif frame.key_frame and not rotation and self._orientation[0] % 2:
+            self._orientation = _UPRIGHT
+        self._rotation = rotation
 
     def _from_grey(self, frame: av.VideoFrame, matrix: Matrix, full_range: bool) -> Picture:
         if frame.format.name != "gray":
