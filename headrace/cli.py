@@ -216,9 +216,6 @@ def _announce_page(url: str) -> None:
 def _run(work: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
-    from headrace.heaps import bound_heaps
-
-    bound_heaps()
     try:
         uvloop.run(work)
     except OSError as error:

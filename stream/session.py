@@ -103,7 +103,7 @@ class Session:
         self.restart_logs: str | None = None
         self.pipeline_name = "headrace"
         """The name that its events carry."""
-        self._running = False
+        self._running = self._loaded = False
         self._state = State.LOADING
         self._ready_since: float | None = None
         self._restarted_at: float | None = None
@@ -273,6 +273,7 @@ class Session:
         """Load the processor and tell it that the stream starts; frames wait for it meanwhile."""
         try:
             await self.processor.load_model()
+            self._loaded = True
             await self.processor.on_stream_start(dict(self.params))
         except HeadraceError as error:
             self._load_failed(error)
@@ -329,7 +330,7 @@ class Session:
 
     async def _close(self, side: asyncio.Task[None]) -> None:
         """The last steps, each bounded; one that fails does not keep the others from being taken."""
-        if self.pipeline.ready:
+        if self._loaded:
             await self._bounded(self.processor.on_stream_stop(), self.settings.on_stream_stop_timeout)
         self.processor.bind(None)
         self._end("stopped")

@@ -5,7 +5,7 @@ Works on definitions alone: neither torch nor a node class is needed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from workflows import stream_rules
 from workflows.definitions import Definitions, InputDefinition, NodeDefinition, accepts
 from workflows.graph import LIMITS, Graph, Limits, Link, Node, read_graph
+from workflows.networks import INSTALL, missing_packages
 from workflows.parameters import ParameterTable
 from workflows.problems import Problem, invalid_workflow
 from workflows.stream_rules import Modalities, convert, modalities, video_output
@@ -101,6 +102,20 @@ def needed_nodes(graph: Graph, definitions: Definitions, output_node: str | None
             if _is_output(node, definitions) and (node.class_type != stream_rules.SAVE or node is shown)
         ),
     )
+
+
+def not_installed(graph: Graph, node_ids: Iterable[str], definitions: Definitions) -> list[Problem]:
+    """The packages that these nodes need and that this interpreter does not have."""
+    problems: list[Problem] = []
+    for node_id in node_ids:
+        node = graph.nodes[node_id]
+        definition = definitions.get(node.class_type)
+        missing = missing_packages(definition.packages) if definition is not None else []
+        if missing:
+            need = f"the package {missing[0]}" if len(missing) == 1 else f"the packages {', '.join(missing)}"
+            message = f"needs {need}, which {'is' if len(missing) == 1 else 'are'} not installed: {INSTALL}"
+            problems.append(node.problem("not_installed", message))
+    return problems
 
 
 def _is_output(node: Node, definitions: Definitions) -> bool:

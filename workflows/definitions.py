@@ -62,7 +62,7 @@ class NodeDefinition:
     ``hidden`` maps names of hidden inputs to what they ask for (UNIQUE_ID, PROMPT, EXTRA_PNGINFO, ...).
     ``validates`` names the inputs that the class validates itself. ``may_change`` tells that it has an
     IS_CHANGED, so that its outputs may differ though its inputs do not. ``open_inputs``: any further input
-    is taken.
+    is taken. ``packages`` are the import names of what it needs besides torch (PACKAGES).
     """
 
     class_type: str
@@ -80,6 +80,7 @@ class NodeDefinition:
     validates_all: bool = False
     may_change: bool = False
     open_inputs: bool = False
+    packages: tuple[str, ...] = ()
 
     @classmethod
     def from_class(cls, class_type: str, node_class: Any, display_name: str | None = None) -> NodeDefinition:
@@ -114,6 +115,7 @@ class NodeDefinition:
             validates_all=validates_all,
             may_change=hasattr(node_class, "IS_CHANGED"),
             open_inputs=_takes_anything(declared.get("optional")),
+            packages=_names(getattr(node_class, "PACKAGES", ())),
         )
 
     @classmethod
@@ -141,6 +143,7 @@ class NodeDefinition:
             validates_all=bool(own.get("validates_all")),
             may_change=bool(own.get("may_change")),
             open_inputs=bool(own.get("open_inputs")),
+            packages=_names(own.get("packages")),
         )
 
     def to_object_info(self) -> dict[str, Any]:
@@ -171,6 +174,7 @@ class NodeDefinition:
                 "validates_all": self.validates_all,
                 "may_change": self.may_change,
                 "open_inputs": self.open_inputs,
+                "packages": list(self.packages),
             },
         }
 
@@ -286,6 +290,13 @@ def _outputs(types: Any, names: Any, lists: Any) -> tuple[OutputDefinition, ...]
         )
         for index, kind in enumerate(kinds)
     )
+
+
+def _names(declared: Any) -> tuple[str, ...]:
+    """Foreign classes may mean something else by the same name; what is no list of texts counts as none."""
+    if not isinstance(declared, list | tuple):
+        return ()
+    return tuple(name for name in declared if isinstance(name, str) and name)
 
 
 def _hidden(declared: Any) -> dict[str, str]:

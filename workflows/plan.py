@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflows.binding import BoundNode, bind, node_failed, refusals
-from workflows.check import needed_nodes, prepare
+from workflows.check import needed_nodes, not_installed, prepare
 from workflows.compiler import FRAME_SLOT, Program, Step, build
 from workflows.graph import Graph
 from workflows.problems import invalid_workflow
@@ -54,7 +54,8 @@ class Plan:
         if not isinstance(workflow, Graph):
             graph = prepare(workflow, registry.definitions, input_node=input_node, output_node=output_node)
         order = execution_order(graph, needed_nodes(graph, registry.definitions, output_node))
-        problems = await refusals(graph, order, registry)
+        problems = not_installed(graph, order, registry.definitions)
+        problems += await refusals(graph, order, registry)
         if problems:
             raise invalid_workflow(problems)
         bound = bind(graph, order, registry)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.definitions import BadDefinition, NodeDefinition
-from workflows.nodes import batch, canny, canvas, image, load_image, mask, quantize, stream
+from workflows.nodes import batch, canny, canvas, image, load_image, mask, pretrained, quantize, stream
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class NodeRegistry:
     def builtin(cls, input_folder: Path | None = None) -> NodeRegistry:
         """The nodes that come with Headrace; ``input_folder`` is where `LoadImage` finds its pictures."""
         registry = cls()
-        for module in (image, canvas, mask, batch, quantize, canny):
+        for module in (image, canvas, mask, batch, quantize, canny, pretrained):
             registry.add(module.NODE_CLASS_MAPPINGS)
         registry.add({"LoadImage": load_image.bound_to(input_folder)})
         return registry

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
 from stream.errors import HeadraceError, InvalidInput
@@ -60,19 +61,20 @@ class ControlReader:
             not_found_grace=not_found_grace,
         )
 
-    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+    async def messages(self) -> AsyncGenerator[dict[str, Any], None]:
         """The messages until the channel ends or the reader is closed. Raises `SourceError`."""
-        async for segment in self._subscriber.segments():
-            try:
-                data = await segment.read(self._max_message_bytes)
-                if segment.truncated:
-                    raise InvalidInput(f"control segment {segment.seq} broke off after {len(data)} bytes")
-                message = decode_control(data)
-            except HeadraceError as error:
-                self._on_problem(error)
-                continue
-            if message is not None:
-                yield message
+        async with aclosing(self._subscriber.segments()) as segments:
+            async for segment in segments:
+                try:
+                    data = await segment.read(self._max_message_bytes)
+                    if segment.truncated:
+                        raise InvalidInput(f"control segment {segment.seq} broke off after {len(data)} bytes")
+                    message = decode_control(data)
+                except HeadraceError as error:
+                    self._on_problem(error)
+                    continue
+                if message is not None:
+                    yield message
 
     async def run(self, on_message: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Hand each message to ``on_message``, one after the other; returns when the channel ends."""

@@ -161,6 +161,9 @@ class TrickleServer:
                 log.info("closed the idle channel %s", name)
 
     def _accept(self, wire: Wire) -> None:
+        if self._stopping:
+            wire.abort()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(wire))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -64,7 +64,7 @@ class SubscribedSegment:
         self._resumes = 0
         self._closed = False
 
-    async def chunks(self) -> AsyncIterator[Chunk]:
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The bytes as they come, each with the time of its arrival, until the segment ends."""
         while (chunk := await self._next()) is not None:
             self._delivered += len(chunk.data)
@@ -200,11 +200,11 @@ class TrickleSubscriber:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def segments(self) -> AsyncIterator[SubscribedSegment]:
+    async def segments(self) -> AsyncGenerator[SubscribedSegment, None]:
         """The segments that have bytes, in the order in which the channel offers them; once a subscriber.
 
         Each is to be read before the next is asked for; what is left of it is dropped. Ends when the channel
-        does, or on `close`. Raises `SourceError` (unreachable, 404 at the start, refused) and `ChannelIdle`.
+        does, or on `close`; an iteration that is left early closes the subscriber. Raises `SourceError` (unreachable, 404 at the start, refused) and `ChannelIdle`.
         """
         if self._started:
             raise RuntimeError("a subscriber is read once")

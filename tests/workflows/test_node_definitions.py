@@ -40,6 +40,7 @@ class Everything:
     DESCRIPTION = "Does all"
     OUTPUT_NODE = True
     INPUT_IS_LIST = True
+    PACKAGES = ("json", 3)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
@@ -87,6 +88,7 @@ def test_a_class_is_read_by_the_public_protocol() -> None:
     assert definition.input_is_list
     assert definition.may_change
     assert definition.open_inputs
+    assert definition.packages == ("json",)
 
 
 def test_every_definition_survives_the_way_through_json() -> None:

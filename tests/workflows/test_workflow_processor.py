@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from stream.errors import InvalidInput, InvalidWorkflow, NotFound, ProcessorError  # noqa: E402
 from stream.frames import Picture, VideoFrame  # noqa: E402
 from stream.processor import Emission  # noqa: E402
+from workflows.check import not_installed, prepare  # noqa: E402
 from workflows.library import load, load_bundled, names  # noqa: E402
 from workflows.processor import WorkflowProcessor  # noqa: E402
 from workflows.registry import NodeRegistry  # noqa: E402
@@ -420,7 +421,19 @@ def scene(height: int = 96, width: int = 128) -> Any:
     return torch.from_numpy(rgb.astype(np.float32))[None]
 
 
-@pytest.mark.parametrize("name", names())
+def installed(name: str) -> bool:
+    definitions = NodeRegistry.builtin().definitions
+    graph = prepare(load(name), definitions)
+    return not not_installed(graph, graph.nodes, definitions)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not installed(name), reason="needs headrace[demo]"))
+        for name in names()
+    ],
+)
 async def test_bundled_workflows_run_at_any_size_and_keep_it(name: str) -> None:
     processor = await loaded(load(name))
     for height, width in ((96, 128), (512, 512), (90, 161)):
@@ -453,12 +466,14 @@ async def test_a_cartoon_has_a_dark_line_between_two_flat_colours() -> None:
 
 
 def test_names_and_files(tmp_path: Any) -> None:
-    assert names() == ["cartoon", "edges", "passthrough"]
+    assert names() == [
+        *("blur-background", "cartoon", "edges", "passthrough", "style-background", "style-transfer")
+    ]
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(INVERT))
     assert load(str(file)) == load(file) == INVERT
     with pytest.raises(
-        NotFound, match=r"no workflow 'edgs' \(did you mean edges\?\); bundled are cartoon, edges"
+        NotFound, match=r"no workflow 'edgs' \(did you mean edges\?\); bundled are blur-background, cartoon"
     ):
         load("edgs")
     with pytest.raises(NotFound, match="No such file"):

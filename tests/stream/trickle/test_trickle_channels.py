@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -60,10 +60,11 @@ class TestControl:
     async def test_a_message_in_pieces_is_put_together(self) -> None:
         async with probing() as probe:
             posting = await probe.begin_segment("c", 0, b'{"prompt":')
-            reading = asyncio.create_task(anext(ControlReader(probe.server.channel_url("c")).messages()))
-            posting.send_chunk(b'"x"}')
-            posting.end_chunks()
-            assert await reading == {"prompt": "x"}
+            async with aclosing(ControlReader(probe.server.channel_url("c")).messages()) as messages:
+                reading = asyncio.create_task(anext(messages))
+                posting.send_chunk(b'"x"}')
+                posting.end_chunks()
+                assert await reading == {"prompt": "x"}
 
     async def test_bad_messages_are_told_and_the_next_is_read(self) -> None:
         async with probing() as probe:
