@@ -204,7 +204,8 @@ class TrickleSubscriber:
         """The segments that have bytes, in the order in which the channel offers them; once a subscriber.
 
         Each is to be read before the next is asked for; what is left of it is dropped. Ends when the channel
-        does, or on `close`; an iteration that is left early closes the subscriber. Raises `SourceError` (unreachable, 404 at the start, refused) and `ChannelIdle`.
+        does, or on `close`; an iteration that is thrown away closes the subscriber. Raises `SourceError`
+        (unreachable, 404 at the start, refused) and `ChannelIdle`.
         """
         if self._started:
             raise RuntimeError("a subscriber is read once")
