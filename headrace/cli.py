@@ -53,6 +53,14 @@ def process(
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="node.input=value; may be repeated.")
     ] = None,
+    input_folder: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of LoadImage's pictures (default: that of the workflow's file, else this one).",
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT, centre-cropped (default: as it is).")
     ] = None,
@@ -83,6 +91,7 @@ def process(
         hardware=hardware,
         device=device,
         threads=threads,
+        input_folder=input_folder,
     )
     _run(process_file(options))
 

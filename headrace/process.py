@@ -46,6 +46,7 @@ class ProcessOptions:
     hardware: str
     device: str
     threads: int
+    input_folder: Path | None = None
 
 
 async def process_file(options: ProcessOptions) -> None:
@@ -83,9 +84,16 @@ def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any
         if options.workflow is not None:
             raise InvalidInput("give --workflow or --processor, not both", field="--processor")
         return processor_spec(options.processor), dict(pairs)
-    spec = workflow_spec(options.workflow or "passthrough", allow_files=True)
+    workflow = options.workflow or "passthrough"
+    spec = workflow_spec(workflow, allow_files=True, input_folder=options.input_folder or _home_of(workflow))
     table = parameter_table(spec)
     return spec, {key: table.parse_text_value(key, text) for key, text in pairs.items()}
+
+
+def _home_of(workflow: str) -> Path:
+    """Where the pictures of a workflow are looked for: beside its file, else in the working directory."""
+    is_file = workflow.endswith(".json") or ("/" in workflow and not workflow.lstrip().startswith(("{", "[")))
+    return Path(workflow).parent if is_file else Path()
 
 
 def _pipeline_settings(options: ProcessOptions) -> PipelineSettings:

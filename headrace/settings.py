@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from headrace.settings_sources import PEER_NAMES, PREFIX, ConfigFile, PeerNames
@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     pipeline: str = Field("live-video-to-video", description="pipeline that `/version` and `/hardware` name")
     model_id: str = Field("headrace", description="model that `/version`, `/hardware` and status events name")
     workflow: str = Field("passthrough", description="workflow of a stream that names none: name or file")
+    input_folder: DirectoryPath | None = Field(
+        None, description="folder of the pictures that a workflow's LoadImage names"
+    )
     width: int = Field(512, ge=16, le=4096, description="width of trickle streams that name none, pixels")
     height: int = Field(512, ge=16, le=4096, description="height of trickle streams that name none, pixels")
     max_framerate: float | None = Field(None, gt=0, le=240, description="cap on frames taken in, per second")

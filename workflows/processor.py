@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError
@@ -48,8 +49,9 @@ class WorkflowProcessor(FrameProcessor):
 
     ``workflow`` is API-format data, or a list of such where each works on the pictures of the one before.
     ``input_node`` and ``output_node`` choose among several inputs and outputs where the graph leaves that
-    open. Parameters are those of `ParameterTable`; the keys ``workflow``, ``prompt`` and ``prompts`` put
-    another workflow in place of the present one, whole or not at all.
+    open. ``input_folder`` is where LoadImage finds its pictures, with the built-in nodes that are used where
+    no ``registry`` is given. Parameters are those of `ParameterTable`; the keys ``workflow``, ``prompt`` and
+    ``prompts`` put another workflow in place of the present one, whole or not at all.
     """
 
     def __init__(
@@ -59,12 +61,15 @@ class WorkflowProcessor(FrameProcessor):
         *,
         input_node: str | None = None,
         output_node: str | None = None,
+        input_folder: str | Path | None = None,
         error_callback: Any = None,
         **init_kwargs: Any,
     ) -> None:
         super().__init__(error_callback, **init_kwargs)
         self._workflow = workflow
-        self._registry = NodeRegistry.builtin() if registry is None else registry
+        if registry is None:
+            registry = NodeRegistry.builtin(Path(input_folder) if input_folder is not None else None)
+        self._registry = registry
         self._input_node = input_node
         self._output_node = output_node
         self._running: _Running | None = None

@@ -2,10 +2,11 @@
 
     {"kind": "passthrough"}
     {"kind": "class", "target": "package.module:Class", "kwargs": {...}}
-    {"kind": "workflow", "workflow": {...}}
+    {"kind": "workflow", "workflow": {...}, "input_folder": "/absolute/path"}
 
-A class target may also be a function that returns a processor. Its module is looked for on the engine's
-``sys.path``, which ends with `EngineSettings.extra_path`.
+A workflow may be a list of such, run in a row; ``input_folder``, for LoadImage, may be left out. A class
+target may also be a function that returns a processor. Its module is looked for on the engine's ``sys.path``,
+which ends with `EngineSettings.extra_path`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ def build(spec: Mapping[str, Any]) -> FrameProcessor:
     if kind == "workflow":
         if spec.get("workflow") is None:
             raise InvalidInput("a workflow specification needs the workflow", field="workflow")
+        folder = spec.get("input_folder")
+        if not (folder is None or isinstance(folder, str)):
+            raise InvalidInput(f"input_folder is a {type(folder).__name__}, not a path", field="input_folder")
         # By name, because only sessions with a workflow should pay for its import.
-        made = _call("workflows.processor:WorkflowProcessor", spec["workflow"])
+        made = _call("workflows.processor:WorkflowProcessor", spec["workflow"], input_folder=folder)
         return _checked(made, "WorkflowProcessor")
     raise InvalidInput(f"kind is {kind!r}; known are {', '.join(KINDS)}", field="kind")
 

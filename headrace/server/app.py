@@ -67,7 +67,10 @@ class Worker:
         media, rest = take_media_params(request.params or {})
         settings = self.settings
         spec, params = spec_from_params(
-            rest, default=settings.workflow, allow_processors=settings.allow_processors
+            rest,
+            default=settings.workflow,
+            allow_processors=settings.allow_processors,
+            input_folder=settings.input_folder,
         )
         processor = EngineProcessor(self.engine, spec, session=session_id, params=params)
         pipeline = self._pipeline_settings(media)
@@ -106,6 +109,7 @@ class Worker:
             # The pattern is drawn at its own size.
             dataclasses.replace(pipeline, width=None, height=None),
             workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
+            input_folder=settings.input_folder,
         )
 
     def health(self) -> Health:

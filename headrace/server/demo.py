@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from headrace.engine.client import EngineProcessor
@@ -48,6 +49,7 @@ class Demo:
         pipeline: PipelineSettings,
         *,
         workflow: str = DEFAULT_WORKFLOW,
+        input_folder: Path | None = None,
         pattern: PatternSettings | None = None,
     ) -> None:
         self._engine = engine
@@ -57,6 +59,7 @@ class Demo:
         self._lock = asyncio.Lock()
         self._chosen: _Chosen | None = None
         self._default = workflow
+        self._input_folder = input_folder
         self._session: Session | None = None
 
     @property
@@ -112,7 +115,8 @@ class Demo:
             if self._chosen is not None:
                 return self._chosen
             # What the operator named may be a file.
-            name, spec = self._default, workflow_spec(self._default, allow_files=True)
+            name = self._default
+            spec = workflow_spec(name, allow_files=True, input_folder=self._input_folder)
         else:
             name, spec = workflow, workflow_spec(library.load_bundled(workflow), allow_files=False)
         return _Chosen(name, spec, parameter_table(spec).schema())

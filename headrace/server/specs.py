@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from stream.errors import InvalidInput
@@ -22,24 +23,33 @@ Spec = dict[str, Any]
 
 
 @cache
-def registry() -> NodeRegistry:
-    """The built-in nodes; their declarations need no torch."""
-    return NodeRegistry.builtin()
+def registry(input_folder: str | None = None) -> NodeRegistry:
+    """The built-in nodes; their declarations need no torch. ``input_folder`` is LoadImage's."""
+    return NodeRegistry.builtin(Path(input_folder) if input_folder is not None else None)
 
 
-def workflow_spec(workflow: Any, *, allow_files: bool) -> Spec:
+def workflow_spec(workflow: Any, *, allow_files: bool, input_folder: Path | None = None) -> Spec:
     """The spec of a workflow given as JSON data, JSON text, a bundled name or (if allowed) a file.
 
-    Raises `InvalidWorkflow` with every problem at once.
+    A list means several in a row. ``input_folder`` is where LoadImage finds its pictures. Raises
+    `InvalidWorkflow` with every problem at once.
     """
-    data = _workflow_data(workflow, allow_files=allow_files)
-    _graphs(data)
-    return {"kind": "workflow", "workflow": data}
+    if isinstance(workflow, list):
+        data: Any = [_workflow_data(item, allow_files=allow_files) for item in workflow]
+    else:
+        data = _workflow_data(workflow, allow_files=allow_files)
+    spec = {"kind": "workflow", "workflow": data}
+    if input_folder is not None:
+        spec["input_folder"] = str(input_folder.resolve())
+        # It lists the pictures that were there when it was last asked.
+        registry(spec["input_folder"]).definitions.forget("LoadImage")
+    _graphs(spec)
+    return spec
 
 
 def parameter_table(spec: Spec) -> ParameterTable:
     """The live parameters of a workflow's spec."""
-    return ParameterTable(_graphs(spec["workflow"]), registry().definitions)
+    return ParameterTable(_graphs(spec), registry(spec.get("input_folder")).definitions)
 
 
 def processor_spec(target: Any) -> Spec:
@@ -50,7 +60,7 @@ def processor_spec(target: Any) -> Spec:
 
 
 def spec_from_params(
-    params: Mapping[str, Any], *, default: str, allow_processors: bool
+    params: Mapping[str, Any], *, default: str, allow_processors: bool, input_folder: Path | None = None
 ) -> tuple[Spec, dict[str, Any]]:
     """Take the workflow or processor out of a start's parameters: its spec, and the other parameters.
 
@@ -67,7 +77,9 @@ def spec_from_params(
             )
         return processor_spec(chosen["processor"]), rest
     wanted = next(iter(chosen.values()), None)
-    spec = workflow_spec(default if wanted is None else wanted, allow_files=wanted is None)
+    spec = workflow_spec(
+        default if wanted is None else wanted, allow_files=wanted is None, input_folder=input_folder
+    )
     parameter_table(spec).resolve(rest)
     return spec, rest
 
@@ -80,8 +92,8 @@ def _workflow_data(workflow: Any, *, allow_files: bool) -> Any:
     return library.load(workflow) if allow_files else library.load_bundled(workflow)
 
 
-def _graphs(data: Any) -> list[Graph]:
-    definitions = registry().definitions
+def _graphs(spec: Spec) -> list[Graph]:
+    data, definitions = spec["workflow"], registry(spec.get("input_folder")).definitions
     graphs, problems = [], list[Problem]()
     for item in data if isinstance(data, list) and data else [data]:
         graph, found = examine(load_json(item) if isinstance(item, str) else item, definitions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MAX_LISTED = 10_000
+_MAX_SEEN = 100_000
 _MASK_SIDE = 64
 
 
@@ -106,10 +108,10 @@ def _pictures_in(folder: Path | None) -> list[str]:
         return []
     names = (
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in islice(folder.rglob("*"), _MAX_SEEN)
         if path.suffix.lower() in SUFFIXES and path.is_file()
     )
-    return sorted(name for _, name in zip(range(_MAX_LISTED), names, strict=False))
+    return sorted(islice(names, _MAX_LISTED))
 
 
 def bound_to(folder: Path | None) -> Any:

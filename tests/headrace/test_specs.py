@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from headrace.engine.processors import build
+from headrace.process import ProcessOptions, _what_to_run
+from headrace.server.specs import parameter_table, spec_from_params, workflow_spec
+from headrace.settings import load_settings
+from stream.errors import InvalidInput, InvalidWorkflow, NotFound
+from workflows import library
+
+OVERLAY = {
+    "1": {"class_type": "PrimaryInputLoadImage", "inputs": {"image": "any.png"}},
+    "2": {"class_type": "LoadImage", "inputs": {"image": "logo.png"}, "_meta": {"title": "Logo"}},
+    "3": {
+        "class_type": "ImageCompositeMasked",
+        "inputs": {"destination": ["1", 0], "source": ["2", 0], "x": 0, "y": 0, "resize_source": False},
+    },
+    "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "logo.png")
+    return tmp_path
+
+
+def test_workflows_in_a_row_are_data_text_or_names() -> None:
+    edges, invert = library.load("edges"), library.load("cartoon")
+    spec = workflow_spec([edges, json.dumps(invert), "edges"], allow_files=False)
+    assert spec == {"kind": "workflow", "workflow": [edges, invert, edges]}
+    keys = list(parameter_table(spec).parameters)
+    assert {"0/2.low_threshold", "1/2.width", "2/2.low_threshold"} <= set(keys)
+    assert list(build(spec).info().schema["properties"]) == keys
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(["edgs"], NotFound), ([], InvalidWorkflow), ([3], InvalidWorkflow), ([["edges"]], InvalidWorkflow)],
+)
+def test_a_row_with_something_else_in_it_is_refused(given: list[Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        workflow_spec(given, allow_files=False)
+
+
+def test_a_callers_list_names_no_files(folder: Path) -> None:
+    (folder / "own.json").write_text(json.dumps(OVERLAY))
+    with pytest.raises(NotFound):
+        spec_from_params({"workflow": [str(folder / "own.json")]}, default="edges", allow_processors=False)
+
+
+def test_the_input_folder_goes_to_the_engine_and_is_not_the_callers_to_choose(folder: Path) -> None:
+    params = {"workflow": OVERLAY, "Logo.image": "logo.png"}
+    spec, rest = spec_from_params(params, default="edges", allow_processors=False, input_folder=folder)
+    assert spec["input_folder"] == str(folder)
+    assert rest == {"Logo.image": "logo.png"}
+    with pytest.raises(InvalidInput, match="no parameter input_folder"):
+        spec_from_params({"input_folder": "/"}, default="edges", allow_processors=False, input_folder=folder)
+
+
+def test_pictures_that_are_added_later_are_offered_with_the_next_stream(folder: Path) -> None:
+    def offered() -> list[str]:
+        schema = parameter_table(workflow_spec(OVERLAY, allow_files=False, input_folder=folder)).schema()
+        choices: list[str] = schema["properties"]["2.image"]["enum"]
+        return choices
+
+    assert offered() == ["logo.png"]
+    Image.new("RGB", (4, 4)).save(folder / "more.png")
+    assert offered() == ["logo.png", "more.png"]
+
+
+async def test_the_engine_reads_pictures_from_the_specs_folder(folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from stream.frames import VideoFrame
+
+    processor = build(workflow_spec(OVERLAY, allow_files=False, input_folder=folder))
+    await processor.load_model()
+    result = await processor.process_video_async(VideoFrame.from_tensor(torch.zeros(1, 8, 8, 3)))
+    assert isinstance(result, VideoFrame)
+    assert result.tensor[0, 3, 3].tolist() == [1, 0, 0]
+    assert result.tensor[0, 5, 5].tolist() == [0, 0, 0]
+    with pytest.raises(InvalidWorkflow, match="no input folder is set"):
+        await build(workflow_spec(OVERLAY, allow_files=False)).load_model()
+    with pytest.raises(InvalidInput, match="input_folder is a int"):
+        build({"kind": "workflow", "workflow": OVERLAY, "input_folder": 3})
+
+
+def options(**given: Any) -> ProcessOptions:
+    return ProcessOptions(
+        source=Path("in.mp4"),
+        target=Path("out.mp4"),
+        **{"workflow": None, "processor": None, "params": (), "size": None, "bitrate": 1, "preset": ""}
+        | given,
+        hardware="auto",
+        device="cpu",
+        threads=1,
+    )
+
+
+def test_process_looks_beside_the_workflow_file_or_where_it_is_told(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "own.json").write_text(json.dumps(OVERLAY))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    named = str(folder / "own.json")
+    assert _what_to_run(options(workflow=named))[0]["input_folder"] == str(folder)
+    assert _what_to_run(options(workflow="edges"))[0]["input_folder"] == str(Path.cwd())
+    assert _what_to_run(options(workflow=json.dumps(OVERLAY)))[0]["input_folder"] == str(Path.cwd())
+    told = _what_to_run(options(workflow=named, input_folder=folder.parent))
+    assert told[0]["input_folder"] == str(folder.parent)
+
+
+def test_an_input_folder_that_is_not_there_is_refused_at_the_start(folder: Path) -> None:
+    assert load_settings({"input_folder": str(folder)}).input_folder == folder
+    with pytest.raises(InvalidInput, match="input_folder: Path does not point to a directory"):
+        load_settings({"input_folder": folder / "gone"})
