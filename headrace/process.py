@@ -85,7 +85,8 @@ def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any
             raise InvalidInput("give --workflow or --processor, not both", field="--processor")
         return processor_spec(options.processor), dict(pairs)
     workflow = options.workflow or "passthrough"
-    spec = workflow_spec(workflow, allow_files=True, input_folder=options.input_folder or _home_of(workflow))
+    folder = options.input_folder or _home_of(workflow)
+    spec = workflow_spec(workflow, allow_files=True, input_folder=folder, local=True)
     table = parameter_table(spec)
     return spec, {key: table.parse_text_value(key, text) for key, text in pairs.items()}
 

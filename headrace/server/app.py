@@ -71,6 +71,7 @@ class Worker:
             default=settings.workflow,
             allow_processors=settings.allow_processors,
             input_folder=settings.input_folder,
+            local=self.engine.settings.python is None,
         )
         processor = EngineProcessor(self.engine, spec, session=session_id, params=params)
         pipeline = self._pipeline_settings(media)

@@ -36,9 +36,9 @@ class CatalogueEntry:
 
 
 @cache
-def catalogue() -> tuple[CatalogueEntry, ...]:
-    """Every bundled workflow, in alphabetical order."""
-    return tuple(_entry(name) for name in library.names())
+def catalogue(*, local: bool = False) -> tuple[CatalogueEntry, ...]:
+    """Every bundled workflow, in alphabetical order; ``local`` as in `workflow_spec`."""
+    return tuple(_entry(name, local) for name in library.names())
 
 
 def title_of(name: str) -> str:
@@ -48,10 +48,10 @@ def title_of(name: str) -> str:
     return name.rpartition("/")[2].removesuffix(".json").replace("-", " ").capitalize()
 
 
-def _entry(name: str) -> CatalogueEntry:
+def _entry(name: str, local: bool) -> CatalogueEntry:
     problem = None
     try:
-        workflow_spec(name, allow_files=False)
+        workflow_spec(name, allow_files=False, local=local)
     except HeadraceError as error:
         problem = error.message
     steps = steps_of(library.load_bundled(name))

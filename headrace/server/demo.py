@@ -111,14 +111,16 @@ class Demo:
             await self._end("stopped on the page")
 
     def _choose(self, workflow: str | None) -> _Chosen:
+        local = self._engine.settings.python is None
         if workflow is None:
             if self._chosen is not None:
                 return self._chosen
             # What the operator named may be a file.
             name = self._default
-            spec = workflow_spec(name, allow_files=True, input_folder=self._input_folder)
+            spec = workflow_spec(name, allow_files=True, input_folder=self._input_folder, local=local)
         else:
-            name, spec = workflow, workflow_spec(library.load_bundled(workflow), allow_files=False)
+            name = workflow
+            spec = workflow_spec(library.load_bundled(workflow), allow_files=False, local=local)
         return _Chosen(name, spec, parameter_table(spec).schema())
 
     async def _end(self, reason: str) -> None:

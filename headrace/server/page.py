@@ -86,7 +86,8 @@ class PageRoutes:
 
     async def workflows(self, request: web.Request) -> web.Response:
         """The bundled workflows: name, title, description, steps, and why one cannot run."""
-        return web.json_response({"workflows": [entry.as_dict() for entry in catalogue()]})
+        entries = catalogue(local=self._host.engine.settings.python is None)
+        return web.json_response({"workflows": [entry.as_dict() for entry in entries]})
 
     async def state(self, request: web.Request) -> web.Response:
         """Worker, engine, demo, the ids of all sessions, and one session in full.

@@ -10,7 +10,7 @@ from typing import Any
 
 from stream.errors import InvalidInput
 from workflows import library
-from workflows.check import examine, normalise
+from workflows.check import examine, normalise, not_installed
 from workflows.graph import Graph, load_json
 from workflows.parameters import ParameterTable
 from workflows.problems import Problem, invalid_workflow
@@ -28,10 +28,13 @@ def registry(input_folder: str | None = None) -> NodeRegistry:
     return NodeRegistry.builtin(Path(input_folder) if input_folder is not None else None)
 
 
-def workflow_spec(workflow: Any, *, allow_files: bool, input_folder: Path | None = None) -> Spec:
+def workflow_spec(
+    workflow: Any, *, allow_files: bool, input_folder: Path | None = None, local: bool = False
+) -> Spec:
     """The spec of a workflow given as JSON data, JSON text, a bundled name or (if allowed) a file.
 
-    A list means several in a row. ``input_folder`` is where LoadImage finds its pictures. Raises
+    A list means several in a row. ``input_folder`` is where LoadImage finds its pictures. ``local`` says that
+    the engine runs in this interpreter, so that packages which are missing here are problems too. Raises
     `InvalidWorkflow` with every problem at once.
     """
     if isinstance(workflow, list):
@@ -43,7 +46,12 @@ def workflow_spec(workflow: Any, *, allow_files: bool, input_folder: Path | None
         spec["input_folder"] = str(input_folder.resolve())
         # It lists the pictures that were there when it was last asked.
         registry(spec["input_folder"]).definitions.forget("LoadImage")
-    _graphs(spec)
+    graphs = _graphs(spec)
+    if local:
+        definitions = registry(spec.get("input_folder")).definitions
+        missing = [problem for graph in graphs for problem in not_installed(graph, graph.nodes, definitions)]
+        if missing:
+            raise invalid_workflow(missing)
     return spec
 
 
@@ -60,7 +68,12 @@ def processor_spec(target: Any) -> Spec:
 
 
 def spec_from_params(
-    params: Mapping[str, Any], *, default: str, allow_processors: bool, input_folder: Path | None = None
+    params: Mapping[str, Any],
+    *,
+    default: str,
+    allow_processors: bool,
+    input_folder: Path | None = None,
+    local: bool = False,
 ) -> tuple[Spec, dict[str, Any]]:
     """Take the workflow or processor out of a start's parameters: its spec, and the other parameters.
 
@@ -78,7 +91,10 @@ def spec_from_params(
         return processor_spec(chosen["processor"]), rest
     wanted = next(iter(chosen.values()), None)
     spec = workflow_spec(
-        default if wanted is None else wanted, allow_files=wanted is None, input_folder=input_folder
+        default if wanted is None else wanted,
+        allow_files=wanted is None,
+        input_folder=input_folder,
+        local=local,
     )
     parameter_table(spec).resolve(rest)
     return spec, rest

