@@ -38,7 +38,7 @@ class HostRules:
 
     def _take(self, entry: str) -> None:
         try:
-            self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
+            self._networks.append(_unmapped(ipaddress.ip_network(entry.strip("[]"), strict=False)))
             return
         except ValueError:
             name = entry.removeprefix("*.").rstrip(".")
@@ -102,6 +102,15 @@ def _address(text: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def _unmapped(network: Network) -> Network:
+    """An IPv4 network that was written as an IPv6 one (RFC 4291, 2.5.5.2) as what it is."""
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _is_dangerous(address: Address) -> bool:
