@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from stream.mailbox import Mailbox, Unit, UnitQueue
@@ -17,11 +18,19 @@ class ToLoop(Generic[T]):
     """From one thread to one coroutine.
 
     Live, the newest wins and `put` never waits. Lossless, `put` waits for room, so that the thread is held
-    back. After `close` what is held is still taken, then `take` returns None; after `abort` at once.
+    back. ``on_arrival`` is called on the loop for every item, taken or not. After `close` what is held is still taken, then `take` returns None; after `abort` at once.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, limit: int = 1, lossless: bool = False) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        limit: int = 1,
+        lossless: bool = False,
+        on_arrival: Callable[[T], None] | None = None,
+    ) -> None:
         self._loop = loop
+        self._on_arrival = on_arrival
         self._box: Mailbox[T] = Mailbox(limit)
         self._lossless = lossless
         self._room = threading.Condition()
@@ -41,7 +50,7 @@ class ToLoop(Generic[T]):
             if self._aborted or self._closed:
                 return False
             self._box.put(item)
-        self._wake()
+        self._wake(item)
         return True
 
     async def take(self) -> T | None:
@@ -73,12 +82,17 @@ class ToLoop(Generic[T]):
             self._room.notify_all()
         self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, item: T | None = None) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._arrived.set)
+            self._loop.call_soon_threadsafe(self._woken, item)
         except RuntimeError:
             # The loop has ended: nobody waits any more.
             pass
+
+    def _woken(self, item: T | None) -> None:
+        self._arrived.set()
+        if item is not None and self._on_arrival is not None:
+            self._on_arrival(item)
 
 
 class UnitsToThread(Generic[U]):
@@ -89,6 +103,7 @@ class UnitsToThread(Generic[U]):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, lossless: bool = False, limit: int = 240) -> None:
         self._loop = loop
+        self._lossless = lossless
         self._limit = limit
         age = 1 << 62 if lossless else 1_000_000_000
         self._queue: UnitQueue[U] = UnitQueue(max_units=1 << 30 if lossless else limit, max_age=age)
@@ -128,11 +143,16 @@ class UnitsToThread(Generic[U]):
                 if self._closed:
                     return None
                 self._changed.wait()
+        if self._lossless:
+            self._wake_loop()
+        return unit
+
+    def _wake_loop(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._room.set)
         except RuntimeError:
+            # The loop has ended: nobody waits any more.
             pass
-        return unit
 
     def close(self) -> None:
         with self._changed:

@@ -149,7 +149,12 @@ class Pipeline:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         lossless = settings.lossless
-        self._frames: ToLoop[_Job] = ToLoop(self._loop, limit=4 if lossless else 1, lossless=lossless)
+        self._frames: ToLoop[_Job] = ToLoop(
+            self._loop,
+            limit=4 if lossless else 1,
+            lossless=lossless,
+            on_arrival=None if lossless else self._arrived,
+        )
         self._sound: ToLoop[_Sound] = ToLoop(self._loop, limit=MAX_SOUND_WAITING, lossless=lossless)
         self._encoding = EncodingStage(settings.encoding, self._loop, self._encoded, self._stage_failed)
         self._presenter = Presenter(settings.overlay)
@@ -159,6 +164,7 @@ class Pipeline:
         self._rate = EvenRate(settings.max_fps) if settings.max_fps else None
         self._converter = Converter()
         self._between_frames = asyncio.Lock()
+        self._steering = asyncio.Lock()
         self.ready = False
         """Whether the processor has been loaded and told that the stream starts; set by the session."""
         self._number = 0
@@ -175,9 +181,11 @@ class Pipeline:
 
     async def apply(self, params: Params) -> int:
         """Change parameters between two frames; returns the number of the first frame they hold for."""
-        async with self._between_frames:
-            await self.processor.update_params(params)
-            return self._number
+        async with self._steering:
+            await self.processor.prepare_params(params)
+            async with self._between_frames:
+                await self.processor.update_params(params)
+                return self._number
 
     def expect_video(self, expected: bool) -> None:
         """Once the source knows whether it carries pictures."""
@@ -247,17 +255,19 @@ class Pipeline:
         if self._rate is not None and not self._rate.keeps(pts):
             counts.dropped_rate += 1
             return True
-        going_on = self._frames.put(_Job(frame, pts, -1))
-        if not self.settings.lossless:
-            self._call(self._arrived, pts, (frame.width, frame.height))
-        return going_on
+        return self._frames.put(_Job(frame, pts, -1))
 
     def _decoded_audio(self, frame: AudioFrame) -> bool:
         now = time.monotonic_ns()
         self.figures.counts.audio_in += 1
         self.figures.audio_in_rate.tick(now)
         pts = self._clock.map(_to_ticks(frame.timestamp, frame), frame.timeline.received or now)
-        return self._sound.put(_Sound(frame, pts))
+        if self.settings.lossless or self.processor.info().audio:
+            return self._sound.put(_Sound(frame, pts))
+        # Nobody touches it: it has no business on the loop.
+        for sound in self._placed([frame], frame, pts):
+            self._encoding.hear(sound)
+        return True
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
@@ -331,6 +341,12 @@ class Pipeline:
                 if not self.ready:
                     raise self._not_ready()
                 return _normalised(await self.processor.process_video_async(frame))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Something within the processor was cancelled, and not this pipeline.
+                raise ProcessorError("the processor's work was cancelled") from None
             except EngineError:
                 if not self.settings.lossless or attempt == ENGINE_RETRIES:
                     raise
@@ -408,6 +424,10 @@ class Pipeline:
             except Exception as error:  # the edge to a processor that is not ours
                 log.debug("the processor raised", exc_info=True)
                 self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
+        return self._placed(frames, frame, start)
+
+    def _placed(self, frames: Sequence[AudioFrame], frame: AudioFrame, start: int) -> list[Heard]:
+        """What became of ``frame``, which was heard at ``start``, on the output timeline."""
         source = _to_ticks(frame.timestamp, frame)
         heard = []
         for sound in frames:
@@ -424,10 +444,10 @@ class Pipeline:
 
     # -- when there is no result -----------------------------------------------------------------------
 
-    def _arrived(self, pts: int, size: tuple[int, int]) -> None:
+    def _arrived(self, job: _Job) -> None:
         """An input frame was put into the mailbox; show something for it if results stay away."""
         now = time.monotonic_ns()
-        self._fill(self._presenter.arrived(now), pts, now, size)
+        self._fill(self._presenter.arrived(now), job.pts, now, (job.frame.width, job.frame.height))
 
     async def _tick(self) -> None:
         if self.settings.lossless:

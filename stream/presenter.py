@@ -22,7 +22,7 @@ class Presenter:
     so that a slow model does not blink.
     """
 
-    def __init__(self, overlay: OverlaySettings, *, repeat_after: float = 0.45) -> None:
+    def __init__(self, overlay: OverlaySettings, *, repeat_after: float = 0.4) -> None:
         self._overlay = overlay
         self._repeat_after = int(repeat_after * SECOND)
         self._last_shown: int | None = None

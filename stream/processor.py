@@ -75,6 +75,12 @@ class FrameProcessor:
         """One stretch of sound in, a list out; None or an empty list puts nothing out."""
         return [frame]
 
+    async def prepare_params(self, params: Params) -> None:
+        """What takes long of `update_params`, which follows with the same parameters unless this raises.
+
+        Frames go on meanwhile with the old parameters, so nothing may take effect yet and nothing may block.
+        """
+
     async def update_params(self, params: Params) -> None:
         """New parameters, whole or not at all: raise and the old ones stay in force."""
         if params:

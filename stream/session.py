@@ -238,6 +238,8 @@ class Session:
             if self._sinks:
                 waiting.add(sinks)
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if pipeline.cancelled():
+                raise ProcessorError("the pipeline was cancelled from within")
             source.cancel()
             self.decoding.end()
             await asyncio.wait({pipeline}, timeout=DRAIN)

@@ -81,7 +81,7 @@ def session_state(c: Counters) -> State:
 
 
 def _inference_state(c: Counters) -> State:
-    waiting_since = max(filter(None, (c.started, c.ready_since, c.last_output)))
+    waiting_since = max(c.started, c.ready_since or c.started, c.last_output or c.started)
     silent = c.now - waiting_since
     if c.ready and silent > OUTPUT_DEAD:
         return State.ERROR

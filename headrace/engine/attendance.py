@@ -154,6 +154,8 @@ class Attendance:
         self.calls.watch.heard(time.monotonic())
         if op == "answer":
             self.calls.answered(message)
+        elif op == "deferred":
+            self.calls.deferred(body.get("call"))
         elif op in ("emit", "progress"):
             self._on_word(message)
         elif op == "ready":

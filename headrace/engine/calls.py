@@ -40,6 +40,11 @@ class Calls:
         self._waiting.pop(call, None)
         self.watch.answered(call, time.monotonic())
 
+    def deferred(self, call: Any) -> None:
+        """The engine has begun what was asked, beside its other work: it does not owe the answer any more."""
+        if type(call) is int and call in self._waiting:
+            self.watch.answered(call, time.monotonic())
+
     def answered(self, message: Message) -> None:
         call: Any = message.body.get("call")
         on_answer = self._waiting.pop(call, None) if type(call) is int else None

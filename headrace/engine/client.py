@@ -155,6 +155,14 @@ class EngineProcessor(FrameProcessor):
         remote = self._usable()
         return await self._bounded(remote.audio(frame))
 
+    async def prepare_params(self, params: Params) -> None:
+        """Have the processor prepare a change beside its frames, within the engine's ``open_timeout``.
+
+        Raises what the processor raised, or `EngineError` while it is not there.
+        """
+        work = self._usable().prepare_params(params)
+        await self._bounded(work, self._engine.settings.open_timeout)
+
     async def update_params(self, params: Params) -> None:
         """Change parameters between two frames; `params_frame` then says from which on they hold.
 
@@ -174,9 +182,9 @@ class EngineProcessor(FrameProcessor):
         message, progress = self.progress()
         raise EngineError(message, progress=progress)
 
-    async def _bounded(self, work: asyncio.Task[T]) -> T:
+    async def _bounded(self, work: asyncio.Task[T], limit: float | None = None) -> T:
         """Await ``work``, which goes on by itself when this gives up: the engine may be using its memory."""
-        limit = self._engine.settings.call_timeout * _PATIENCE
+        limit = limit or self._engine.settings.call_timeout * _PATIENCE
         try:
             async with asyncio.timeout(limit) as deadline:
                 return await asyncio.shield(work)

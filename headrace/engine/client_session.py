@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Media = Literal["video", "audio"]
 
-THREAD_FROM = 256 * 1024
+THREAD_FROM = 1024 * 1024
 """Bytes from which on a copy leaves the event loop."""
 
 _numbers = itertools.count(1)
@@ -158,6 +158,9 @@ class RemoteSession:
         # Its caller may have given up; then nobody else asks for the error.
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("session %s: %s", self.name, error)
+
+    def prepare_params(self, params: Params) -> asyncio.Task[dict[str, Any]]:
+        return self._begin(self._ask({"op": "prepare", "params": params}))
 
     async def _update_params(self, params: Params) -> int:
         frame = (await self._ask({"op": "params", "params": params})).get("frame")

@@ -87,6 +87,7 @@ class HostSession:
         self._closing: asyncio.Future[int] = self._loop.create_future()
         self._processor: FrameProcessor | None = None
         self._started = False
+        self._preparing: asyncio.Task[None] | None = None
         self._frames = 0
         self._dropped = 0
         self._progress_at = time.monotonic()
@@ -134,7 +135,11 @@ class HostSession:
                     job = await self._jobs.get()
                     if job.op == "close":
                         break
-                    await self._do(job)
+                    if job.op == "prepare":
+                        await self._end_preparing()
+                        self._preparing = asyncio.create_task(self._prepare(job))
+                    else:
+                        await self._do(job)
         finally:
             await self._end()
         if self._closing.done() and self._closing.result():
@@ -192,6 +197,7 @@ class HostSession:
 
     async def _end(self) -> None:
         """Stop the processor and free everything."""
+        await self._end_preparing()
         processor, self._processor = self._processor, None
         if processor is not None and self._started:
             try:
@@ -220,6 +226,25 @@ class HostSession:
         processor, params = self._loaded(), _params_of(job)
         await self._ask(lambda: processor.update_params(params), self._around.call_limit)
         self._answer(job.call, {"frame": self._frames})
+
+    async def _prepare(self, job: Job) -> None:
+        """Beside the frames: without the turn, and without keeping the guardian waiting."""
+        try:
+            processor, params = self._loaded(), _params_of(job)
+            self._around.link.send({"op": "deferred", "call": job.call})
+            await self._ask(lambda: processor.prepare_params(params), self._around.open_limit)
+            self._answer(job.call, {})
+        except asyncio.CancelledError:
+            self._fail(job.call, EngineError("the session was closed, or another change was begun"))
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
+            self._fail(job.call, error)
+
+    async def _end_preparing(self) -> None:
+        preparing, self._preparing = self._preparing, None
+        if preparing is not None:
+            preparing.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
 
     async def _video(self, job: Job) -> None:
         processor = self._loaded()

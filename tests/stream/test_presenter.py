@@ -13,10 +13,10 @@ MS = 1_000_000
 def test_the_last_picture_is_repeated_before_half_a_second_without_a_new_one():
     presenter = Presenter(OverlaySettings())
     presenter.result(0, 10 * MS)
-    assert presenter.idle(400 * MS) is None
-    assert presenter.idle(460 * MS) == "repeat"
-    assert presenter.idle(500 * MS) is None
-    assert presenter.idle(920 * MS) == "repeat"
+    assert presenter.idle(350 * MS) is None
+    assert presenter.idle(410 * MS) == "repeat"
+    assert presenter.idle(450 * MS) is None
+    assert presenter.idle(820 * MS) == "repeat"
 
 
 def test_nothing_is_repeated_before_there_was_anything():

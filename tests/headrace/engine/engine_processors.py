@@ -281,3 +281,20 @@ def make() -> FrameProcessor:
 
 def make_wrong() -> object:
     return object()
+
+
+class Prepares(Level):
+    """Takes as long to prepare a change as the change says."""
+
+    prepared: Params | None = None
+
+    async def prepare_params(self, params: Params) -> None:
+        if "fail" in params:
+            raise InvalidInput("cannot be prepared", field="fail")
+        await asyncio.sleep(params.get("seconds", 0))
+        self.prepared = params
+
+    async def update_params(self, params: Params) -> None:
+        if "seconds" in params and self.prepared != params:
+            raise InvalidInput("was not prepared", field="seconds")
+        await super().update_params({"level": params["level"]} if "level" in params else {})

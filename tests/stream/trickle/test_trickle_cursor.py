@@ -153,6 +153,15 @@ def test_refusals_are_borne_for_a_time_and_not_for_a_number() -> None:
     assert isinstance(cursor.missing(7, waited=20.0, now=60.0), Ask)
 
 
+def test_one_is_not_sent_back_to_what_was_read_already() -> None:
+    cursor = cursor_from(1)
+    cursor.begun(1)
+    assert isinstance(cursor.missing(1, waited=0.0, now=0.0), Ask)
+    assert cursor.wanted == 2
+    cursor.missing(0, waited=0.0, now=0.0)
+    assert cursor.wanted == 0
+
+
 @pytest.mark.parametrize("latest", [None, -2, -9])
 def test_without_a_usable_number_the_next_segment_is_asked_for(latest: int | None) -> None:
     cursor = cursor_from(5)
