@@ -26,7 +26,8 @@ from workflows.topology import execution_order
 class Plan:
     """A graph that is ready to run, with node instances of its own.
 
-    `run` or `run_async` (where `is_async` says so), `change` and `commit` must not overlap.
+    `run` or `run_async` (where `is_async` says so) and `commit` must not overlap, nor two of `change`. It may
+    run in another thread while frames run: it calls none of the nodes that they call.
     """
 
     def __init__(self, registry: NodeRegistry, bound: Mapping[str, BoundNode], program: Program) -> None:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor, Params, ProcessorInfo, VideoResult
+from workflows import library
+from workflows.beside import run_beside
 from workflows.check import prepare
+from workflows.compiler import Program
 from workflows.graph import Graph, load_json, looks_like_graph
 from workflows.parameters import ParameterTable, Place
 from workflows.plan import Plan
@@ -44,6 +47,19 @@ class _Running:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Worked out for ``params`` on top of what was ``running``; `WorkflowProcessor._commit` puts it in force.
+
+    Either other ``programs`` of the same plans, or a ``replacement``.
+    """
+
+    running: _Running
+    params: Params
+    programs: tuple[tuple[Plan, Program], ...] = ()
+    replacement: _Running | None = None
+
+
 class WorkflowProcessor(FrameProcessor):
     """Runs ``workflow`` on every frame.
 
@@ -73,6 +89,7 @@ class WorkflowProcessor(FrameProcessor):
         self._input_node = input_node
         self._output_node = output_node
         self._running: _Running | None = None
+        self._prepared: _Change | None = None
         self._inference_mode: Any = None
 
     async def load_model(self, **kwargs: Any) -> None:
@@ -103,9 +120,7 @@ class WorkflowProcessor(FrameProcessor):
         ``frame`` itself comes back where the workflow leaves it alone or has no video output. Raises
         `ProcessorError` that names the node at fault.
         """
-        running = self._running
-        if running is None:
-            raise ProcessorError("the workflow is not loaded")
+        running = self._loaded()
         if running.is_passthrough:
             return frame
         source = frame.tensor
@@ -124,28 +139,27 @@ class WorkflowProcessor(FrameProcessor):
                 return frame
             return _frames(frame, video, label)
 
+    async def prepare_params(self, params: Params) -> None:
+        """Compile another workflow, or run the constant nodes again that ``params`` change, in a thread.
+
+        Raises as `update_params` does. Changes that only the next frame needs are left to that.
+        """
+        self._prepared = None
+        running = self._loaded()
+        if self._takes_long(running, params):
+            self._prepared = await run_beside(lambda: self._work_out(running, params))
+
     async def update_params(self, params: Params) -> None:
         """New parameters, another workflow, or both. Raises and leaves all as it was, or takes effect whole.
 
         A workflow that differs from the present one in literals alone becomes a change of parameters.
         """
-        running = self._running
-        if running is None or self._inference_mode is None:
-            raise ProcessorError("the workflow is not loaded")
-        params = dict(params)
-        workflow = _take_workflow(params, running.table)
-        with self._inference_mode():
-            if workflow is None:
-                await self._change(running, running.table.resolve(params))
-                return
-            graphs = self._prepare(workflow)
-            table = ParameterTable(graphs, self._registry.definitions)
-            graphs = _with_values(graphs, table.resolve(params))
-            changes = _literal_changes([plan.graph for plan in running.plans], graphs)
-            if changes is not None:
-                await self._change(running, changes)
-            else:
-                self._running = await self._compile(graphs)
+        running = self._loaded()
+        change, self._prepared = self._prepared, None
+        if change is None or change.running is not running or change.params != params:
+            with self._inference_mode():
+                change = await self._work_out(running, params)
+        self._commit(change)
 
     async def on_stream_start(self, params: Params) -> None:
         """Parameters may come with the start of a stream, among others that are none of the workflow's."""
@@ -186,17 +200,45 @@ class WorkflowProcessor(FrameProcessor):
             ]
         return _Running.of(plans, self._registry)
 
-    async def _change(self, running: _Running, values: Mapping[Place, Any]) -> None:
+    def _loaded(self) -> _Running:
+        if self._running is None:
+            raise ProcessorError("the workflow is not loaded")
+        return self._running
+
+    def _takes_long(self, running: _Running, params: Params) -> bool:
+        """Whether nodes would have to be made or run that no frame waits for."""
+        rest = dict(params)
+        if _take_workflow(rest, running.table) is not None:
+            return True
+        places = running.table.resolve(rest)
+        known = running.table.parameters.values()
+        return any(parameter.place in places and parameter.cost == "recompute" for parameter in known)
+
+    async def _work_out(self, running: _Running, params: Params) -> _Change:
+        """All of an update but its effect."""
+        rest = dict(params)
+        workflow = _take_workflow(rest, running.table)
+        if workflow is None:
+            values = running.table.resolve(rest)
+        else:
+            graphs = self._prepare(workflow)
+            table = ParameterTable(graphs, self._registry.definitions)
+            graphs = _with_values(graphs, table.resolve(rest))
+            changes = _literal_changes([plan.graph for plan in running.plans], graphs)
+            if changes is None:
+                return _Change(running, params, replacement=await self._compile(graphs))
+            values = changes
         by_plan: dict[int, dict[tuple[str, str], Any]] = {}
         for place, value in values.items():
             by_plan.setdefault(place.graph, {})[place.node_id, place.input] = value
-        programs = [
-            (running.plans[index], await running.plans[index].change(of_plan))
-            for index, of_plan in by_plan.items()
-        ]
-        for plan, program in programs:
+        plans = running.plans
+        programs = [(plans[index], await plans[index].change(of_plan)) for index, of_plan in by_plan.items()]
+        return _Change(running, params, programs=tuple(programs))
+
+    def _commit(self, change: _Change) -> None:
+        for plan, program in change.programs:
             plan.commit(program)
-        self._running = _Running.of(running.plans, self._registry)
+        self._running = change.replacement or _Running.of(change.running.plans, self._registry)
 
 
 def _take_workflow(params: dict[str, Any], table: ParameterTable) -> Any:
@@ -215,7 +257,7 @@ def _take_workflow(params: dict[str, Any], table: ParameterTable) -> Any:
     if not keys:
         return None
     value = params.pop(keys[0])
-    return load_json(value, keys[0]) if isinstance(value, str | bytes) else value
+    return _data(value, keys[0]) if isinstance(value, str | bytes) else value
 
 
 def _is_for_node(value: Any) -> bool:
@@ -229,9 +271,9 @@ def _choice(node_id: str | None, nodes: Any) -> str | None:
 
 def _as_list(workflow: Any) -> list[Any]:
     if isinstance(workflow, str | bytes):
-        workflow = load_json(workflow)
+        workflow = _data(workflow)
     workflows = list(workflow) if isinstance(workflow, list | tuple) else [workflow]
-    workflows = [load_json(item) if isinstance(item, str | bytes) else item for item in workflows]
+    workflows = [_data(item) if isinstance(item, str | bytes) else item for item in workflows]
     if not workflows:
         raise InvalidWorkflow("an empty list of workflows; give at least one", field="workflow")
     if len(workflows) > MAX_WORKFLOWS:
@@ -239,6 +281,13 @@ def _as_list(workflow: Any) -> list[Any]:
             f"{len(workflows)} workflows in a row; the limit is {MAX_WORKFLOWS}", field="workflow"
         )
     return workflows
+
+
+def _data(text: str | bytes, name: str = "workflow") -> Any:
+    """The workflow that a text is, or names: a bundled one, never a file."""
+    if isinstance(text, str) and text.strip() in library.names():
+        return library.load_bundled(text.strip())
+    return load_json(text, name)
 
 
 def _with_values(graphs: Sequence[Graph], values: Mapping[Place, Any]) -> list[Graph]:

@@ -1,5 +1,6 @@
 """Processors that the engine of a test runs."""
 
+import asyncio
 import os
 import signal
 import time
@@ -67,3 +68,18 @@ class Slow(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         time.sleep(0.15)  # noqa: ASYNC251 (a processor may block)
         return frame
+
+
+class SlowToChange(FrameProcessor):
+    """Takes a while to prepare what then holds at once."""
+
+    white = False
+
+    async def prepare_params(self, params: dict[str, Any]) -> None:
+        await asyncio.sleep(params["seconds"])
+
+    async def update_params(self, params: dict[str, Any]) -> None:
+        self.white = True
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        return frame.replace_tensor(frame.tensor.clamp(min=0.9)) if self.white else frame

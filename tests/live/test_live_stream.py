@@ -226,6 +226,31 @@ async def test_parameters_take_effect_between_two_frames_by_http_and_by_control_
     assert "stream_stopped" in kinds
 
 
+async def test_frames_flow_while_a_change_is_prepared(tmp_path):
+    async with running(tmp_path) as rig:
+        viewer = Viewer(rig.channel("one-out"))
+        feeding = asyncio.create_task(rig.play(clip(8)))
+        await rig.start(
+            params={"width": 128, "height": 128, "processor": "tests.live.live_processors:SlowToChange"}
+        )
+        watching = asyncio.create_task(viewer.run())
+        before = (await rig.until(lambda r: r["counts"]["frames_out"] > 30))["counts"]["frames_out"]
+        begun = time.monotonic()
+        status, answer = await rig.post("/stream/params", {"seconds": 2.0}, **{"X-Stream-Id": "one"})
+        assert status == 200
+        changed = time.monotonic()
+        assert changed - begun >= 2.0
+        report = await rig.report()
+        assert report["counts"]["frames_out"] - before > 30
+        assert report["counts"]["failed"] == 0
+        assert answer["applied"]["frame"] >= before + 30
+        assert all(is_raw(p) for p in viewer.pictures if begun + 0.3 < p.at < changed)
+        assert await _wait_processed(viewer, changed + 0.2) - changed < 3
+        feeding.cancel()
+        await rig.post("/stream/stop", {}, **{"X-Stream-Id": "one"})
+        await asyncio.gather(feeding, asyncio.wait_for(watching, 30), return_exceptions=True)
+
+
 async def _read_events(rig: Rig, events: list) -> None:
     async for message in ControlReader(rig.channel("one-events"), start=0, not_found_grace=20).messages():
         events.append(message)
