@@ -55,7 +55,5 @@ def _advice(room: str, found: Path) -> str:
     others = [name for name in metadata.packages_distributions().get(room, ()) if name.lower() != "headrace"]
     if others:
         names = " ".join(sorted(set(others)))
-        return (
-            f"it belongs to {names}: keep Headrace in its own environment, or `pip uninstall {names}`"
-        )
+        return f"it belongs to {names}: keep Headrace in its own environment, or `pip uninstall {names}`"
     return f"rename it, or take {_place(found).parent} out of the path (the current folder, PYTHONPATH)"

@@ -18,7 +18,8 @@ class ToLoop(Generic[T]):
     """From one thread to one coroutine.
 
     Live, the newest wins and `put` never waits. Lossless, `put` waits for room, so that the thread is held
-    back. ``on_arrival`` is called on the loop for every item, taken or not. After `close` what is held is still taken, then `take` returns None; after `abort` at once.
+    back. ``on_arrival`` is called on the loop for every item, taken or not. After `close` what is held is
+    still taken, then `take` returns None; after `abort` at once.
     """
 
     def __init__(

@@ -76,8 +76,11 @@ def _outward_addresses() -> list[str]:
 
 
 def self_signed(folder: Path, names: Sequence[str]) -> Path:
-    """A PEM file in ``folder`` with a key and its certificate for ``names``, made anew when it is missing, near
-    its end or for others. Raises `InvalidInput` when the folder cannot be written."""
+    """A PEM file in ``folder`` with a key and its certificate for ``names``.
+
+    Made anew when it is missing, near its end or for others. Raises `InvalidInput` when the folder cannot be
+    written.
+    """
     path = folder / "headrace.pem"
     if _is_good(path, names):
         return path
