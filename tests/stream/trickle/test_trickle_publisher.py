@@ -26,10 +26,12 @@ from trickle_helpers import (
 )
 
 from stream.errors import InvalidInput, SinkError
+from stream.trickle.http1 import Endpoint, open_connection
 from stream.trickle.protocol import NEXT, ChannelClosed, SegmentLost
 from stream.trickle.publisher import TricklePublisher
-from stream.trickle.segment_writer import SegmentWriter
+from stream.trickle.segment_writer import PublisherOptions, PublisherStatistics, SegmentWriter
 from stream.trickle.subscriber import TrickleSubscriber
+from stream.trickle.wire import NotWritten
 
 
 @contextmanager
@@ -317,6 +319,46 @@ class TestBrokenConnections:
             relay.release()
             await publish(publisher, b"next")
             await publisher.close()
+
+    async def test_a_segment_that_is_never_confirmed_is_lost(self) -> None:
+        requests: list[bytes] = []
+
+        async def script(raw: Raw, head: bytes) -> None:
+            requests.append(head.split(b" HTTP")[0])
+            while head.startswith(b"POST /c/0") and await raw.chunk():
+                pass
+            if head.startswith(b"DELETE"):
+                raw.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            else:
+                await raw.reader.read()
+
+        async with scripted(script) as url:
+            publisher = publisher_of(url, write_timeout=0.2)
+            await publisher.start()
+            with pytest.raises(SegmentLost, match="no answer"):
+                await publish(publisher, b"x")
+            await until(lambda: b"DELETE /c/0" in requests)
+            await publisher.close()
+
+    async def test_bytes_for_a_connection_that_is_gone_are_kept_for_the_next(self) -> None:
+        async def script(raw: Raw, head: bytes) -> None:
+            raw.reset()
+
+        async with scripted(script) as url:
+            endpoint, statistics = Endpoint.parse(url), PublisherStatistics()
+            options = PublisherOptions("video/mp2t", True, 5.0, 5.0, 5.0, 1000)
+            writer = SegmentWriter(endpoint, 0, options, statistics, lambda _: None)
+            await writer.write(b"kept")
+            connection = await open_connection(endpoint, verify_tls=True, timeout=HANG)
+            await connection.send_head("POST", "/c/0", {}, body=True)
+            await until(lambda: connection._wire.gone)
+            answer = asyncio.create_task(asyncio.sleep(HANG))
+            with pytest.raises(NotWritten):
+                await writer._send_body(connection, answer)
+            assert (writer.pending_bytes, statistics.bytes) == (4, 0)
+            assert writer._take() == b"kept"
+            answer.cancel()
+            await connection.close()
 
     async def test_too_many_unfinished_segments_are_an_error(self) -> None:
         async with probing() as probe:
