@@ -21,7 +21,7 @@ run: $(STAMP)
 	$(BIN)/headrace serve --demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -6,6 +6,8 @@ All timestamps count 1/90000 s; moments are nanoseconds of one monotonic clock, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
 
 TICKS = 90_000
 NANOSECONDS = 1_000_000_000
@@ -14,6 +16,20 @@ NANOSECONDS = 1_000_000_000
 def ticks(nanoseconds: int) -> int:
     """Nanoseconds as 1/90000 s, rounded down."""
     return nanoseconds * TICKS // NANOSECONDS
+
+
+class Timestamped(Protocol):
+    """Anything with a timestamp in units of its time base (seconds)."""
+
+    timestamp: int
+    time_base: Fraction
+
+
+def to_ticks(frame: Timestamped) -> int:
+    """The frame's timestamp in 1/90000 s."""
+    if frame.time_base.denominator == TICKS and frame.time_base.numerator == 1:
+        return frame.timestamp
+    return round(frame.timestamp * frame.time_base * TICKS)
 
 
 @dataclass(slots=True)

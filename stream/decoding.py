@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -23,8 +22,8 @@ class UnitDecoding:
     `put` and `end` are called from the loop, `run` is the body of the thread.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hardware: HardwarePolicy = "auto") -> None:
-        self._units: UnitsToThread[AccessUnit] = UnitsToThread(loop)
+    def __init__(self, hardware: HardwarePolicy = "auto") -> None:
+        self._units: UnitsToThread[AccessUnit] = UnitsToThread()
         self._hardware: HardwarePolicy = hardware
         self._video: VideoDecoder | None = None
         self._audio: AudioDecoder | None = None

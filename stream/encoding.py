@@ -55,7 +55,7 @@ class EncodingSettings:
 
 
 class EncodingStage:
-    """Owns the encoders. `show` and `hear` belong to the loop, ``deliver`` and ``failed`` to its thread."""
+    """Owns the encoders. `show` belongs to the loop, `hear` to anyone, ``deliver`` and ``failed`` to it."""
 
     def __init__(
         self,
@@ -68,7 +68,9 @@ class EncodingStage:
         self._loop = loop
         self._deliver = deliver
         self._failed = failed
-        self._order: AvOrder[Shown, Heard] = AvOrder(max_pictures=4 if settings.lossless else 2)
+        self._order: AvOrder[Shown, Heard] = AvOrder(
+            max_pictures=4 if settings.lossless else 2, lossless=settings.lossless
+        )
         self._changed = threading.Condition()
         self._room = asyncio.Event()
         self._ending = False

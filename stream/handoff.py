@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from stream.mailbox import Mailbox, Unit, UnitQueue
 
@@ -18,8 +18,9 @@ class ToLoop(Generic[T]):
     """From one thread to one coroutine.
 
     Live, the newest wins and `put` never waits. Lossless, `put` waits for room, so that the thread is held
-    back. ``on_arrival`` is called on the loop for every item, taken or not. After `close` what is held is
-    still taken, then `take` returns None; after `abort` at once.
+    back. ``on_arrival`` is called on the loop with the note of every item, taken or not: the note alone, so
+    that a loop that stands still holds no frames. After `close` what is held is still taken, then `take`
+    returns None; after `abort` at once.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class ToLoop(Generic[T]):
         *,
         limit: int = 1,
         lossless: bool = False,
-        on_arrival: Callable[[T], None] | None = None,
+        on_arrival: Callable[[Any], None] | None = None,
     ) -> None:
         self._loop = loop
         self._on_arrival = on_arrival
@@ -43,15 +44,15 @@ class ToLoop(Generic[T]):
     def dropped(self) -> int:
         return self._box.dropped
 
-    def put(self, item: T) -> bool:
-        """From the thread. False when nothing is taken any more."""
+    def put(self, item: T, note: Any = None) -> bool:
+        """From the thread; ``note`` goes to ``on_arrival``. False when nothing is taken any more."""
         with self._room:
             if self._lossless:
                 self._room.wait_for(lambda: self._aborted or len(self._box) < self._box.limit)
             if self._aborted or self._closed:
                 return False
             self._box.put(item)
-        self._wake(item)
+        self._wake(note)
         return True
 
     async def take(self) -> T | None:
@@ -83,33 +84,25 @@ class ToLoop(Generic[T]):
             self._room.notify_all()
         self._wake()
 
-    def _wake(self, item: T | None = None) -> None:
+    def _wake(self, note: Any = None) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._woken, item)
+            self._loop.call_soon_threadsafe(self._woken, note)
         except RuntimeError:
             # The loop has ended: nobody waits any more.
             pass
 
-    def _woken(self, item: T | None) -> None:
+    def _woken(self, note: Any) -> None:
         self._arrived.set()
-        if item is not None and self._on_arrival is not None:
-            self._on_arrival(item)
+        if note is not None and self._on_arrival is not None:
+            self._on_arrival(note)
 
 
 class UnitsToThread(Generic[U]):
-    """Access units from the loop to a decoding thread.
+    """Access units of a live stream from the loop to a decoding thread; `put` never waits, the queue sheds."""
 
-    Live, `put` never waits and the queue sheds by itself. Lossless, `put_wait` waits for room.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, lossless: bool = False, limit: int = 240) -> None:
-        self._loop = loop
-        self._lossless = lossless
-        self._limit = limit
-        age = 1 << 62 if lossless else 1_000_000_000
-        self._queue: UnitQueue[U] = UnitQueue(max_units=1 << 30 if lossless else limit, max_age=age)
+    def __init__(self, limit: int = 240) -> None:
+        self._queue: UnitQueue[U] = UnitQueue(max_units=limit)
         self._changed = threading.Condition()
-        self._room = asyncio.Event()
         self._closed = False
         self._aborted = False
 
@@ -123,37 +116,17 @@ class UnitsToThread(Generic[U]):
                 self._queue.put(unit)
                 self._changed.notify_all()
 
-    async def put_wait(self, unit: U) -> None:
-        while True:
-            with self._changed:
-                if self._aborted or len(self._queue) < self._limit:
-                    break
-                self._room.clear()
-            await self._room.wait()
-        self.put(unit)
-
     def take(self) -> U | None:
         """From the thread: the next unit, when there is one; None at the end."""
         with self._changed:
-            while True:
-                if self._aborted:
-                    return None
+            while not self._aborted:
                 unit = self._queue.take(time.monotonic_ns())
                 if unit is not None:
-                    break
+                    return unit
                 if self._closed:
                     return None
                 self._changed.wait()
-        if self._lossless:
-            self._wake_loop()
-        return unit
-
-    def _wake_loop(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._room.set)
-        except RuntimeError:
-            # The loop has ended: nobody waits any more.
-            pass
+        return None
 
     def close(self) -> None:
         with self._changed:
@@ -164,4 +137,3 @@ class UnitsToThread(Generic[U]):
         with self._changed:
             self._aborted = True
             self._changed.notify_all()
-        self._room.set()

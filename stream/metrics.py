@@ -137,7 +137,7 @@ def totals_of(session: Session) -> Totals:
         ("headrace_frames_failed_total", ()): counts.failed,
         ("headrace_frames_withheld_total", ()): counts.withheld,
         ("headrace_audio_frames_in_total", ()): counts.audio_in,
-        ("headrace_audio_frames_dropped_total", ()): counts.audio_dropped,
+        ("headrace_audio_frames_dropped_total", ()): session.pipeline.audio_dropped,
         ("headrace_units_dropped_total", (("where", "decoder"),)): session.decoding.dropped,
         ("headrace_units_dropped_total", (("where", "sink"),)): session.units_dropped,
         ("headrace_decode_errors_total", ()): session.decoding.errors,

@@ -10,16 +10,18 @@ waits for room in the next.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks
+from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks, to_ticks
 from stream.codecs.convert import Converter
-from stream.encoding import EncodingSettings, EncodingStage, Heard, Shown
+from stream.encoding import EncodingSettings, EncodingStage, Shown
 from stream.errors import CodecError, EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame, Timeline, VideoFrame
 from stream.handoff import ToLoop
@@ -27,15 +29,14 @@ from stream.logs import session_thread
 from stream.overlay import Notice, OverlaySettings
 from stream.presenter import Presenter
 from stream.processor import FrameProcessor, Params
+from stream.sound import SoundStage, is_cancelled
 from stream.stats import LatencyBook, RateMeter
-from stream.units import TS_TIME_BASE, EncodedUnit
+from stream.units import EncodedUnit
 
 log = logging.getLogger(__name__)
 
 MAX_RESULTS = 16
 """Frames that one call of a processor may return."""
-MAX_SOUND_WAITING = 100
-"""Stretches of sound that wait for the processor; about two seconds."""
 SKEW_MEMORY = 2_000_000_000
 """Nanoseconds for which the last picture and the last sound are worth comparing."""
 ENGINE_RETRIES = 3
@@ -84,7 +85,6 @@ class PipelineCounts:
     failed: int = 0
     withheld: int = 0
     audio_in: int = 0
-    audio_dropped: int = 0
 
 
 @dataclass(slots=True)
@@ -98,7 +98,9 @@ class Figures:
     result_rate: RateMeter = field(default_factory=RateMeter)
     audio_in_rate: RateMeter = field(default_factory=RateMeter)
     audio_out_rate: RateMeter = field(default_factory=RateMeter)
-    first_result: int | None = None
+    answer_rate: RateMeter = field(default_factory=RateMeter)
+    """Results, and frames for which the processor chose to put nothing out."""
+    first_answer: int | None = None
     last_error: HeadraceError | None = None
     last_error_at: int | None = None
     video_out: int | None = None
@@ -121,12 +123,6 @@ class _Job:
     frame: VideoFrame
     pts: int
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Sound:
-    frame: AudioFrame
-    pts: int
 
 
 class Pipeline:
@@ -155,8 +151,9 @@ class Pipeline:
             lossless=lossless,
             on_arrival=None if lossless else self._arrived,
         )
-        self._sound: ToLoop[_Sound] = ToLoop(self._loop, limit=MAX_SOUND_WAITING, lossless=lossless)
         self._encoding = EncodingStage(settings.encoding, self._loop, self._encoded, self._stage_failed)
+        self._sound = SoundStage(processor, self._encoding, self._loop, self._frame_failed, lossless=lossless)
+        self._scaling = ThreadPoolExecutor(1, thread_name_prefix="scale")
         self._presenter = Presenter(settings.overlay)
         self._clock = SessionClock()
         self._out = Monotonic()
@@ -169,8 +166,6 @@ class Pipeline:
         """Whether the processor has been loaded and told that the stream starts; set by the session."""
         self._number = 0
         self._last_job_pts: int | None = None
-        self._sound_until = -(1 << 62)
-        self._sound_refused = 0
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
     # -- what others call ------------------------------------------------------------------------------
@@ -178,6 +173,11 @@ class Pipeline:
     @property
     def encoding(self) -> EncodingStage:
         return self._encoding
+
+    @property
+    def audio_dropped(self) -> int:
+        """Stretches of sound that were left out, for whatever reason."""
+        return self._sound.dropped + self._encoding.dropped_audio
 
     async def apply(self, params: Params) -> int:
         """Change parameters between two frames; returns the number of the first frame they hold for."""
@@ -208,7 +208,7 @@ class Pipeline:
             await self._stop_threads(threads)
 
     async def _run_stages(self) -> None:
-        work = asyncio.gather(self._work_video(), self._work_audio())
+        work = asyncio.gather(self._work_video(), self._sound.run())
         ticker = asyncio.ensure_future(self._tick())
         waiting: set[asyncio.Future[Any]] = {work, self._failure}
         try:
@@ -231,6 +231,7 @@ class Pipeline:
             await asyncio.shield(asyncio.to_thread(thread.join, 5.0))
             if thread.is_alive():
                 log.error("the %s thread did not end within 5 s", thread.name)
+        self._scaling.shutdown(wait=False, cancel_futures=True)
 
     # -- decoding thread -------------------------------------------------------------------------------
 
@@ -251,23 +252,18 @@ class Pipeline:
         counts = self.figures.counts
         counts.frames_in += 1
         self.figures.input_rate.tick(now)
-        pts = self._clock.map(_to_ticks(frame.timestamp, frame), frame.timeline.received or now)
+        pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
         if self._rate is not None and not self._rate.keeps(pts):
             counts.dropped_rate += 1
             return True
-        return self._frames.put(_Job(frame, pts, -1))
+        return self._frames.put(_Job(frame, pts, -1), (pts, frame.width, frame.height))
 
     def _decoded_audio(self, frame: AudioFrame) -> bool:
         now = time.monotonic_ns()
         self.figures.counts.audio_in += 1
         self.figures.audio_in_rate.tick(now)
-        pts = self._clock.map(_to_ticks(frame.timestamp, frame), frame.timeline.received or now)
-        if self.settings.lossless or self.processor.info().audio:
-            return self._sound.put(_Sound(frame, pts))
-        # Nobody touches it: it has no business on the loop.
-        for sound in self._placed([frame], frame, pts):
-            self._encoding.hear(sound)
-        return True
+        pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
+        return self._sound.put(frame, pts)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
@@ -308,7 +304,7 @@ class Pipeline:
         self._number += 1
         try:
             frame = await self._prepare(job.frame)
-            result = await self._offer(frame)
+            return self._results(job, frame, await self._offer(frame))
         except EngineError as error:
             if self.settings.lossless:
                 raise
@@ -321,15 +317,14 @@ class Pipeline:
         except Exception as error:  # the edge to a processor that is not ours
             log.debug("the processor raised", exc_info=True)
             return self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
-        return self._results(job, frame, result)
 
     async def _prepare(self, frame: VideoFrame) -> VideoFrame:
         """The frame at the size that the processor is promised."""
         width, height = self.settings.width, self.settings.height
         if width is None or height is None or (frame.width, frame.height) == (width, height):
             return frame
-        picture = await asyncio.to_thread(self._converter.scale, frame.picture, width, height, crop=True)
-        return frame.replace_picture(picture)
+        scale = functools.partial(self._converter.scale, frame.picture, width, height, crop=True)
+        return frame.replace_picture(await self._loop.run_in_executor(self._scaling, scale))
 
     async def _offer(self, frame: VideoFrame) -> list[VideoFrame]:
         """Hand a frame to the processor; lossless, again after the engine came back."""
@@ -340,12 +335,12 @@ class Pipeline:
             try:
                 if not self.ready:
                     raise self._not_ready()
+                if not self.processor.info().video:
+                    return [frame]
                 return _normalised(await self.processor.process_video_async(frame))
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
+                if is_cancelled():
                     raise
-                # Something within the processor was cancelled, and not this pipeline.
                 raise ProcessorError("the processor's work was cancelled") from None
             except EngineError:
                 if not self.settings.lossless or attempt == ENGINE_RETRIES:
@@ -372,24 +367,27 @@ class Pipeline:
 
     def _results(self, job: _Job, frame: VideoFrame, results: list[VideoFrame]) -> list[Shown]:
         now = time.monotonic_ns()
+        figures = self.figures
+        pictures = [result.picture for result in results]
+        figures.answer_rate.tick(now)
+        if figures.first_answer is None:
+            figures.first_answer = now
         if not results:
-            self.figures.counts.withheld += 1
+            figures.counts.withheld += 1
             self._presenter.silent()
             return []
         self._presenter.result(now, now - frame.timeline.taken)
-        self.figures.result_rate.tick(now)
-        if self.figures.first_result is None:
-            self.figures.first_result = now
+        figures.result_rate.tick(now)
         interval = self._interval(job.pts)
         shown = []
         for index, result in enumerate(results):
             if result.timestamp != frame.timestamp or result.time_base != frame.time_base:
-                pts = job.pts + _to_ticks(result.timestamp, result) - _to_ticks(frame.timestamp, frame)
+                pts = job.pts + to_ticks(result) - to_ticks(frame)
             else:
                 pts = job.pts + interval * index // len(results)
             timeline = result.timeline if result.timeline.received else frame.timeline.copy()
             timeline.processed = timeline.processed or now
-            shown.append(Shown(self._next_pts(pts, now), result.picture, timeline=timeline))
+            shown.append(Shown(self._next_pts(pts, now), pictures[index], timeline=timeline))
         return shown
 
     def _interval(self, pts: int) -> int:
@@ -400,54 +398,13 @@ class Pipeline:
         self._shown_at = now
         return self._out.next(pts)
 
-    # -- sound -----------------------------------------------------------------------------------------
-
-    async def _work_audio(self) -> None:
-        while (taken := await self._sound.take()) is not None:
-            for sound in await self._processed_sound(taken.frame, taken.pts):
-                if self.settings.lossless:
-                    await self._encoding.hear_wait(sound)
-                else:
-                    self._encoding.hear(sound)
-            self.figures.counts.audio_dropped = (
-                self._sound.dropped + self._encoding.dropped_audio + self._sound_refused
-            )
-
-    async def _processed_sound(self, frame: AudioFrame, start: int) -> list[Heard]:
-        frames: Sequence[AudioFrame] = [frame]
-        if self.processor.info().audio:
-            try:
-                frames = list(await self.processor.process_audio_async(frame) or [])
-            except EngineError:
-                # The sound goes on while the picture waits: silence would be worse than the original.
-                frames = [frame]
-            except Exception as error:  # the edge to a processor that is not ours
-                log.debug("the processor raised", exc_info=True)
-                self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
-        return self._placed(frames, frame, start)
-
-    def _placed(self, frames: Sequence[AudioFrame], frame: AudioFrame, start: int) -> list[Heard]:
-        """What became of ``frame``, which was heard at ``start``, on the output timeline."""
-        source = _to_ticks(frame.timestamp, frame)
-        heard = []
-        for sound in frames:
-            pts = start + _to_ticks(sound.timestamp, sound) - source
-            if pts < self._sound_until - TICKS:
-                # Far before what was heard already: a processor's own timestamps, or a broken source's.
-                self._sound_refused += 1
-                continue
-            self._sound_until = max(self._sound_until, pts)
-            timed = sound.replace_samples(sound.samples)
-            timed.timestamp, timed.time_base = pts, TS_TIME_BASE
-            heard.append(Heard(timed, pts))
-        return heard
-
     # -- when there is no result -----------------------------------------------------------------------
 
-    def _arrived(self, job: _Job) -> None:
+    def _arrived(self, note: tuple[int, int, int]) -> None:
         """An input frame was put into the mailbox; show something for it if results stay away."""
+        pts, width, height = note
         now = time.monotonic_ns()
-        self._fill(self._presenter.arrived(now), job.pts, now, (job.frame.width, job.frame.height))
+        self._fill(self._presenter.arrived(now), pts, now, (width, height))
 
     async def _tick(self) -> None:
         if self.settings.lossless:
@@ -486,12 +443,6 @@ class Pipeline:
             if not (unit.repeat or unit.overlay):
                 figures.latency.add(unit.timeline)
         self._deliver(units)
-
-
-def _to_ticks(timestamp: int, frame: VideoFrame | AudioFrame) -> int:
-    if frame.time_base == TS_TIME_BASE:
-        return timestamp
-    return round(timestamp * frame.time_base * TICKS)
 
 
 def _normalised(result: object) -> list[VideoFrame]:

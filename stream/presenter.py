@@ -107,14 +107,16 @@ A = TypeVar("A", bound=TimedSound)
 
 
 class AvOrder(Generic[V, A]):
-    """What the encoder takes next: pictures first, sound once the picture of its time has left.
+    """What the encoder takes next: sound once the picture of its time has left, else a picture.
 
     Holds ``max_pictures`` pictures (the newest win) and ``max_sound`` seconds of sound. When there is more
-    sound than that it leaves without its picture, or, before the first picture, is dropped, the oldest
-    first. ``expects_video`` is None until it is known whether there will be pictures at all.
+    sound than that it leaves without its picture; before the first picture, or when there is twice as much
+    because nothing is taken, the oldest is dropped. Lossless, nothing is dropped: whoever puts waits while
+    `sound_is_full`. ``expects_video`` is None until it is known whether there will be pictures at all.
     """
 
-    def __init__(self, *, max_pictures: int = 2, max_sound: float = 2.0) -> None:
+    def __init__(self, *, max_pictures: int = 2, max_sound: float = 2.0, lossless: bool = False) -> None:
+        self._lossless = lossless
         self._pictures: Mailbox[V] = Mailbox(max_pictures)
         self._sound: deque[A] = deque()
         self._held = 0
@@ -144,19 +146,21 @@ class AvOrder(Generic[V, A]):
     def put_sound(self, sound: A) -> None:
         self._sound.append(sound)
         self._held += sound.length
-        while self._held > self._max_sound and self._shown is None and self.expects_video is not False:
+        early = self._shown is None and self.expects_video is not False
+        bound = self._max_sound if early else 2 * self._max_sound
+        while self._held > bound and not self._lossless:
             self._pop_sound()
             self.dropped_audio += 1
 
     def next(self, *, ending: bool = False) -> V | A | None:
         """What is to be encoded now; ``ending``: nothing more comes, so sound waits for nothing."""
+        if self._sound and self._may_leave(self._sound[0]):
+            return self._pop_sound()
         picture = self._pictures.take()
         if picture is not None:
             self._shown = max(picture.pts, self._shown) if self._shown is not None else picture.pts
             return picture
-        if self._sound and (ending or self._may_leave(self._sound[0])):
-            return self._pop_sound()
-        return None
+        return self._pop_sound() if self._sound and ending else None
 
     def _may_leave(self, sound: A) -> bool:
         if self.expects_video is False or self._held > self._max_sound:

@@ -112,7 +112,7 @@ class Session:
         self._side = side
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.decoding = decoding or UnitDecoding(self._loop)
+        self.decoding = decoding or UnitDecoding(settings.pipeline.encoding.video.hardware)
         self.pipeline = Pipeline(self.decoding, processor, settings.pipeline, self._deliver)
         processor.bind(self._emitted)
 
@@ -189,9 +189,8 @@ class Session:
         """A snapshot for `session_state`."""
         figures, now = self.pipeline.figures, time.monotonic_ns()
         inputs = [m for m in (figures.input_rate.last, figures.audio_in_rate.last) if m is not None]
-        outputs = figures.result_rate if self.processor.info().video else figures.output_rate
-        if figures.counts.frames_in == 0 and figures.counts.audio_in:
-            outputs = figures.audio_out_rate
+        sound_alone = figures.counts.frames_in == 0 and figures.counts.audio_in > 0
+        outputs = figures.audio_out_rate if sound_alone else figures.answer_rate
         return Counters(
             now=now / 1e9,
             started=self.started,
@@ -200,7 +199,7 @@ class Session:
             has_input=self._source is not None,
             last_input=max(inputs) / 1e9 if inputs else None,
             input_fps=figures.input_rate.rate(now),
-            first_output=None if figures.first_result is None else figures.first_result / 1e9,
+            first_output=None if figures.first_answer is None else figures.first_answer / 1e9,
             last_output=None if outputs.last is None else outputs.last / 1e9,
             output_fps=outputs.rate(now),
             last_error=None if figures.last_error_at is None else figures.last_error_at / 1e9,
@@ -221,6 +220,9 @@ class Session:
             await self._run_media()
         except HeadraceError as error:
             self._fail(error)
+        except Exception as error:  # the edge of a task: the stream's end must have a reason
+            log.exception("session %s broke", self.id)
+            self._fail(ProcessorError(f"the session broke: {type(error).__name__}: {error}"))
         finally:
             self._running = False
             for task in (watch, prepare):
@@ -306,6 +308,9 @@ class Session:
             await work
         except HeadraceError as error:
             self._fail(error)
+        except Exception as error:  # the edge of a task: the stream must not go on unsteered
+            log.exception("a side channel of session %s broke", self.id)
+            self._fail(ProcessorError(f"a side channel broke: {type(error).__name__}: {error}"))
         self.stop(reason)
 
     def _fail(self, error: HeadraceError) -> None:
@@ -366,7 +371,9 @@ class Session:
                 sink.offer(unit)
 
     def _emitted(self, emission: Emission) -> None:
-        if emission.kind == "event":
+        if emission.kind == "event" and not isinstance(emission.data, dict):
+            log.warning("an event must be a JSON object, not %s", type(emission.data).__name__)
+        elif emission.kind == "event":
             self._side.event(emission.data, "ai_stream_events")
         else:
             self._side.data(emission)

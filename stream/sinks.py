@@ -108,7 +108,8 @@ class TrickleSink:
         self._backlog = UnitBacklog()
         self._muxer: TsMuxer | None = None
         self._writer: SegmentWriter | None = None
-        self._failing_since: float | None = None
+        self._confirmed = 0
+        self._confirmed_at: float | None = None
         self._key_asked = 0.0
         self.bytes_sent = 0
         self.segments = 0
@@ -154,7 +155,18 @@ class TrickleSink:
         except ChannelClosed:
             raise
         except SinkError as error:
-            await self._broken(error)
+            self._broken(error)
+        self._check_progress()
+
+    def _check_progress(self) -> None:
+        """Raise when the server has confirmed no segment for `GIVE_UP` seconds, for whatever reason."""
+        now = time.monotonic()
+        confirmed = self._publisher.statistics.segments
+        if self._confirmed_at is None or confirmed != self._confirmed:
+            self._confirmed, self._confirmed_at = confirmed, now
+        if now - self._confirmed_at > GIVE_UP:
+            reason = self.last_error or "the server confirms no segment"
+            raise SinkError(f"nothing could be published for {GIVE_UP:.0f} s: {reason}")
 
     async def _begin_segment(self, cut: Cut) -> None:
         # Opus packets say themselves how many channels they carry; two is what a decoder must be ready for.
@@ -174,7 +186,6 @@ class TrickleSink:
     async def _send(self, writer: SegmentWriter, data: bytes) -> None:
         if data:
             await writer.write(data)
-            self._failing_since = None
             self.bytes_sent += len(data)
 
     async def _finish_segment(self) -> None:
@@ -184,14 +195,11 @@ class TrickleSink:
             await self._send(writer, muxer.close())
             await writer.close()
 
-    async def _broken(self, error: SinkError) -> None:
-        now = time.monotonic()
-        self._failing_since = self._failing_since or now
+    def _broken(self, error: SinkError) -> None:
+        """Give the segment up; nobody waits for the server to hear of it."""
         self.last_error = error.message
         log.warning("a segment was lost: %s", error.message)
         self._segmenter.abandon()
         writer, self._writer, self._muxer = self._writer, None, None
         if writer is not None:
-            await writer.abandon()
-        if now - self._failing_since > GIVE_UP:
-            raise SinkError(f"nothing could be published for {GIVE_UP:.0f} s: {error.message}")
+            writer.give_up()

@@ -9,9 +9,7 @@ import time
 from typing import Any
 
 from stream.session import Session
-from stream.states import Health, State
-
-HEALTH_OF = {State.LOADING: Health.LOADING, State.OFFLINE: Health.IDLE, State.ERROR: Health.ERROR}
+from stream.states import Health
 
 
 def status_event(session: Session) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def session_report(session: Session) -> dict[str, Any]:
             "processed": round(figures.result_rate.rate(now), 2),
             "output": round(figures.output_rate.rate(now), 2),
         },
-        "counts": dataclasses.asdict(figures.counts),
+        "counts": {**dataclasses.asdict(figures.counts), "audio_dropped": session.pipeline.audio_dropped},
         "decoder": {
             "name": session.decoding.decoder_name,
             "errors": session.decoding.errors,

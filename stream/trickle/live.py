@@ -14,13 +14,15 @@ from stream.requests import StreamStart
 from stream.session import Session, SessionSettings
 from stream.sinks import TrickleSink
 from stream.status import status_event
+from stream.tracks import Track
 from stream.trickle.channels import ControlReader, DataWriter, EventsWriter
 from stream.trickle.publisher import TricklePublisher
 from stream.trickle.subscriber import TrickleSubscriber
 
 log = logging.getLogger(__name__)
 
-STATUS_EVENT = "ai_stream_status"
+STATUS_EVENT = "ai_stream_events"
+"""The gateway itself files what has ``type: status`` under another name."""
 
 
 class TrickleSource:
@@ -36,19 +38,27 @@ class TrickleSource:
 
     async def run(self, put: Callable[[AccessUnit], None], tracks: Callable[[bool, bool], None]) -> None:
         """Read to the channel's end; raises `SourceError` when it cannot be read."""
-        known: tuple[object, ...] = ()
+        known: tuple[Track, ...] = ()
         demuxer = self.demuxer
-        async for segment in self._subscriber.segments():
-            async for chunk in segment.chunks():
-                units = demuxer.feed(chunk.data, chunk.arrived)
-                if demuxer.tracks != known:
-                    known = demuxer.tracks
-                    kinds = {track.kind for track in demuxer.tracks}
-                    tracks("video" in kinds, "audio" in kinds)
-                for unit in units:
+        async with self._subscriber:
+            async for segment in self._subscriber.segments():
+                async for chunk in segment.chunks():
+                    units = demuxer.feed(chunk.data, chunk.arrived)
+                    if demuxer.tracks != known:
+                        known = demuxer.tracks
+                        _announce(known, tracks)
+                    for unit in units:
+                        put(unit)
+                for unit in demuxer.flush():
                     put(unit)
-            for unit in demuxer.flush():
-                put(unit)
+
+
+def _announce(found: tuple[Track, ...], tracks: Callable[[bool, bool], None]) -> None:
+    kinds = {track.kind for track in found if track.selected}
+    for track in found:
+        if not track.supported and track.kind != "other":
+            log.warning("the %s track is %s, which is not supported", track.kind, track.codec)
+    tracks("video" in kinds, "audio" in kinds)
 
 
 class TrickleSide:
@@ -94,9 +104,8 @@ class TrickleSide:
     async def close(self) -> None:
         """Send what is queued, end the channels; bounded by the channels' own limits."""
         try:
-            for part in (self._control, self._events, self._data):
-                if part is not None:
-                    await part.close()
+            parts = (self._control, self._events, self._data)
+            await asyncio.gather(*(part.close() for part in parts if part is not None))
         finally:
             for task in self._tasks:
                 task.cancel()

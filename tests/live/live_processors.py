@@ -83,3 +83,17 @@ class SlowToChange(FrameProcessor):
 
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         return frame.replace_tensor(frame.tensor.clamp(min=0.9)) if self.white else frame
+
+
+class BreaksSound(FrameProcessor):
+    """Returns what is no sound."""
+
+    async def process_audio_async(self, frame: AudioFrame) -> Any:
+        return [42]
+
+
+class Withholds(FrameProcessor):
+    """Looks at every picture and puts none out."""
+
+    async def process_video_async(self, frame: VideoFrame) -> None:
+        self.emit("data", {"seen": frame.time})

@@ -84,3 +84,25 @@ async def test_sound_leaves_when_the_picture_of_its_time_has_left(tmp_path):
     # Sound is heard with its picture: neither before it nor long after.
     assert -0.6 < np.median(lags) < 0.1
     assert max(lags) < 0.3
+
+
+async def test_nonsense_for_sound_is_named_and_the_original_goes_on(tmp_path):
+    async with running(tmp_path) as rig:
+        watching = asyncio.create_task(
+            _watch(rig, clip(4), processor="tests.live.live_processors:BreaksSound")
+        )
+        report = await rig.until(lambda r: r["error"] is not None)
+        viewer = await watching
+    assert "list" in report["error"]["message"] or "int" in report["error"]["message"]
+    assert len(viewer.sounds) > 100
+    assert len(viewer.pictures) > 90
+
+
+async def test_a_processor_that_only_looks_is_online(tmp_path):
+    async with running(tmp_path) as rig:
+        feeding = asyncio.create_task(rig.play(clip(6)))
+        await rig.start(publish_url="", params={"processor": "tests.live.live_processors:Withholds"})
+        report = await rig.until(lambda r: r["counts"]["withheld"] > 120)
+        assert report["state"] == "ONLINE"
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)

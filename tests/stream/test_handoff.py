@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from dataclasses import dataclass
 
 from stream.handoff import ToLoop, UnitsToThread
@@ -55,8 +56,8 @@ class U:
     data: bytes = b""
 
 
-async def test_units_reach_the_thread_in_order_and_its_end_is_the_last():
-    queue: UnitsToThread[U] = UnitsToThread(asyncio.get_running_loop(), lossless=True, limit=3)
+def test_units_reach_the_thread_in_order_and_its_end_is_the_last():
+    queue: UnitsToThread[U] = UnitsToThread()
     got: list[int] = []
 
     def read() -> None:
@@ -65,19 +66,30 @@ async def test_units_reach_the_thread_in_order_and_its_end_is_the_last():
 
     thread = threading.Thread(target=read)
     thread.start()
+    now = time.monotonic_ns()
     for i in range(200):
-        await asyncio.wait_for(queue.put_wait(U(i)), 5)
+        queue.put(U(now + i))
     queue.close()
-    await asyncio.to_thread(thread.join, 5)
-    assert got == list(range(200))
+    thread.join(5)
+    assert got == list(range(now, now + 200))
 
 
-async def test_abort_frees_both_sides():
-    queue: UnitsToThread[U] = UnitsToThread(asyncio.get_running_loop(), lossless=True, limit=1)
-    await queue.put_wait(U(0))
-    waiting = asyncio.ensure_future(queue.put_wait(U(1)))
-    await asyncio.sleep(0.01)
-    assert not waiting.done()
+def test_abort_frees_a_thread_that_waits_for_units():
+    queue: UnitsToThread[U] = UnitsToThread()
+    got: list[U | None] = []
+    thread = threading.Thread(target=lambda: got.append(queue.take()))
+    thread.start()
     queue.abort()
-    await asyncio.wait_for(waiting, 1)
-    assert queue.take() is None
+    thread.join(5)
+    assert got == [None]
+
+
+async def test_a_loop_that_stands_still_holds_notes_and_no_items():
+    notes: list[int] = []
+    box: ToLoop[str] = ToLoop(asyncio.get_running_loop(), on_arrival=notes.append)
+    thread = threading.Thread(target=lambda: [box.put(f"frame {i}", i) for i in range(50)])
+    thread.start()
+    thread.join(5)
+    assert await box.take() == "frame 49"
+    await asyncio.sleep(0)
+    assert notes == list(range(50))

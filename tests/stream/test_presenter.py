@@ -122,3 +122,34 @@ def test_sound_is_bounded_in_order_and_accounted_for(plan, expects):
     assert seen == sorted(seen)
     assert len(seen) + order.dropped_video == video
     assert TICKS // 1800 == 50
+
+
+def test_sound_is_not_starved_by_an_encoder_that_is_slower_than_the_pictures():
+    order: AvOrder[Picture, Sound] = AvOrder()
+    heard = []
+    for i in range(600):
+        order.put_pictures([Picture(i * 3000)])
+        order.put_sound(Sound(i * 3000, 3000))
+        item = order.next()
+        if isinstance(item, Sound):
+            heard.append(item)
+    assert len(heard) > 250
+    assert len(heard) + order.dropped_audio > 500
+
+
+def test_sound_that_nobody_takes_is_bounded():
+    order: AvOrder[Picture, Sound] = AvOrder(max_sound=1.0)
+    order.put_pictures([Picture(0)])
+    order.next()
+    for i in range(500):
+        order.put_sound(Sound(90_000 + i * 1800, 1800))
+    assert order.dropped_audio == 400
+
+
+def test_lossless_nothing_is_dropped_and_full_sound_leaves_before_the_first_picture():
+    order: AvOrder[Picture, Sound] = AvOrder(max_sound=1.0, lossless=True)
+    for i in range(60):
+        order.put_sound(Sound(i * 1800, 1800))
+    assert order.sound_is_full
+    assert order.next() == Sound(0, 1800)
+    assert order.dropped_audio == 0

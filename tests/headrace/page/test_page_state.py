@@ -103,8 +103,9 @@ def at_work(session: Session, frames: int = 300, results: int = 300) -> None:
     for index in range(frames):
         figures.input_rate.tick(now - (frames - index) * 10**10 // frames)
     for index in range(results):
-        figures.result_rate.tick(now - (results - index) * 10**10 // results)
-    figures.first_result = now - 10**10
+        for rate in (figures.result_rate, figures.answer_rate):
+            rate.tick(now - (results - index) * 10**10 // results)
+    figures.first_answer = now - 10**10
 
 
 async def test_loading_is_told_in_the_words_of_the_processor() -> None:
@@ -153,5 +154,5 @@ async def test_silence_of_over_ten_seconds_is_told() -> None:
     silent = session()
     at_work(silent, results=0)
     silent.started = silent._ready_since = time.monotonic() - 20
-    silent.pipeline.figures.first_result = None
+    silent.pipeline.figures.first_answer = None
     assert explain(silent, "ready") == "There has been no result for over ten seconds."
