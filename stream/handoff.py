@@ -98,7 +98,7 @@ class ToLoop(Generic[T]):
 
 
 class UnitsToThread(Generic[U]):
-    """Access units of a live stream from the loop to a decoding thread; `put` never waits, the queue sheds."""
+    """Access units of a live stream from the loop to a decoding thread; `put` never waits but sheds."""
 
     def __init__(self, limit: int = 240) -> None:
         self._queue: UnitQueue[U] = UnitQueue(max_units=limit)
