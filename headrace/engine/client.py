@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,8 @@ from headrace.engine.link import Message
 from stream.errors import EngineError, HeadraceError, InvalidInput
 from stream.frames import AudioFrame, VideoFrame
 from stream.processor import AudioResult, Emission, FrameProcessor, Params, ProcessorInfo, VideoResult
+from workflows.graph import looks_like_graph
+from workflows.processor import WORKFLOW_KEYS
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +172,23 @@ class EngineProcessor(FrameProcessor):
         stay in force.
         """
         remote = self._usable()
-        self.params_frame = await self._bounded(remote.update_params(params))
-        self._params = {**self._params, **params}
+        work = remote.update_params(params)
+        # Also when the answer comes after the caller has given up.
+        work.add_done_callback(lambda done: self._on_updated(remote, params, done))
+        self.params_frame = await self._bounded(work)
+
+    def _on_updated(self, remote: RemoteSession, params: Params, work: asyncio.Task[int]) -> None:
+        if self._remote is remote and not work.cancelled() and work.exception() is None:
+            self._remember(params)
+
+    def _remember(self, params: Params) -> None:
+        """For the next engine, without the values that were for a workflow which has been replaced."""
+        key = _replacing(params) if self._spec.get("kind") == "workflow" else None
+        if key is None:
+            self._params = {**self._params, **params}
+        else:
+            self._spec = {**self._spec, "workflow": params[key]}
+            self._params = {name: value for name, value in params.items() if name != key}
 
     def _usable(self) -> RemoteSession:
         remote = self._remote
@@ -264,6 +281,7 @@ class EngineProcessor(FrameProcessor):
         if self._want_start and not remote.started:
             await remote.start(self._params)
             self._was_started = True
+            self._remember(self._params)
             self._tell()
 
     def _fail(self, error: HeadraceError) -> None:
@@ -318,3 +336,12 @@ class EngineProcessor(FrameProcessor):
             raise InvalidInput(f"an emission of kind {kind!r} at {moment!r}", field="kind")
         if self._emit_sink is not None:
             self._emit_sink(Emission(kind, body.get("data"), moment))
+
+
+def _replacing(params: Params) -> str | None:
+    """The key under which accepted parameters bring another workflow; not a node of that name."""
+    for key in WORKFLOW_KEYS:
+        value = params.get(key)
+        if value is not None and not (isinstance(value, Mapping) and not looks_like_graph(value)):
+            return key
+    return None

@@ -1,0 +1,104 @@
+"""Sessions whose workflow was replaced, in engines that are killed afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from headrace.engine.client import EngineProcessor
+from headrace.engine.guardian import Engine
+from headrace.engine.settings import EngineSettings
+from stream.errors import InvalidInput
+from stream.frames import Picture, VideoFrame
+from workflows import library
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async with Engine(EngineSettings(name="swaps", device="cpu", backoff_first=0.02)) as engine:
+        await engine.wait_ready(60)
+        yield engine
+
+
+@asynccontextmanager
+async def session(engine: Engine, workflow: str, **params: Any) -> AsyncIterator[EngineProcessor]:
+    spec = {"kind": "workflow", "workflow": library.load_bundled(workflow)}
+    processor = EngineProcessor(engine, spec, session=workflow, params=params)
+    await processor.load_model()
+    await processor.on_stream_start(params)
+    try:
+        yield processor
+    finally:
+        await processor.on_stream_stop()
+
+
+async def swap(processor: EngineProcessor, params: dict[str, Any]) -> None:
+    await processor.prepare_params(params)
+    await processor.update_params(params)
+
+
+async def kill(engine: Engine, processor: EngineProcessor) -> None:
+    """Kill the engine and wait until the session is open in the next."""
+    generation = engine.generation
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while engine.generation == generation:  # noqa: ASYNC110 (what is waited for tells nobody)
+            await asyncio.sleep(0.01)
+    await processor.wait_ready(60)
+
+
+async def rgb(processor: EngineProcessor) -> Any:
+    noise = np.random.default_rng(7).integers(0, 256, (96, 128, 3), np.uint8)
+    frame = VideoFrame.from_picture(Picture.from_rgb(noise), 0, Fraction(1, 30))
+    result = await processor.process_video_async(frame)
+    assert isinstance(result, VideoFrame)
+    return result.picture.rgb()
+
+
+async def test_values_given_after_a_swap_are_still_in_force_in_the_next_engine(engine: Engine) -> None:
+    async with session(engine, "edges", **{"2.low_threshold": 0.1}) as processor:
+        await swap(processor, {"workflow": "cartoon"})
+        default = await rgb(processor)
+        await processor.update_params({"3.blend_factor": 0.9})
+        before = await rgb(processor)
+        assert not np.array_equal(before, default)
+        await kill(engine, processor)
+        assert np.array_equal(await rgb(processor), before)
+
+
+async def test_values_of_the_workflow_before_do_not_stand_in_the_way_of_the_next_engine(
+    engine: Engine,
+) -> None:
+    async with session(engine, "edges", **{"canny.low_threshold": 0.2}) as processor:
+        await processor.update_params({"canny.high_threshold": 0.5})
+        await swap(processor, {"workflow": "passthrough"})
+        await kill(engine, processor)
+        assert processor.status.phase == "ready"
+
+
+async def test_swaps_under_different_names_do_not_contradict_one_another_later(engine: Engine) -> None:
+    async with session(engine, "passthrough") as processor:
+        await swap(processor, {"prompt": library.load_bundled("edges")})
+        await swap(processor, {"workflow": "cartoon", "3.blend_factor": 0.9})
+        before = await rgb(processor)
+        await kill(engine, processor)
+        assert np.array_equal(await rgb(processor), before)
+
+
+async def test_a_swap_that_is_refused_is_not_what_the_next_engine_opens(engine: Engine) -> None:
+    async with session(engine, "edges") as processor:
+        before = await rgb(processor)
+        with pytest.raises(InvalidInput):
+            await processor.update_params({"workflow": {"1": {"class_type": "NoSuchNode", "inputs": {}}}})
+        await kill(engine, processor)
+        assert np.array_equal(await rgb(processor), before)
