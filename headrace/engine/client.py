@@ -134,7 +134,7 @@ class EngineProcessor(FrameProcessor):
         return status.message, None if status.percent is None else status.percent / 100
 
     def info(self) -> ProcessorInfo:
-        """Which media the processor touches; until it is loaded once, video alone."""
+        """Which media the processor touches, and its parameters; until it is loaded once, video alone."""
         return self._info
 
     @property
@@ -180,6 +180,7 @@ class EngineProcessor(FrameProcessor):
     def _on_updated(self, remote: RemoteSession, params: Params, work: asyncio.Task[int]) -> None:
         if self._remote is remote and not work.cancelled() and work.exception() is None:
             self._remember(params)
+            self._info = remote.info
 
     def _remember(self, params: Params) -> None:
         """For the next engine, without the values that were for a workflow which has been replaced."""
@@ -276,12 +277,14 @@ class EngineProcessor(FrameProcessor):
             self._progress = ("", None)
             remote = self._remote = RemoteSession(self._engine, self.session, self._on_message)
         if not remote.loaded:
-            self._info = await remote.load(self._spec, self._load)
+            await remote.load(self._spec, self._load)
+            self._info = remote.info
             self._tell()
         if self._want_start and not remote.started:
             await remote.start(self._params)
             self._was_started = True
             self._remember(self._params)
+            self._info = remote.info
             self._tell()
 
     def _fail(self, error: HeadraceError) -> None:

@@ -56,6 +56,7 @@ class RemoteSession:
         self.name = f"{session}#{next(_numbers)}"
         self.loaded = False
         self.started = False
+        self.info = ProcessorInfo()
         self._engine = engine
         self._generation = engine.generation
         self._loop = asyncio.get_running_loop()
@@ -84,19 +85,14 @@ class RemoteSession:
 
     # -- life ------------------------------------------------------------------------------------------
 
-    async def load(self, spec: dict[str, Any], kwargs: dict[str, Any]) -> ProcessorInfo:
+    async def load(self, spec: dict[str, Any], kwargs: dict[str, Any]) -> None:
         self._asked_to_open = True
         answer = await self._ask({"op": "open", "spec": spec, "load": kwargs}, opening=True)
-        info = answer.get("info")
-        if not isinstance(info, dict) or not isinstance(info.get("schema"), dict):
-            raise MalformedMessage(f"a session opened with {info!r}")
+        self.info = _info(answer.get("info"))
         self.loaded = True
-        return ProcessorInfo(
-            video=bool(info.get("video")), audio=bool(info.get("audio")), schema=info["schema"]
-        )
 
     async def start(self, params: Params) -> None:
-        await self._ask({"op": "start", "params": params}, opening=True)
+        self._take_news(await self._ask({"op": "start", "params": params}, opening=True))
         self.started = True
 
     async def close(self, timeout: float) -> None:
@@ -163,8 +159,15 @@ class RemoteSession:
         return self._begin(self._ask({"op": "prepare", "params": params}))
 
     async def _update_params(self, params: Params) -> int:
-        frame = (await self._ask({"op": "params", "params": params})).get("frame")
+        answer = await self._ask({"op": "params", "params": params})
+        self._take_news(answer)
+        frame = answer.get("frame")
         return frame if isinstance(frame, int) else 0
+
+    def _take_news(self, answer: dict[str, Any]) -> None:
+        """With other parameters the processor may have become another: a workflow can be replaced whole."""
+        if "info" in answer:
+            self.info = _info(answer["info"])
 
     async def _video(self, frame: VideoFrame) -> VideoResult:
         picture = frame.picture
@@ -286,6 +289,12 @@ class RemoteSession:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"copy {self.name}")
         return await self._loop.run_in_executor(self._executor, copy)
+
+
+def _info(data: object) -> ProcessorInfo:
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), dict):
+        raise MalformedMessage(f"a processor that describes itself with {data!r}")
+    return ProcessorInfo(video=bool(data.get("video")), audio=bool(data.get("audio")), schema=data["schema"])
 
 
 def _audio_result(frame: AudioFrame, returned: _Returned) -> AudioFrame:

@@ -87,6 +87,7 @@ class HostSession:
         self._closing: asyncio.Future[int] = self._loop.create_future()
         self._processor: FrameProcessor | None = None
         self._started = False
+        self._told: dict[str, Any] = {}
         self._preparing: asyncio.Task[None] | None = None
         self._frames = 0
         self._dropped = 0
@@ -151,10 +152,9 @@ class HostSession:
             if processor is None:
                 self._fail(call, EngineError("the session was closed while it loaded"))
                 return False
-            info = processor.info()
-            told = {"video": info.video, "audio": info.audio, "schema": info.schema}
+            self._told = _described(processor)
             self._processor = processor
-            self._answer(call, {"info": told})
+            self._answer(call, {"info": self._told})
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to code that is not ours)
             self._fail(call, error)
             return False
@@ -220,12 +220,24 @@ class HostSession:
         processor, params = self._loaded(), _params_of(job)
         await self._ask(lambda: processor.on_stream_start(params), self._around.open_limit)
         self._started = True
-        self._answer(job.call, {})
+        self._answer(job.call, self._news(processor))
 
     async def _params(self, job: Job) -> None:
         processor, params = self._loaded(), _params_of(job)
         await self._ask(lambda: processor.update_params(params), self._around.call_limit)
-        self._answer(job.call, {"frame": self._frames})
+        self._answer(job.call, {"frame": self._frames, **self._news(processor)})
+
+    def _news(self, processor: FrameProcessor) -> dict[str, Any]:
+        """What the processor says of itself, where that has changed."""
+        try:
+            told = _described(processor)
+        except Exception as error:  # noqa: BLE001 (the edge to a processor; the change itself has taken effect)
+            self._log(f"info failed: {type(error).__name__}: {error}")
+            return {}
+        if told == self._told:
+            return {}
+        self._told = told
+        return {"info": told}
 
     async def _prepare(self, job: Job) -> None:
         """Beside the frames: without the turn, and without keeping the guardian waiting."""
@@ -387,6 +399,11 @@ def collect_garbage(device: torch.device) -> None:
         import torch
 
         torch.cuda.empty_cache()
+
+
+def _described(processor: FrameProcessor) -> dict[str, Any]:
+    info = processor.info()
+    return {"video": info.video, "audio": info.audio, "schema": info.schema}
 
 
 def _params_of(job: Job) -> dict[str, Any]:

@@ -30,9 +30,9 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def session(engine: Engine, workflow: str, **params: Any) -> AsyncIterator[EngineProcessor]:
-    spec = {"kind": "workflow", "workflow": library.load_bundled(workflow)}
-    processor = EngineProcessor(engine, spec, session=workflow, params=params)
+async def session(engine: Engine, bundled: str, **params: Any) -> AsyncIterator[EngineProcessor]:
+    spec = {"kind": "workflow", "workflow": library.load_bundled(bundled)}
+    processor = EngineProcessor(engine, spec, session=bundled, params=params)
     await processor.load_model()
     await processor.on_stream_start(params)
     try:
@@ -102,3 +102,24 @@ async def test_a_swap_that_is_refused_is_not_what_the_next_engine_opens(engine: 
             await processor.update_params({"workflow": {"1": {"class_type": "NoSuchNode", "inputs": {}}}})
         await kill(engine, processor)
         assert np.array_equal(await rgb(processor), before)
+
+
+async def test_what_the_processor_says_of_itself_is_that_of_the_workflow_in_force(engine: Engine) -> None:
+    async with session(engine, "edges") as processor:
+        assert set(processor.info().schema["properties"]) == {"2.low_threshold", "2.high_threshold"}
+        await processor.update_params({"2.low_threshold": 0.1})
+        assert processor.info().schema["properties"]["2.low_threshold"]["default"] == 0.1
+        await swap(processor, {"workflow": "cartoon"})
+        after = processor.info()
+        assert "3.blend_factor" in after.schema["properties"]
+        assert "2.low_threshold" not in after.schema["properties"]
+        with pytest.raises(InvalidInput):
+            await processor.update_params({"2.low_threshold": 0.1})
+        assert processor.info() == after
+        await kill(engine, processor)
+        assert processor.info() == after
+
+
+async def test_a_start_with_another_workflow_changes_what_the_processor_says(engine: Engine) -> None:
+    async with session(engine, "edges", workflow="passthrough") as processor:
+        assert processor.info().schema["properties"] == {}
