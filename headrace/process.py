@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from headrace.server.specs import parameter_table, processor_spec, workflow_spec
 from stream.codecs.hardware import HardwarePolicy
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
-from stream.errors import InvalidInput
+from stream.errors import HeadraceError, InvalidInput
 from stream.files import FileJob
 from stream.pipeline import PipelineSettings
 from stream.requests import MAX_SIZE, MIN_SIZE
@@ -28,6 +29,7 @@ from stream.requests import MAX_SIZE, MIN_SIZE
 READY_TIMEOUT = 300.0
 FRAME_TIMEOUT = 600.0
 """A file has no viewer who waits: a slow model on a CPU may take minutes for a frame."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STAGES = {"decode": "decode", "wait": "wait", "process": "process", "encode": "encode"}
 
 
@@ -50,7 +52,35 @@ class ProcessOptions:
 
 
 async def process_file(options: ProcessOptions) -> None:
-    """Run the whole job; raises `HeadraceError` with what went wrong."""
+    """Run the whole job; raises `HeadraceError` with what went wrong.
+
+    SIGINT and SIGTERM stop it: the half-written output and the engine go, and `SystemExit` is raised with
+    128 and the signal's number, as a shell reports it.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    caught: list[int] = []
+
+    def stop(number: int) -> None:
+        # Once only: a second signal would break off the clearing up, which is bounded.
+        if not caught:
+            task.cancel()
+        caught.append(number)
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await _process(options)
+    except (asyncio.CancelledError, HeadraceError):
+        if caught:
+            raise SystemExit(128 + caught[0]) from None
+        raise
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _process(options: ProcessOptions) -> None:
     spec, params = _what_to_run(options)
     settings = _pipeline_settings(options)
     console = Console(stderr=True)
@@ -61,15 +91,16 @@ async def process_file(options: ProcessOptions) -> None:
     )
     processor = EngineProcessor(engine, spec, session="file", params=params)
     job = FileJob(options.source, options.target, processor, settings)
-    await engine.start()
     started = time.monotonic()
     try:
+        await engine.start()
         with console.status("starting the engine"):
             await engine.wait_ready(READY_TIMEOUT)
         ready = time.monotonic()
         await _with_progress(job, console)
         _report(job, console, options.target, ready - started, time.monotonic() - ready)
     finally:
+        job.close()
         await engine.stop()
 
 
@@ -137,6 +168,7 @@ async def _with_progress(job: FileJob, console: Console) -> None:
                 progress.update(bar, completed=job.position, frames=frames, fps=fps)
         finally:
             work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
     await work
 
 
@@ -156,3 +188,6 @@ def _report(job: FileJob, console: Console, target: Path, loading: float, workin
         f"{counts.frames_out} frames in {working:.1f} s, {counts.frames_out / working:.1f} fps "
         f"({job.encoder_name}); the engine took {loading:.1f} s to start"
     )
+    if job.errors:
+        packets = "1 packet" if job.errors == 1 else f"{job.errors} packets"
+        console.print(f"the input is damaged: {packets} could not be decoded and are left out")
