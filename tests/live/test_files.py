@@ -1,16 +1,32 @@
 """``headrace process`` as a person runs it: real files, a real engine, real exit statuses."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
+import psutil
 import pytest
 from live_rig import INVERT
 
 from benchmarks import barcode
 from benchmarks import clip as clips
+from stream.codecs.audio_encoder import AudioEncoder
+from stream.codecs.video_encoder import VideoEncoder, VideoEncoderSettings
+from stream.errors import SinkError
+from stream.files import MAX_EARLY_PACKETS, FileJob, FileSink
+from stream.frames import AudioFrame, Picture
+from stream.pipeline import PipelineSettings
+from stream.processor import FrameProcessor
+from stream.units import EncodedUnit
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,8 +114,6 @@ def test_other_containers_and_sizes_work(tmp_path, suffix, recipe):
 
 
 def _write_odd(path: Path) -> None:
-    import numpy as np
-
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 191, 127, "yuv444p"
@@ -191,3 +205,255 @@ def test_a_processor_that_fails_fails_the_file_with_its_words(tmp_path):
     assert done.returncode == 1
     assert "every third frame" in done.stderr
     assert not out.exists()
+
+
+# -- what is opened, and when ----------------------------------------------------------------------------
+
+
+class Watched(FrameProcessor):
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
+        self.fails = fails
+        self.calls: list[str] = []
+
+    async def load_model(self, **kwargs: Any) -> None:
+        self.calls.append("load")
+        if self.fails:
+            raise RuntimeError("no weights")
+
+    async def on_stream_start(self, params: dict[str, Any]) -> None:
+        self.calls.append("start")
+
+    async def on_stream_stop(self) -> None:
+        self.calls.append("stop")
+
+
+@pytest.mark.descriptors
+async def test_an_unknown_suffix_is_told_before_anything_is_loaded(tmp_path):
+    processor = Watched()
+    with pytest.raises(SinkError, match="nosuchformat"):
+        FileJob(source(tmp_path), tmp_path / "out.nosuchformat", processor, PipelineSettings())
+    assert processor.calls == []
+
+
+@pytest.mark.descriptors
+async def test_a_processor_that_cannot_be_loaded_leaves_no_file_open(tmp_path):
+    job = FileJob(source(tmp_path), tmp_path / "out.mp4", Watched(fails=True), PipelineSettings())
+    with pytest.raises(RuntimeError, match="no weights"):
+        await job.run()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
+
+
+async def test_an_output_that_cannot_be_written_still_tells_the_processor_that_the_stream_stopped(tmp_path):
+    processor, folder = Watched(), tmp_path / "gone"
+    folder.mkdir()
+    job = FileJob(source(tmp_path), folder / "out.mp4", processor, PipelineSettings())
+    folder.rmdir()
+    with pytest.raises(SinkError, match=r"out\.mp4 cannot be written"):
+        await job.run()
+    assert processor.calls == ["load", "start", "stop"]
+
+
+# -- sound -----------------------------------------------------------------------------------------------
+
+
+def _heard(path: Path) -> tuple[np.ndarray, float]:
+    """Samples (channels x n) of the sound, and the time (s) of the first one."""
+    with av.open(path) as container:
+        decoded = list(container.decode(audio=0))
+    assert decoded[0].time is not None
+    assert {frame.sample_rate for frame in decoded} == {48_000}
+    return np.concatenate([frame.to_ndarray() for frame in decoded], axis=1), decoded[0].time
+
+
+def _write_with_tone(path: Path, *, tone_at: float, seconds: float, picture_at: float = 0) -> None:
+    """Grey pictures from ``picture_at`` on, and silence from 0 on that becomes a tone at ``tone_at``."""
+    with av.open(path, "w") as container:
+        video = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "bf": "0"})
+        video.width, video.height, video.pix_fmt = 96, 96, "yuv420p"
+        audio: Any = container.add_stream("aac", rate=48_000, layout="stereo")
+        samples = np.zeros((2, round(seconds * 48_000)), np.float32)
+        begin = round(tone_at * 48_000)
+        samples[:, begin:] = 0.5 * np.sin(np.arange(samples.shape[1] - begin) * 2 * np.pi * 500 / 48_000)
+        for at in range(0, samples.shape[1], 1024):
+            sound = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples[:, at : at + 1024]), format="fltp", layout="stereo"
+            )
+            sound.sample_rate, sound.pts, sound.time_base = 48_000, at, Fraction(1, 48_000)
+            container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+        for number in range(round(picture_at * 30), round(seconds * 30)):
+            picture = av.VideoFrame.from_ndarray(np.full((96, 96, 3), 128, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = number, Fraction(1, 30)
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_sound_that_a_processor_touches_is_stereo_in_time_and_ends_with_the_picture(tmp_path, suffix):
+    clip, out = tmp_path / "clip.mp4", tmp_path / f"out.{suffix}"
+    _write_with_tone(clip, tone_at=1.25, seconds=3)
+    done = headrace("process", clip, out, "--processor", "tests.live.live_processors:LeftOnly")
+    assert done.returncode == 0, done.stderr
+    samples, begins = _heard(out)
+    assert samples.shape[0] == 2
+    left, right = np.abs(samples)
+    onset = begins + int(np.argmax(left > 0.1)) / 48_000
+    assert onset == pytest.approx(1.25, abs=0.01)
+    assert right.max() < 0.01
+    pictures = frames(out)
+    assert len(pictures) == 90
+    assert begins + samples.shape[1] / 48_000 == pytest.approx(pictures[-1].time + 1 / 30, abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_sound_that_begins_seconds_before_the_picture_is_heard_from_its_beginning(tmp_path, suffix):
+    clip, out = tmp_path / "clip.mp4", tmp_path / f"out.{suffix}"
+    _write_with_tone(clip, tone_at=0.5, seconds=5, picture_at=4)
+    done = headrace("process", clip, out, "--processor", "tests.live.live_processors:LeftOnly")
+    assert done.returncode == 0, done.stderr
+    samples, begins = _heard(out)
+    assert begins + int(np.argmax(np.abs(samples[0]) > 0.1)) / 48_000 == pytest.approx(0.5, abs=0.01)
+    assert [round(frame.time, 2) for frame in frames(out)][:2] == [4.0, 4.03]
+
+
+def _sound_units(count: int) -> list[EncodedUnit]:
+    encoder, units = AudioEncoder(), list[EncodedUnit]()
+    silence = np.zeros((2, 960), np.float32)
+    for number in range(count):
+        units += encoder.encode(AudioFrame(silence, number * 960, Fraction(1, 48_000), rate=48_000))
+    return units + encoder.flush()
+
+
+def test_encoded_sound_before_the_first_picture_is_kept(tmp_path):
+    out = tmp_path / "out.mp4"
+    sink = FileSink(out)
+    sink.add_encoded_sound(2)
+    sounds = _sound_units(150)
+    sink.write(sounds, None)
+    encoder = VideoEncoder(VideoEncoderSettings(hardware="off"), 96, 96)
+    rows = np.full((144, 96), 128, np.uint8)
+    grey = Picture("yuv420p", 96, 96, (rows[:96], rows[:48, :48], rows[:48, :48]))
+    for number in range(3):
+        units = encoder.encode(grey, 180_000 + number * 3000)
+        sink.write(units, encoder.parameters)
+    sink.write(encoder.flush(), encoder.parameters)
+    sink.close()
+    with av.open(out) as container:
+        found = [bytes(p) for p in container.demux(audio=0) if p.dts is not None]
+    assert found == [unit.data for unit in sounds]
+    assert [round(frame.time, 2) for frame in frames(out)] == [2.0, 2.03, 2.07]
+
+
+def test_sound_without_any_picture_is_held_up_to_a_limit_that_is_told(tmp_path):
+    sink = FileSink(tmp_path / "out.mkv")
+    sink.add_encoded_sound(2)
+    unit = _sound_units(1)[0]
+    sink.write([unit] * MAX_EARLY_PACKETS, None)
+    with pytest.raises(SinkError, match=f"more than {MAX_EARLY_PACKETS} packets of sound"):
+        sink.write([unit], None)
+    sink.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- damage ----------------------------------------------------------------------------------------------
+
+
+def _damaged(clip: Path, path: Path, damaged: Callable[[int], bool]) -> Path:
+    """The pictures of ``clip``, those with such numbers replaced by noise."""
+    noise = np.random.default_rng(5)
+    with av.open(clip) as before, av.open(path, "w") as after:
+        track = after.add_stream_from_template(before.streams.video[0])
+        packets = (packet for packet in before.demux(video=0) if packet.dts is not None)
+        for number, packet in enumerate(packets):
+            written = packet
+            if damaged(number):
+                written = av.Packet(noise.bytes(packet.size))
+                written.pts, written.dts, written.time_base = packet.pts, packet.dts, packet.time_base
+                written.is_keyframe = packet.is_keyframe
+            written.stream = track
+            after.mux(written)
+    return path
+
+
+@pytest.mark.parametrize(("at", "words"), [({20}, "1 packet "), ({20, 21, 30}, "3 packets ")])
+def test_damaged_packets_are_left_out_counted_and_told(tmp_path, at, words):
+    clip = source(tmp_path, key_every=1 / 30, audio=None)
+    broken, out = _damaged(clip, tmp_path / "broken.mkv", lambda n: n in at), tmp_path / "out.mp4"
+    done = headrace("process", broken, out)
+    assert done.returncode == 0, done.stderr
+    assert f"{words}could not be decoded" in " ".join(done.stderr.split())
+    numbers = [barcode.read_number(f.to_ndarray(format="rgb24")) for f in frames(out)]
+    assert numbers == [number for number in range(60) if number not in at]
+
+
+def test_a_file_in_which_nothing_can_be_decoded_fails_and_says_so(tmp_path):
+    broken = _damaged(source(tmp_path, audio=None), tmp_path / "broken.mkv", lambda n: True)
+    done = headrace("process", broken, tmp_path / "out.mp4")
+    assert done.returncode == 1
+    assert "no picture of the input could be decoded" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.mkv", "clip.mp4"]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
+def test_a_file_that_is_cut_off_gives_the_frames_that_there_are(tmp_path, suffix):
+    whole, cut, out = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}", tmp_path / "out.mp4"
+    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    with av.open(source(tmp_path)) as before, av.open(whole, "w", options=options) as after:
+        tracks = {
+            s.index: after.add_stream_from_template(s) for s in (*before.streams.video, *before.streams.audio)
+        }
+        for packet in before.demux():
+            if packet.dts is not None:
+                packet.stream = tracks[packet.stream.index]
+                after.mux(packet)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    done = headrace("process", cut, out)
+    assert done.returncode == 0, done.stderr
+    numbers = [barcode.read_number(f.to_ndarray(format="rgb24")) for f in frames(out)]
+    readable = [number for number in numbers if number is not None]
+    assert 15 < len(readable) < 50
+    assert readable == list(range(len(readable)))
+    assert len(numbers) - len(readable) <= 1
+
+
+# -- signals ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _at_work(clip: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "headrace", "process", str(clip), str(out)]
+    command += ["--processor", "tests.live.live_processors:Slow"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+@pytest.mark.parametrize("moment", ["starting", "working"])
+def test_a_signal_stops_the_work_and_leaves_nothing_behind(tmp_path, number, status, moment):
+    clip, out = source(tmp_path, seconds=8), tmp_path / "out.mp4"
+    with _at_work(clip, out) as process:
+        worker = psutil.Process(process.pid)
+        _until(lambda: worker.children() if moment == "starting" else (tmp_path / ".out.part.mp4").exists())
+        engine = worker.children(recursive=True)
+        assert engine
+        process.send_signal(number)
+        _, words = process.communicate(timeout=60)
+        assert process.returncode == status, words
+    assert "Traceback" not in words
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
+    _, alive = psutil.wait_procs(engine, timeout=5)
+    assert alive == []
