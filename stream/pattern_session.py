@@ -16,9 +16,10 @@ log = logging.getLogger(__name__)
 class NoSideChannels:
     """Nobody steers the stream from outside, and what it says goes to the log."""
 
-    async def run(self, session: Session) -> None:
+    async def run(self, session: Session) -> str:
         """Until it is cancelled: nothing here ends the stream."""
         await asyncio.Event().wait()
+        return "the pattern ended"
 
     def event(self, event: dict[str, Any], kind: str) -> None:
         log.debug("%s: %s", kind, event)

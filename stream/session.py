@@ -35,9 +35,10 @@ class Source(Protocol):
 
 
 class SideChannels(Protocol):
-    """Control in, events and data out. `run` ends when the other side says that the stream is over."""
+    """Control in, events and data out. `run` ends when the other side says that the stream is over, and
+    returns how it did, in words."""
 
-    async def run(self, session: Session) -> None: ...
+    async def run(self, session: Session) -> str: ...
     def event(self, event: dict[str, Any], kind: str) -> None: ...
     def data(self, emission: Emission) -> None: ...
     async def close(self) -> None: ...
@@ -213,7 +214,7 @@ class Session:
     async def run(self) -> None:
         """From the first byte to the last; never raises but for cancellation, `ending` says what happened."""
         self._running = True
-        side = asyncio.create_task(self._guarded(self._side.run(self), "a side channel ended"))
+        side = asyncio.create_task(self._guarded(self._side.run(self)))
         prepare = asyncio.create_task(self._prepare())
         watch = asyncio.create_task(self._watch_input())
         try:
@@ -302,10 +303,11 @@ class Session:
                 self.stop(f"no input for {limit:.0f} s")
                 return
 
-    async def _guarded(self, work: Awaitable[None], reason: str) -> None:
+    async def _guarded(self, work: Awaitable[str]) -> None:
         """A side channel: its end is the stream's end, its fault the stream's fault."""
+        reason = "a side channel broke"
         try:
-            await work
+            reason = await work
         except HeadraceError as error:
             self._fail(error)
         except Exception as error:  # the edge of a task: the stream must not go on unsteered

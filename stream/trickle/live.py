@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stream.errors import HeadraceError
@@ -72,18 +72,23 @@ class TrickleSide:
         self._session: Session | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(self, session: Session) -> None:
+    async def run(self, session: Session) -> str:
         """Serve the channels; returns when one of them ends, and leaves the others open for last words."""
         self._session = session
-        parts = [part.run() for part in (self._events, self._data) if part is not None]
+        parts: dict[str, Coroutine[Any, Any, None]] = {}
+        if self._events is not None:
+            parts["events"] = self._events.run()
+        if self._data is not None:
+            parts["data"] = self._data.run()
         if self._control is not None:
-            parts.append(self._steer(self._control, session))
-        self._tasks = [asyncio.create_task(part) for part in parts]
+            parts["control"] = self._steer(self._control, session)
+        self._tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         if not self._tasks:
             await asyncio.Event().wait()
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        return f"the {next(iter(done)).get_name()} channel ended"
 
     def event(self, event: dict[str, Any], kind: str) -> None:
         if self._events is None:
