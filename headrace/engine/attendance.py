@@ -156,7 +156,7 @@ class Attendance:
             self.calls.answered(message)
         elif op == "deferred":
             self.calls.deferred(body.get("call"))
-        elif op in ("emit", "progress"):
+        elif op in ("emit", "progress", "closed"):
             self._on_word(message)
         elif op == "ready":
             self._ready(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any, Literal, TypeVar
 
 from headrace.engine.client_session import RemoteSession
 from headrace.engine.guardian import Engine
+from headrace.engine.host_errors import rebuild
 from headrace.engine.link import Message
-from stream.errors import EngineError, HeadraceError, InvalidInput
+from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame, VideoFrame
 from stream.processor import AudioResult, Emission, FrameProcessor, Params, ProcessorInfo, VideoResult
 from workflows.graph import looks_like_graph
@@ -26,6 +28,8 @@ _PATIENCE = 2
 """Calls are given up after so many times ``call_timeout``, while the engine may still be working on them."""
 _RETRY = 5.0
 """Seconds until a session that could not be opened again after a restart is tried once more."""
+_MAX_DEATHS = 3
+"""Engines in a row that may end while they open a session; then it is given up, so that others go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class EngineProcessor(FrameProcessor):
         self._failure: HeadraceError | None = None
         self._progress: tuple[str, float | None] = ("", None)
         self._want_start = self._was_started = False
+        self._deaths = 0
+        """Engines in a row that ended while this session was being opened."""
         self._changed = asyncio.Event()
         self._moved: set[asyncio.Event] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -246,31 +252,56 @@ class EngineProcessor(FrameProcessor):
             self._moved.discard(moved)
 
     async def _keep_open(self) -> None:
-        """Open the session in every new engine; ends with an error of the very first opening."""
+        """Open the session in every new engine; ends with an error of the very first opening, and when
+        opening it ends one engine after the other."""
         while True:
             self._changed.clear()
-            remote = self._remote
-            if remote is not None and not remote.usable:
-                remote.release()
-                remote = self._remote = None
-            failure: HeadraceError | None = None
             try:
-                if self._engine.state == "ready":
-                    await self._open(remote)
+                # Whom the last engine may have died of is opened alone, so that nobody else is blamed.
+                async with self._engine.suspects if self._deaths else contextlib.nullcontext():
+                    await self._try_to_open()
             except HeadraceError as error:
-                if isinstance(error, EngineError) and (self._remote is None or not self._remote.usable):
-                    log.debug("session %s lost its engine: %s", self.session, error.message)
-                    continue
                 failure = error
-            if failure is None:
+            else:
                 await self._changed.wait()
                 continue
+            if isinstance(failure, EngineError) and (self._remote is None or not self._remote.usable):
+                log.debug("session %s lost its engine: %s", self.session, failure.message)
+                if self._deaths < _MAX_DEATHS:
+                    continue
+                self._fail(
+                    ProcessorError(
+                        f"the engine ended {self._deaths} times in a row while this session was being opened; it "
+                        f"is not tried again. The last time: {failure.message}"
+                    )
+                )
+                return
             self._fail(failure)
             if not self._was_started:
                 return
             # It worked before: what stands in the way now may go away.
             await asyncio.sleep(_RETRY)
             self._failure = None
+
+    async def _try_to_open(self) -> None:
+        """Take the session as far as is wanted, if there is an engine; counts engines that end of it."""
+        remote = self._remote
+        if remote is not None and not remote.usable:
+            remote.release()
+            remote = self._remote = None
+        if self._engine.state != "ready":
+            return
+        try:
+            await self._open(remote)
+        except EngineError:
+            self._deaths += self._is_bereft()
+            raise
+        self._deaths = 0
+
+    def _is_bereft(self) -> bool:
+        """Whether the engine that the session was to be opened in is gone, without having been told to."""
+        remote = self._remote
+        return remote is not None and not remote.usable and self._engine.state != "stopped"
 
     async def _open(self, remote: RemoteSession | None) -> None:
         if remote is None:
@@ -322,6 +353,7 @@ class EngineProcessor(FrameProcessor):
         if remote is not None:
             remote.release()
         self._want_start = self._was_started = False
+        self._deaths = 0
         self._tell()
 
     def _on_message(self, message: Message) -> None:
@@ -334,11 +366,19 @@ class EngineProcessor(FrameProcessor):
                 float(percent) if known and percent is not None else None,
             )
             return
-        kind, moment = body.get("kind"), body.get("time")
-        if kind not in ("text", "data", "event") or not (moment is None or isinstance(moment, (int, float))):
-            raise InvalidInput(f"an emission of kind {kind!r} at {moment!r}", field="kind")
-        if self._emit_sink is not None:
-            self._emit_sink(Emission(kind, body.get("data"), moment))
+        if message.op == "closed":
+            # The engine has given the session up; another would fare no better.
+            if self._keeper is not None:
+                self._keeper.cancel()
+            self._fail(rebuild(body.get("error")))
+            return
+        kind, data, moment = body.get("kind"), body.get("data"), body.get("time")
+        timed = moment is None or isinstance(moment, (int, float))
+        if kind not in ("text", "data", "event") or not timed or (kind == "event" and type(data) is not dict):
+            # The engine's host refuses such; raising here would hit the link, not the processor.
+            log.warning("session %s: dropped an emission of kind %r at %r", self.session, kind, moment)
+        elif self._emit_sink is not None:
+            self._emit_sink(Emission(kind, data, moment))
 
 
 def _replacing(params: Params) -> str | None:

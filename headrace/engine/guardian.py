@@ -43,6 +43,8 @@ class Engine:
         """How the last engine ended, as in ``was killed by SIGKILL``."""
         self.last_lines: list[str] = []
         """The last lines of the log of the engine that ended last."""
+        self.suspects = asyncio.Lock()
+        """Held while a session is opened whose opening may be what ended an engine: one at a time."""
         self._run: Attendance | None = None
         self._stopping = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None

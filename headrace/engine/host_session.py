@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 MAX_JOBS = 16
 """Jobs of one session that may wait."""
+MAX_LATE = 3
+"""Calls of one kind in a row that may not return in time; then the session is closed, because each holds
+the turn for the whole of its limit."""
 MAX_BACKLOG = 64
 """Messages waiting for the worker above which emissions are dropped."""
 
@@ -53,6 +56,10 @@ class Surroundings:
     """Whoever holds it runs Python. It goes round in the order of asking, so that nobody starves."""
     fatal: Callable[[str], None]
     """Ends the engine, because the device is beyond use."""
+
+
+class _NotReturned(ProcessorError):
+    """A call that was given up after its limit."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,9 @@ class HostSession:
         self._told: dict[str, Any] = {}
         self._preparing: asyncio.Task[None] | None = None
         self._frames = 0
+        self._late: dict[str, int] = {}
+        self._gave_up: ProcessorError | None = None
+        self._over = False
         self._dropped = 0
         self._progress_at = time.monotonic()
         self._inputs = {op: slots.SlotTable(slots.INPUT_SLOTS, writable=True) for op in ("video", "audio")}
@@ -105,6 +115,11 @@ class HostSession:
         call = body.get("call")
         if type(call) is not int:
             raise InvalidInput(f"message {message.op!r} has no call number", field="call")
+        if self._gave_up is not None and message.op != "close":
+            raise self._gave_up
+        if self._over and message.op == "close":
+            self._answer(call, {})
+            return
         memory = None
         if message.op in self._inputs:
             done = body.get("done")
@@ -132,7 +147,7 @@ class HostSession:
         """From the opening to the close; answers instead of raising."""
         try:
             if await self._open(call, body):
-                while not self._closing.done() or not self._jobs.empty():
+                while self._gave_up is None and not (self._closing.done() and self._jobs.empty()):
                     job = await self._jobs.get()
                     if job.op == "close":
                         break
@@ -143,6 +158,7 @@ class HostSession:
                         await self._do(job)
         finally:
             await self._end()
+        self._over = True
         if self._closing.done() and self._closing.result():
             self._answer(self._closing.result(), {})
 
@@ -192,8 +208,28 @@ class HostSession:
                     await self._params(job)
                 else:
                     raise InvalidInput(f"unknown message {job.op!r}", field="op")
+                self._late[job.op] = 0
+            except _NotReturned as error:
+                self._late[job.op] = self._late.get(job.op, 0) + 1
+                if self._late[job.op] < MAX_LATE:
+                    self._fail(job.call, error)
+                else:
+                    self._give_up(job, error)
             except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the edge to a processor)
+                self._late[job.op] = 0
                 self._fail(job.call, error)
+
+    def _give_up(self, job: Job, error: ProcessorError) -> None:
+        """Close for good; whatever waits is answered, or the worker would take the engine for hung."""
+        reason = f"{error.message}, {MAX_LATE} times in a row; the session is closed"
+        self._gave_up = ProcessorError(reason)
+        self._log(reason)
+        self._fail(job.call, self._gave_up)
+        while not self._jobs.empty():
+            waiting = self._jobs.get_nowait()
+            if waiting.op != "close":
+                self._fail(waiting.call, self._gave_up)
+        self._around.link.send({"op": "closed", "session": self.name, "error": describe(self._gave_up)})
 
     async def _end(self) -> None:
         """Stop the processor and free everything."""
@@ -332,7 +368,7 @@ class HostSession:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            raise ProcessorError(f"{_name(method)} did not return within {limit:g} s") from None
+            raise _NotReturned(f"{_name(method)} did not return within {limit:g} s") from None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -358,10 +394,22 @@ class HostSession:
 
     def _emitted(self, emission: Emission) -> None:
         """A processor's word, from whichever thread it comes."""
+        if emission.kind not in ("text", "data", "event"):
+            raise InvalidInput(f"an emission is text, data or event, not {emission.kind!r}", field="kind")
+        if emission.kind == "event" and not isinstance(emission.data, dict):
+            raise InvalidInput(
+                f"an event is a JSON object, not a {type(emission.data).__name__}", field="data"
+            )
         if threading.get_ident() == self._thread:
             self._send_emission(emission)
         else:
-            self._loop.call_soon_threadsafe(self._send_emission, emission)
+            self._loop.call_soon_threadsafe(self._send_from_thread, emission)
+
+    def _send_from_thread(self, emission: Emission) -> None:
+        try:
+            self._send_emission(emission)
+        except InvalidInput as error:
+            self._log(error.message)
 
     def _send_emission(self, emission: Emission) -> None:
         body: dict[str, Any] = {"op": "emit", "session": self.name}

@@ -163,6 +163,15 @@ class Faulty(FrameProcessor):
         return frame
 
 
+class Waits(FrameProcessor):
+    """Awaits for ever unless the frame's timestamp is a multiple of ten."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        if frame.timestamp % 10:
+            await asyncio.sleep(3600)
+        return frame
+
+
 class Slow(FrameProcessor):
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -202,6 +211,14 @@ class Talks(FrameProcessor):
         self.emit("text", "hello")
         self.emit("data", {"n": [1, 2.5, None]})
         self.emit("event", {"type": "seen"})
+        return frame
+
+
+class WrongEvents(FrameProcessor):
+    """Says what is no event, from a frame."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.emit("event", ["a"])
         return frame
 
 

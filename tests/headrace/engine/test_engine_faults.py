@@ -21,7 +21,7 @@ import pytest
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
-from stream.errors import EngineError
+from stream.errors import EngineError, ProcessorError
 from stream.frames import Picture, VideoFrame
 from stream.processor import Emission
 
@@ -146,6 +146,28 @@ async def test_loading_that_kills_the_engine_is_tried_again_in_the_next() -> Non
         assert not loading.done()
         loading.cancel()
         await asyncio.wait({loading})
+        await other.on_stream_stop()
+
+
+async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_others_go_on() -> None:
+    async with Engine(settings(backoff_ceiling=0.05, attempts=20)) as engine:
+        other = await opened(engine, target("Level"), level=10)
+        deadly = EngineProcessor(engine, target("Loads"), session="deadly")
+        slow = EngineProcessor(engine, target("Loads"), session="slow")
+        opening = asyncio.create_task(slow.load_model(steps=20))
+        with pytest.raises(
+            ProcessorError, match="ended 3 times in a row while this session was being opened"
+        ):
+            async with asyncio.timeout(60):
+                await deadly.load_model(fail="die")
+        assert deadly.status.phase == "failed"
+        await other.wait_ready(30)
+        async with asyncio.timeout(30):
+            await opening
+        assert await grey(other) == 10
+        assert engine.restarts == 3
+        await slow.on_stream_start({})
+        await slow.on_stream_stop()
         await other.on_stream_stop()
 
 

@@ -278,6 +278,37 @@ async def test_a_coroutine_that_never_returns_is_given_up_without_a_restart(engi
         assert engine.restarts == 0
 
 
+async def test_a_session_whose_calls_never_return_is_closed_for_the_sake_of_the_others() -> None:
+    settings = EngineSettings(name="late", device="cpu", extra_path=(HERE,), call_timeout=1.0)
+    async with Engine(settings) as engine:
+        await engine.wait_ready(60)
+        async with (
+            session(engine, target("Waits")) as waits,
+            session(engine, {"kind": "passthrough"}) as other,
+        ):
+            for pts in (1, 2, 10, 3, 4):
+                if pts == 10:
+                    await waits.process_video_async(video(noise(8, 8), pts))
+                    continue
+                with pytest.raises(ProcessorError, match=r"did not return within 0.8 s$"):
+                    await waits.process_video_async(video(noise(8, 8), pts))
+            with pytest.raises(ProcessorError, match="3 times in a row; the session is closed"):
+                await waits.process_video_async(video(noise(8, 8), 5))
+            assert waits.status.phase == "failed"
+            for _ in range(2):
+                begun = time.monotonic()
+                with pytest.raises(ProcessorError, match="the session is closed"):
+                    await waits.process_video_async(video(noise(8, 8), 10))
+                assert time.monotonic() - begun < 0.5
+            frame = video(noise(8, 8))
+            assert await other.process_video_async(frame) is frame
+            with pytest.raises(ProcessorError, match="the session is closed"):
+                await waits.wait_ready(5)
+        # Nothing is owed any more: a call without an answer would have counted as a hang by now.
+        await asyncio.sleep(1.5)
+        assert (engine.restarts, engine.open_calls) == (0, 0)
+
+
 # -- opening ---------------------------------------------------------------------------------------------
 
 
@@ -445,6 +476,17 @@ async def test_an_emission_that_is_no_json_is_the_processors_error(engine: Engin
     async with session(engine, target("Unspeakable")) as processor:
         with pytest.raises(InvalidInput, match="not JSON"):
             await processor.process_video_async(video(noise(8, 8)))
+
+
+async def test_an_event_that_is_no_object_is_the_processors_error(engine: Engine) -> None:
+    async with session(engine, target("WrongEvents")) as processor:
+        told: list[Emission] = []
+        processor.bind(told.append)
+        with pytest.raises(InvalidInput, match="an event is a JSON object, not a list") as caught:
+            await processor.process_video_async(video(noise(8, 8)))
+        assert caught.value.field == "data"
+        assert told == []
+        assert engine.restarts == 0
 
 
 async def test_a_flood_of_emissions_is_bounded_and_harms_nobody(engine: Engine) -> None:
