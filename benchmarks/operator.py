@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import math
 import os
@@ -47,6 +48,8 @@ LOOP_S = 32
 SESSIONS = 8
 SCRAPE_S = 0.5
 WORKFLOW = "edges"
+KEEPALIVE_S = 10.0
+"""A gateway says this often on the control channel that it is there; trickle servers close idle channels."""
 
 
 # -- playing -----------------------------------------------------------------------------------------------
@@ -76,8 +79,11 @@ def looped(source: Path, rounds: int, path: Path) -> Path:
     return path
 
 
-async def play(urls: Sequence[str], segments: Sequence[list[Chunk]]) -> None:
-    """Publish the segments to every channel in real time; the channels are spread over a frame's time."""
+async def play(urls: Sequence[str], controls: Sequence[str], segments: Sequence[list[Chunk]]) -> None:
+    """Publish the segments to every channel in real time; the channels are spread over a frame's time.
+
+    Meanwhile the control channels get keepalives, as a gateway sends them.
+    """
     start = time.monotonic() + LEAD_S
 
     async def body(segment: list[Chunk], offset: float) -> AsyncIterator[bytes]:
@@ -90,12 +96,24 @@ async def play(urls: Sequence[str], segments: Sequence[list[Chunk]]) -> None:
             async with session.post(f"{url}/{index}", data=body(segment, offset)) as answer:
                 answer.raise_for_status()
 
-    async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,
-        asyncio.TaskGroup() as group,
-    ):
-        for number, url in enumerate(urls):
-            group.create_task(publish(session, url, number / len(urls) / 15))
+    async def keep_alive(session: aiohttp.ClientSession) -> None:
+        for number in itertools.count():
+            for url in controls:
+                async with session.post(f"{url}/{number}", data=b'{"keep": "alive"}') as answer:
+                    answer.raise_for_status()
+            await asyncio.sleep(KEEPALIVE_S)
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        keeping = asyncio.create_task(keep_alive(session))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, url in enumerate(urls):
+                    group.create_task(publish(session, url, number / len(urls) / 15))
+        finally:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+        if not keeping.cancelled():
+            keeping.result()
 
 
 # -- watching ----------------------------------------------------------------------------------------------
@@ -181,6 +199,11 @@ class Stage:
         self.player.check()
         return [look(self.worker, session) for session in self.sessions]
 
+    def reason(self) -> str:
+        """Why the first session ended."""
+        _, body = request(f"{self.worker.url}/stream/status?stream_id={self.sessions[0]}")
+        return str(body["session"]["reason"])
+
     def wait_online(self) -> None:
         def online() -> bool:
             return all(each.state == "ONLINE" for each in self.looks())
@@ -200,22 +223,23 @@ def staged(rig: Rig, recipe: Recipe, count: int, seconds: float, workflow: str) 
         running(worker.name, worker.command, rig.new_file("worker.log"), worker.environment) as program,
     ):
         worker.ready(program)
-        inputs = [start_session(rig, worker, base, name, recipe) for name in names]
+        streams = [start_session(rig, worker, base, name, recipe) for name in names]
         player: list[str | Path] = [sys.executable, "-m", "benchmarks.operator", "--play", path]
-        player += [part for url in inputs for part in ("--into", url)]
+        for urls in streams:
+            player += ["--into", urls["subscribe_url"], "--control", urls["control_url"]]
         with running("player", player, rig.new_file("player.log")) as playing:
             yield Stage(worker, program, playing, names)
 
 
-def start_session(rig: Rig, worker: Worker, base: str, name: str, recipe: Recipe) -> str:
-    """Start one; the URL of its input."""
+def start_session(rig: Rig, worker: Worker, base: str, name: str, recipe: Recipe) -> dict[str, str]:
+    """Start one; the URLs of its channels."""
     urls = rig.channels(base, f"{name}-")
     size = {"width": recipe.width, "height": recipe.height}
     body = {**urls, "gateway_request_id": name, "params": {**size, **worker.params}}
     status, answer = request(f"{worker.url}/live-video-to-video", body)
     if status != 200:
         raise BenchmarkError(f"{worker.name} refused the stream: {status} {answer}")
-    return urls["subscribe_url"]
+    return urls
 
 
 def steady_state(rig: Rig, report: Report, seconds: float) -> None:
@@ -228,6 +252,9 @@ def steady_state(rig: Rig, report: Report, seconds: float) -> None:
         while looks[-1].at - looks[0].at < seconds:
             time.sleep(1)
             looks += stage.looks()
+            if looks[-1].state == "OFFLINE":
+                report.notes.append(f"i: the session ended: {stage.reason()}")
+                break
         cores = share.cores()
     found = spells(looks)
     span = looks[-1].at - looks[0].at
@@ -289,7 +316,7 @@ def _text(cores: dict[str, float]) -> str:
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.play:
-        asyncio.run(play(arguments.into, clip.cut(arguments.play)))
+        asyncio.run(play(arguments.into, arguments.control, clip.cut(arguments.play)))
         return 0
     # Its programs are ended on the way out, so a request to stop must come that way.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -329,7 +356,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="write every figure here too")
     parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--into", action="append", default=[], help=argparse.SUPPRESS)
+    for name in ("--into", "--control"):
+        parser.add_argument(name, action="append", default=[], help=argparse.SUPPRESS)
     return parser
 
 
