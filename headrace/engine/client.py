@@ -271,7 +271,7 @@ class EngineProcessor(FrameProcessor):
                     continue
                 self._fail(
                     ProcessorError(
-                        f"the engine ended {self._deaths} times in a row while this session was being opened; it "
+                        f"the engine ended {self._deaths} times in a row while opening this session; it "
                         f"is not tried again. The last time: {failure.message}"
                     )
                 )

@@ -156,7 +156,7 @@ async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_oth
         slow = EngineProcessor(engine, target("Loads"), session="slow")
         opening = asyncio.create_task(slow.load_model(steps=20))
         with pytest.raises(
-            ProcessorError, match="ended 3 times in a row while this session was being opened"
+            ProcessorError, match="ended 3 times in a row while opening this session"
         ):
             async with asyncio.timeout(60):
                 await deadly.load_model(fail="die")
