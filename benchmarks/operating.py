@@ -1,6 +1,6 @@
 """What an operator sees: does the state of a healthy stream hold, and do many sessions share the machine?
 
-    python -m benchmarks.operator [--only i,ii] [--seconds 600] [--fair-seconds 60] [--json FILE]
+    python -m benchmarks.operating [--only i,ii] [--seconds 600] [--fair-seconds 60] [--json FILE]
 
 i: the state of a perfect 24 fps stream   ii: 8 sessions of 320x240 at 15 fps: states, fairness, `/metrics`
 
@@ -224,7 +224,7 @@ def staged(rig: Rig, recipe: Recipe, count: int, seconds: float, workflow: str) 
     ):
         worker.ready(program)
         streams = [start_session(rig, worker, base, name, recipe) for name in names]
-        player: list[str | Path] = [sys.executable, "-m", "benchmarks.operator", "--play", path]
+        player: list[str | Path] = [sys.executable, "-m", "benchmarks.operating", "--play", path]
         for urls in streams:
             player += ["--into", urls["subscribe_url"], "--control", urls["control_url"]]
         with running("player", player, rig.new_file("player.log")) as playing:
