@@ -155,9 +155,7 @@ async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_oth
         deadly = EngineProcessor(engine, target("Loads"), session="deadly")
         slow = EngineProcessor(engine, target("Loads"), session="slow")
         opening = asyncio.create_task(slow.load_model(steps=20))
-        with pytest.raises(
-            ProcessorError, match="ended 3 times in a row while opening this session"
-        ):
+        with pytest.raises(ProcessorError, match="ended 3 times in a row while opening this session"):
             async with asyncio.timeout(60):
                 await deadly.load_model(fail="die")
         assert deadly.status.phase == "failed"
