@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import time
@@ -145,7 +146,13 @@ def _pipeline_settings(options: ProcessOptions) -> PipelineSettings:
             f"--hardware must be one of {policies}, not {options.hardware!r}", field="--hardware"
         )
     hardware: Any = options.hardware
-    video = VideoEncoderSettings(bitrate=options.bitrate, preset=options.preset, hardware=hardware)
+    video = VideoEncoderSettings(
+        bitrate=options.bitrate,
+        preset=options.preset,
+        hardware=hardware,
+        # Nobody waits for the single picture here, so that slices in parallel pay at every size.
+        threads=min(os.cpu_count() or 1, 16),
+    )
     return PipelineSettings(width=width, height=height, encoding=EncodingSettings(video=video))
 
 

@@ -93,6 +93,7 @@ class TsDemuxer:
         self.statistics = TsStatistics()
         self._max_pes_size = max_pes_size
         self._rest = b""
+        self._received = 0
         self._synchronised = True
         self._tracks: tuple[Track, ...] = ()
         self._elementary: dict[int, _Elementary] = {}
@@ -144,7 +145,7 @@ class TsDemuxer:
         """A segment ends: what is still held is given out, and the next one may begin its counters anew."""
         rest, self._rest = self._rest, b""
         if len(rest) == PACKET and rest[0] == SYNC:
-            self._packet(rest, max((each.received for each in self._elementary.values()), default=0))
+            self._packet(rest, self._received)
             self.statistics.packets += 1
             rest = b""
         self.statistics.skipped_bytes += len(rest)
