@@ -136,8 +136,8 @@ class TrickleSink:
         self._backlog.end()
 
     async def run(self) -> None:
-        await self._publisher.start()
         try:
+            await self._publisher.start()
             while (unit := await self._backlog.take()) is not None:
                 await self._put(unit)
             await self._finish_segment()
