@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import time
@@ -150,8 +149,6 @@ def _pipeline_settings(options: ProcessOptions) -> PipelineSettings:
         bitrate=options.bitrate,
         preset=options.preset,
         hardware=hardware,
-        # Nobody waits for the single picture here, so that slices in parallel pay at every size.
-        threads=min(os.cpu_count() or 1, 16),
     )
     return PipelineSettings(width=width, height=height, encoding=EncodingSettings(video=video))
 
