@@ -177,9 +177,9 @@ class EncodingStage:
             log.exception("the encoding thread broke")
             self._failed(CodecError(f"encoding broke: {type(error).__name__}: {error}"))
         finally:
-            self.abort_from_thread()
+            self._ended()
 
-    def abort_from_thread(self) -> None:
+    def _ended(self) -> None:
         with self._changed:
             self._aborted = True
         self._wake_loop()

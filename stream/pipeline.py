@@ -29,7 +29,7 @@ from stream.logs import session_thread
 from stream.overlay import Notice, OverlaySettings
 from stream.presenter import Presenter
 from stream.processor import FrameProcessor, Params
-from stream.sound import SoundStage, is_cancelled
+from stream.sound import ENGINE_RETRIES, SoundStage, is_cancelled
 from stream.stats import LatencyBook, RateMeter
 from stream.units import EncodedUnit
 
@@ -39,8 +39,6 @@ MAX_RESULTS = 16
 """Frames that one call of a processor may return."""
 SKEW_MEMORY = 2_000_000_000
 """Nanoseconds for which the last picture and the last sound are worth comparing."""
-ENGINE_RETRIES = 3
-"""How often a lossless pipeline offers a frame again to an engine that died over it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 100
 """Stretches of sound that wait for the processor; about two seconds."""
 ENGINE_RETRIES = 3
+"""How often a lossless pipeline offers a frame again to an engine that died over it."""
 READY_TIMEOUT = 300.0
+"""Seconds for which the engine's return is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
