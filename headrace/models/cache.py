@@ -1,0 +1,472 @@
+"""The engine's cache of models: one load however many ask, leases while in use, eviction under a budget.
+
+No torch is needed to import this module; `headrace.models.memory` measures and frees where it is there.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from headrace.models import memory
+from headrace.models.errors import LoadFailed, OutOfMemory
+from headrace.models.ledger import Ledger
+from headrace.models.refs import ModelKey
+from stream.errors import Conflict, HeadraceError, NotFound
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Progress = Callable[[float, str], None]
+"""Called with a fraction of 0 to 1 and what is being done."""
+
+_POLL = 0.1
+"""Seconds between two looks at whether a waiter still wants what it waits for."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a load gives: the model and what its memory is.
+
+    ``parts``: names and bytes of the pieces of memory; empty: measured (`headrace.models.memory.parts_of`).
+    ``weights``: ``real``, ``random`` or ``substitute:NAME``. ``close`` is called when it is unloaded.
+    """
+
+    model: Any
+    parts: Mapping[str, int] = field(default_factory=dict)
+    weights: str = "real"
+    close: Callable[[], None] | None = None
+
+
+class Gate(Protocol):
+    """Who admits loads to the device when several processes share it. Called in the thread of the load."""
+
+    def admit(self, key: ModelKey, size: int) -> None:
+        """Return when ``size`` bytes may be taken; raises `ModelTooLarge` or `NoRoom`."""
+        ...
+
+    def settled(self, key: ModelKey) -> None:
+        """The load has ended, well or badly, or the model has been unloaded."""
+        ...
+
+
+class LoadProgress:
+    """What a load tells those who wait for it."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.fraction = 0.0
+        self.what = "waiting for memory"
+        self._changed = changed
+
+    def __call__(self, fraction: float, what: str = "") -> None:
+        """``fraction`` from 0 to 1; never shown as less than before."""
+        self.fraction = max(self.fraction, min(1.0, fraction))
+        self.what = what or self.what
+        self._changed()
+
+
+class _Slot:
+    """One entry from the first request for it to its unloading. Guarded by the cache's lock."""
+
+    def __init__(self, key: ModelKey, size: int, changed: Callable[[], None]) -> None:
+        self.key = key
+        self.size = size
+        self.progress = LoadProgress(changed)
+        self.loaded: Loaded | None = None
+        self.error: HeadraceError | None = None
+        self.wanted = 0
+        """Leases, and waiters that will have one."""
+        self.pinned = False
+        self.last_used = time.time()
+        self.begun = time.monotonic()
+        self.seconds = 0.0
+
+
+class Lease:
+    """The right to use a model until `release`; a context manager that gives the lease itself."""
+
+    def __init__(self, cache: ModelCache, slot: _Slot, loaded: Loaded) -> None:
+        self._cache = cache
+        self._slot: _Slot | None = slot
+        self.key = slot.key
+        self.model: Any = loaded.model
+        self.weights = loaded.weights
+
+    def release(self) -> None:
+        """Give it back; ``model`` is then None. Safe to call twice."""
+        slot, self._slot = self._slot, None
+        self.model = None
+        if slot is not None:
+            self._cache._give_back(slot)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+@dataclass(frozen=True, slots=True)
+class EntryReport:
+    """One entry as it is told to others. ``last_used``: seconds of `time.time`."""
+
+    key: ModelKey
+    state: str
+    progress: float
+    what: str
+    parts: Mapping[str, int]
+    leases: int
+    pinned: bool
+    last_used: float
+    weights: str
+    load_seconds: float
+
+
+class ModelCache:
+    """Models of one device in one process. Every method may be called from any thread.
+
+    ``budget``: bytes (None: no limit of our own; then ``gate`` decides). ``on_change`` is called after every
+    change, in the thread that made it, and must not wait. ``on_thread`` is called first in every thread that
+    loads (torch has settings that hold for one thread).
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        budget: int | None = None,
+        *,
+        gate: Gate | None = None,
+        on_change: Callable[[], None] | None = None,
+        on_thread: Callable[[], None] | None = None,
+    ) -> None:
+        self.device = device
+        self._gate = gate
+        self._on_thread = on_thread or (lambda: None)
+        self._on_change = on_change or (lambda: None)
+        self._changed = threading.Condition(threading.RLock())
+        self._ledger: Ledger[ModelKey] = Ledger(budget)
+        self._slots: dict[ModelKey, _Slot] = {}
+
+    # -- use -------------------------------------------------------------------------------------------
+
+    def acquire(
+        self,
+        key: ModelKey,
+        load: Callable[[LoadProgress], Loaded],
+        *,
+        size: int = 0,
+        cancel: Callable[[], None] | None = None,
+        on_progress: Progress | None = None,
+        pin: bool = False,
+    ) -> Lease:
+        """A lease on the model of ``key``; loads it where it is not there, and waits while it is loading.
+
+        ``size``: bytes that the load will take, as far as that is known before. ``load`` runs in a thread of
+        its own and is finished even when everybody has left. ``cancel`` is called some ten times a second
+        while this call waits, and leaves it by raising. Raises `ModelTooLarge`, `NoRoom`, `OutOfMemory`,
+        what ``load`` raised of our own errors, and `LoadFailed` for the rest.
+        """
+        slot = self._join(key, load, size, cancel)
+        try:
+            loaded = self._wait(slot, cancel, on_progress)
+        except BaseException:
+            self._give_back(slot)
+            raise
+        if pin:
+            self.pin(key)
+        return Lease(self, slot, loaded)
+
+    def _join(
+        self,
+        key: ModelKey,
+        load: Callable[[LoadProgress], Loaded],
+        size: int,
+        cancel: Callable[[], None] | None,
+    ) -> _Slot:
+        """The slot of ``key``, with one more who wants it; begins the load where there is none."""
+        while True:
+            with self._changed:
+                slot = self._slots.get(key)
+                if slot is None:
+                    slot = self._slots[key] = _Slot(key, size, self._progressed)
+                    slot.wanted = 1
+                    thread = threading.Thread(
+                        target=self._load, args=(slot, load), name=f"load {key.ref}", daemon=True
+                    )
+                    break
+                leaving = key in self._ledger and self._ledger[key].leaving
+                if not leaving:
+                    self._want(slot)
+                    return slot
+                self._changed.wait(_POLL)
+            if cancel is not None:
+                cancel()
+        self._on_change()
+        thread.start()
+        return slot
+
+    def _want(self, slot: _Slot) -> None:
+        slot.wanted += 1
+        slot.last_used = time.time()
+        if slot.loaded is not None:
+            self._ledger.lease(slot.key)
+
+    def _wait(self, slot: _Slot, cancel: Callable[[], None] | None, on_progress: Progress | None) -> Loaded:
+        told: tuple[float, str] | None = None
+        while True:
+            with self._changed:
+                if slot.error is not None:
+                    raise _fresh(slot.error)
+                if slot.loaded is not None:
+                    break
+                self._changed.wait(_POLL)
+                now = (slot.progress.fraction, slot.progress.what)
+            if cancel is not None:
+                cancel()
+            if on_progress is not None and now != told:
+                told = now
+                on_progress(*now)
+        self._on_change()
+        return slot.loaded
+
+    def _give_back(self, slot: _Slot) -> None:
+        with self._changed:
+            slot.wanted -= 1
+            slot.last_used = time.time()
+            if slot.loaded is not None:
+                self._ledger.release(slot.key)
+            self._changed.notify_all()
+        self._on_change()
+
+    def guarded(self, call: Callable[[], T]) -> T:
+        """The result of ``call``; when it runs out of memory, once more after all that is idle was unloaded.
+
+        Raises `OutOfMemory` when that does not help. For the work on a model, which takes memory too.
+        """
+        try:
+            return call()
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        # Outside the except block: the error's traceback keeps the tensors of its frames alive.
+        self.unload_idle()
+        try:
+            return call()
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            message = str(error).partition("\n")[0]
+        memory.trim(self.device)
+        raise OutOfMemory(f"{self.device} has no memory left for this request: {message}")
+
+    # -- loading ---------------------------------------------------------------------------------------
+
+    def _load(self, slot: _Slot, load: Callable[[LoadProgress], Loaded]) -> None:
+        """The thread of one load."""
+        error = self._try(slot, load)
+        if error is not None and memory.is_out_of_memory(error):
+            error = None
+            self.unload_idle()
+            error = self._try(slot, load)
+        if error is None:
+            with self._changed:
+                self._changed.notify_all()
+        else:
+            failure = _describe(slot.key, error)
+            # Nothing of a failed load stays, least of all through the frames of its traceback.
+            _clear(error)
+            error = None
+            memory.trim(self.device)
+            with self._changed:
+                self._ledger.drop(slot.key)
+                self._slots.pop(slot.key, None)
+                slot.error = failure
+                self._changed.notify_all()
+        if self._gate is not None:
+            self._gate.settled(slot.key)
+        self._on_change()
+
+    def _try(self, slot: _Slot, load: Callable[[LoadProgress], Loaded]) -> BaseException | None:
+        try:
+            self._on_thread()
+            self._make_room(slot)
+            loaded = load(slot.progress)
+            parts = dict(loaded.parts) or memory.parts_of(loaded.model, name=str(slot.key))
+        except BaseException as error:  # noqa: BLE001 (the edge of a thread: given to all who wait)
+            return error
+        with self._changed:
+            self._ledger.loaded(slot.key, parts)
+            for _ in range(slot.wanted):
+                self._ledger.lease(slot.key)
+            self._ledger.pin(slot.key, slot.pinned)
+            slot.loaded = loaded
+            slot.seconds = time.monotonic() - slot.begun
+        return None
+
+    def _make_room(self, slot: _Slot) -> None:
+        if slot.key not in self._ledger:
+            with self._changed:
+                out = self._ledger.admit(slot.key, {str(slot.key): slot.size}, name=slot.key.ref)
+            for key in out:
+                self._evict(key)
+            if self._gate is not None:
+                self._gate.admit(slot.key, slot.size)
+        slot.progress(0.0, "loading")
+
+    # -- leaving ---------------------------------------------------------------------------------------
+
+    def _evict(self, key: ModelKey) -> None:
+        """Unload an entry that is marked as leaving; returns when its memory is free."""
+        with self._changed:
+            slot = self._slots.get(key)
+            if slot is None or key not in self._ledger or not self._ledger[key].leaving:
+                return
+            loaded, slot.loaded = slot.loaded, None
+            if loaded is None:  # another thread is at it
+                while self._slots.get(key) is slot:
+                    self._changed.wait(_POLL)
+                return
+        log.info("unloading %s", key)
+        try:
+            if loaded.close is not None:
+                loaded.close()
+        except Exception:  # a model that cannot say goodbye still goes
+            log.exception("closing %s failed", key)
+        del loaded
+        memory.trim(self.device)
+        with self._changed:
+            self._slots.pop(key, None)
+            self._ledger.drop(key)
+            self._changed.notify_all()
+        if self._gate is not None:
+            self._gate.settled(key)
+        self._on_change()
+
+    def unload(self, key: ModelKey) -> None:
+        """Unload one entry, pinned or not. Raises `NotFound`, and `Conflict` while it is in use."""
+        with self._changed:
+            if key not in self._slots:
+                raise NotFound(f"model {key} is not loaded", field="model_id")
+            if self._slots[key].wanted:
+                raise Conflict(f"model {key} is in use", field="model_id")
+            self._ledger[key].leaving = True
+        self._evict(key)
+
+    def unload_idle(self) -> int:
+        """Unload everything that is neither leased nor pinned; how many went. Frees what can be freed."""
+        with self._changed:
+            idle = self._ledger.idle()
+            for key in idle:
+                self._ledger[key].leaving = True
+        for key in idle:
+            self._evict(key)
+        memory.trim(self.device)
+        return len(idle)
+
+    def release(self, keys: list[ModelKey]) -> list[ModelKey]:
+        """Unload those of ``keys`` that are idle, as another process needs the memory; which went."""
+        with self._changed:
+            out = [key for key in keys if key in self._ledger and self._ledger[key].evictable]
+            for key in out:
+                self._ledger[key].leaving = True
+        for key in out:
+            self._evict(key)
+        return out
+
+    def close(self) -> None:
+        """Unload everything that is not in use, pinned or not."""
+        for entry in self.entries():
+            self.pin(entry.key, False)
+        self.unload_idle()
+
+    # -- what is there ---------------------------------------------------------------------------------
+
+    def pin(self, key: ModelKey, pinned: bool = True) -> None:
+        """Keep an entry in memory (warm) or no longer. Raises `NotFound` for what is not there."""
+        with self._changed:
+            slot = self._slots.get(key)
+            if slot is None:
+                raise NotFound(f"model {key} is not loaded", field="model_id")
+            slot.pinned = pinned
+            if key in self._ledger:
+                self._ledger.pin(key, pinned)
+        self._on_change()
+
+    def entries(self) -> list[EntryReport]:
+        with self._changed:
+            return [self._report(slot) for slot in self._slots.values()]
+
+    @property
+    def used(self) -> int:
+        """Bytes of what is loaded and of what is reserved for loads under way."""
+        with self._changed:
+            return self._ledger.used
+
+    @property
+    def reclaimable(self) -> int:
+        """Bytes that `unload_idle` would free."""
+        with self._changed:
+            return self._ledger.reclaimable
+
+    def _report(self, slot: _Slot) -> EntryReport:
+        known = slot.key in self._ledger
+        leaving = known and self._ledger[slot.key].leaving
+        state = "leaving" if leaving else "loading" if slot.loaded is None else "loaded"
+        return EntryReport(
+            key=slot.key,
+            state=state,
+            progress=slot.progress.fraction if state == "loading" else 1.0,
+            what=slot.progress.what if state == "loading" else "",
+            parts=dict(self._ledger[slot.key].parts) if known else {},
+            leases=slot.wanted if state != "loading" else 0,
+            pinned=slot.pinned,
+            last_used=slot.last_used,
+            weights=slot.loaded.weights if slot.loaded is not None else "",
+            load_seconds=round(slot.seconds, 3),
+        )
+
+    def _progressed(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        self._on_change()
+
+
+def _describe(key: ModelKey, error: BaseException) -> HeadraceError:
+    """The error as those who wait get it: without a traceback, so without the tensors of its frames."""
+    if isinstance(error, HeadraceError):
+        return error
+    if memory.is_out_of_memory(error):
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return OutOfMemory(f"{key.device} has no memory left for model {key.ref}: {reason}", field="model_id")
+    log.error("loading %s failed:\n%s", key, "".join(traceback.format_exception(error)))
+    return LoadFailed(f"model {key.ref} cannot be loaded: {type(error).__name__}: {error}", field="model_id")
+
+
+def _clear(error: BaseException) -> None:
+    """Let go of every frame that the error and what led to it hold."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        one.__traceback__ = None
+
+
+def _fresh(error: HeadraceError) -> HeadraceError:
+    """A copy to raise: one object raised in several threads would gather all their tracebacks."""
+    other = copy.copy(error)
+    other.__traceback__ = other.__cause__ = other.__context__ = None
+    return other
