@@ -1,0 +1,379 @@
+"""ICE as a server needs it, under aiortc: ports, addresses and servers by `IceSettings`, and restarts.
+
+aiortc 1.16 opens random ports on every address, asks one STUN and one TURN server for up to 5 s, waits for
+mDNS names before it answers, and knows no ICE restart (RFC 8445, section 9). Here an `IceConnection` takes
+the place of aioice's `Connection` under aiortc's transports. It holds one `Generation` (an aioice
+connection), and a second one during a restart; media goes on over the old one until the new one stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from aioice import Candidate, Connection
+from aioice.ice import ConnectionClosed, ConnectionEvent, StunProtocol
+from aioice.mdns import is_mdns_hostname
+from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcicetransport import RTCIceTransport
+
+from stream.errors import InvalidInput, NotInstalled
+from stream.webrtc.adapter.gathering import gather
+from stream.webrtc.ice import IceSettings, Tried, describe_candidates
+
+log = logging.getLogger(__name__)
+
+TESTED = {"aiortc": ("1.16.",), "aioice": ("0.13.",)}
+"""Versions whose insides this package knows."""
+MAX_REMOTE = 64
+"""Candidates of the other side that are paired; more would only delay the useful ones."""
+MAX_PACKETS = 4096
+RESTART_TIMEOUT = 20.0
+LINGER = 0.5
+"""Seconds for which the old path is still read after a restart."""
+RESOLVE_TIMEOUT = 5.0
+
+
+def check_versions() -> None:
+    """Raise `NotInstalled` when aiortc or aioice is of a version that is not among `TESTED`."""
+    for package, prefixes in TESTED.items():
+        found = importlib.metadata.version(package)
+        if not found.startswith(prefixes):
+            known = " or ".join(f"{prefix}x" for prefix in prefixes)
+            raise NotInstalled(f"WebRTC needs {package} {known}, and {package} {found} is installed")
+
+
+class Generation(Connection):
+    """One run of ICE, from its credentials to its end."""
+
+    def __init__(
+        self,
+        owner: IceConnection,
+        *,
+        ice_controlling: bool = False,
+        local_username: str | None = None,
+        local_password: str | None = None,
+    ) -> None:
+        super().__init__(
+            ice_controlling, local_username=local_username, local_password=local_password, components=1
+        )
+        self._owner = owner
+        self._lookups: set[asyncio.Task[None]] = set()
+
+    @property
+    def ended(self) -> bool:
+        return self._closed
+
+    async def gather_candidates(self) -> None:
+        """Host candidates, then those that servers give within the settings' time."""
+        if not self._local_candidates_start:
+            self._local_candidates_start = True
+            self._local_candidates = await gather(self, self._protocols, self._owner.settings)
+            self._local_candidates_end = True
+
+    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
+        """Pair a candidate. What cannot be used is left out; names ending in .local are resolved meanwhile.
+
+        The end of candidates is not passed on: a peer whose candidates we cannot use may still reach us
+        (RFC 8863), and how long that may take is limited elsewhere.
+        """
+        if remote_candidate is None or self._closing:
+            return
+        if remote_candidate.transport.lower() != "udp" or remote_candidate.component != 1:
+            return
+        if len(self._remote_candidates) + len(self._lookups) >= MAX_REMOTE:
+            log.info("a candidate beyond the %d that are taken is left out", MAX_REMOTE)
+        elif is_mdns_hostname(remote_candidate.host):
+            task = asyncio.create_task(self._look_up(remote_candidate))
+            self._lookups.add(task)
+            task.add_done_callback(self._lookups.discard)
+        else:
+            await super().add_remote_candidate(remote_candidate)
+
+    async def _look_up(self, candidate: Candidate) -> None:
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT):
+                await super().add_remote_candidate(candidate)
+        except (OSError, TimeoutError) as error:
+            log.info("%s cannot be looked up here: %s", candidate.host, error)
+
+    async def close(self) -> None:
+        for task in self._lookups:
+            task.cancel()
+        if self._lookups:
+            await asyncio.wait(self._lookups)
+        await super().close()
+
+    def data_received(self, data: bytes, component: int) -> None:
+        self._owner.arrived(data)
+
+    def protocol_lost(self, protocol: StunProtocol) -> None:
+        if any(pair.protocol is protocol for pair in self._nominated.values()):
+            self._owner.lost(self)
+
+    def _emit_event(self, event: ConnectionEvent) -> None:
+        self._owner.lost(self)
+
+
+class IceConnection:
+    """What aiortc's transports take for an aioice `Connection`: the generation in use, and one to come."""
+
+    def __init__(self, settings: IceSettings, *, username: str | None, password: str | None) -> None:
+        self.settings = settings
+        self._current = Generation(self, local_username=username, local_password=password)
+        self._next: Generation | None = None
+        self._restart: asyncio.Task[None] | None = None
+        self._packets: deque[bytes] = deque()
+        self._receiver: asyncio.Future[None] | None = None
+        self._watcher: asyncio.Future[ConnectionEvent] | None = None
+        self._ended = False
+        self.dropped = 0
+        """Packets that came faster than they were read."""
+        self.restarts = 0
+
+    # -- for aiortc, with aioice's names ---------------------------------------------------------------
+
+    @property
+    def _latest(self) -> Generation:
+        return self._next or self._current
+
+    @property
+    def ice_controlling(self) -> bool:
+        return self._current.ice_controlling
+
+    @ice_controlling.setter
+    def ice_controlling(self, value: bool) -> None:
+        self._current.ice_controlling = value
+
+    @property
+    def remote_is_lite(self) -> bool:
+        return self._latest.remote_is_lite
+
+    @remote_is_lite.setter
+    def remote_is_lite(self, value: bool) -> None:
+        self._current.remote_is_lite = value
+
+    @property
+    def remote_username(self) -> str | None:
+        return self._latest.remote_username
+
+    @remote_username.setter
+    def remote_username(self, value: str | None) -> None:
+        self._current.remote_username = value
+
+    @property
+    def remote_password(self) -> str | None:
+        return self._latest.remote_password
+
+    @remote_password.setter
+    def remote_password(self, value: str | None) -> None:
+        self._current.remote_password = value
+
+    @property
+    def local_username(self) -> str:
+        return self._latest.local_username
+
+    @property
+    def local_password(self) -> str:
+        return self._latest.local_password
+
+    @property
+    def local_candidates(self) -> list[Candidate]:
+        return self._latest.local_candidates
+
+    @property
+    def remote_candidates(self) -> list[Candidate]:
+        return self._latest.remote_candidates
+
+    async def gather_candidates(self) -> None:
+        await self._current.gather_candidates()
+
+    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
+        await self._latest.add_remote_candidate(remote_candidate)
+
+    async def connect(self) -> None:
+        """Until a path is nominated; raises `ConnectionError` when there will be none."""
+        first = self._current
+        try:
+            await first.connect()
+        except ConnectionError:
+            if self._restart is not None:
+                await asyncio.wait({self._restart})
+            if self._current is first or self._ended:
+                raise
+
+    async def recv(self) -> bytes:
+        """The next datagram; raises `ConnectionError` at the end."""
+        while not self._packets:
+            if self._ended:
+                raise ConnectionError("the ICE connection has ended")
+            self._receiver = asyncio.get_running_loop().create_future()
+            try:
+                await self._receiver
+            finally:
+                self._receiver = None
+        return self._packets.popleft()
+
+    async def send(self, data: bytes) -> None:
+        """Raises `ConnectionError` when no path stands."""
+        await self._current.sendto(data, 1)
+
+    async def get_event(self) -> ConnectionEvent | None:
+        if self._ended:
+            return None
+        self._watcher = asyncio.get_running_loop().create_future()
+        return await self._watcher
+
+    async def close(self) -> None:
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.wait({self._restart})
+        if self._next is not None:
+            await self._next.close()
+        await self._current.close()
+        self._end()
+
+    # -- for the generations ---------------------------------------------------------------------------
+
+    def arrived(self, data: bytes) -> None:
+        if len(self._packets) >= MAX_PACKETS:
+            self.dropped += 1
+            return
+        self._packets.append(data)
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
+
+    def lost(self, generation: Generation) -> None:
+        """A path is gone; with a restart under way it is up to that."""
+        if generation is self._current and self._next is None:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
+        if self._watcher is not None and not self._watcher.done():
+            self._watcher.set_result(ConnectionClosed())
+
+    # -- restart ---------------------------------------------------------------------------------------
+
+    async def restart(self, username: str, password: str, candidates: Iterable[Candidate]) -> None:
+        """Begin a restart with the other side's new credentials; returns when ours can be answered.
+
+        It is finished in the background; when it fails, the old path stays in use. Raises
+        `ConnectionError` when this connection has ended.
+        """
+        self._check_alive()
+        await self._give_up_restart()
+        new = Generation(self, ice_controlling=self._current.ice_controlling)
+        new.remote_is_lite = self._current.remote_is_lite
+        new.remote_username, new.remote_password = username, password
+        try:
+            await new.gather_candidates()
+            for candidate in candidates:
+                await new.add_remote_candidate(candidate)
+            self._check_alive()
+        except BaseException:
+            await new.close()
+            raise
+        self._next = new
+        self._restart = asyncio.create_task(self._change_to(new))
+
+    def _check_alive(self) -> None:
+        if self._ended:
+            raise ConnectionError("the ICE connection has ended")
+
+    async def _give_up_restart(self) -> None:
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.wait({self._restart})
+            self._restart = None
+
+    async def _change_to(self, new: Generation) -> None:
+        unused: Generation = new
+        try:
+            async with asyncio.timeout(RESTART_TIMEOUT):
+                await new.connect()
+            unused, self._current, self._next = self._current, new, None
+            self.restarts += 1
+            await asyncio.sleep(LINGER)
+        except (ConnectionError, TimeoutError):
+            log.info("an ICE restart found no path; the old one stays in use")
+        finally:
+            if self._next is new:
+                self._next = None
+            await unused.close()
+            if self._current.ended:
+                self._end()
+
+
+class PeerConnection(RTCPeerConnection):
+    """aiortc's peer connection over `IceConnection`s.
+
+    Raises `NotInstalled` at a version of aiortc or aioice that is not known.
+    """
+
+    def __init__(self, settings: IceSettings) -> None:
+        check_versions()
+        self.ice_settings = settings
+        super().__init__(RTCConfiguration(iceServers=[]))
+
+    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:  # noqa: N802  aiortc's name
+        dtls: RTCDtlsTransport = super()._RTCPeerConnection__createDtlsTransport()  # type: ignore[misc]
+        transport = dtls.transport
+        stock = transport.iceGatherer._connection
+        connection = IceConnection(
+            self.ice_settings, username=stock.local_username, password=stock.local_password
+        )
+        transport.iceGatherer._connection = transport._connection = connection  # type: ignore[assignment]
+        transport._recv, transport._send = connection.recv, connection.send
+        return dtls
+
+    @property
+    def ice_transport(self) -> RTCIceTransport:
+        """That of the first bundled medium, which carries all. Raises `InvalidInput` before there is one."""
+        transceivers = self.getTransceivers()
+        carrier = transceivers[0].receiver if transceivers else self.sctp
+        if carrier is None:
+            raise InvalidInput("the connection has no media yet")
+        return carrier.transport.transport
+
+    @property
+    def ice(self) -> IceConnection:
+        connection = self.ice_transport._connection
+        assert isinstance(connection, IceConnection)
+        return connection
+
+    def tried(self) -> tuple[list[Tried], list[Tried]]:
+        """Our candidates and theirs."""
+        return _tried(self.ice.local_candidates), _tried(self.ice.remote_candidates)
+
+    def describe_failure(self) -> str:
+        """Which candidates were tried in vain, and what helps."""
+        local, remote = self.tried()
+        return describe_candidates(local, remote, self.ice_settings)
+
+
+def parse_candidate(line: str) -> Candidate:
+    """A ``candidate`` attribute (RFC 8839, 5.1), with or without ``a=``; raises `InvalidInput`."""
+    text = line.strip().removeprefix("a=").removeprefix("candidate:")
+    try:
+        candidate = Candidate.from_sdp(text)
+    except ValueError:
+        raise InvalidInput(f"{line[:200]!r} is not an ICE candidate", field="candidate") from None
+    if not 0 <= candidate.port < 65536:
+        raise InvalidInput(f"{line[:200]!r}: a port is below 65536", field="candidate")
+    return candidate
+
+
+def candidate_lines(connection: IceConnection) -> list[str]:
+    """Our candidates as lines of SDP, best first."""
+    return [f"candidate:{candidate.to_sdp()}" for candidate in connection.local_candidates]
+
+
+def _tried(candidates: Iterable[Candidate]) -> list[Tried]:
+    return [Tried(c.type, c.host, c.port) for c in candidates]
