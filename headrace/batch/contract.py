@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from stream.errors import HeadraceError
+from stream.errors import AtCapacity, HeadraceError
 
 if TYPE_CHECKING:
     from headrace.models.cache import ModelCache
+    from headrace.models.store import ModelStore
 
 Weights = str
 """``real``, ``random`` or ``substitute:NAME``: what the answer was made with."""
@@ -28,6 +29,13 @@ class Cancelled(HeadraceError):
 
     code = "cancelled"
     status = 499
+
+
+class TimedOut(HeadraceError):
+    """A request took longer than it may; the message says how long that is."""
+
+    code = "timed_out"
+    status = 504
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,6 @@ class Job:
         *,
         device: str = "cpu",
         listener: Listener | None = None,
-        turns: Turns | None = None,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
@@ -92,11 +99,15 @@ class Job:
         self.blobs: dict[str, memoryview] = {name: memoryview(blob) for name, blob in (blobs or {}).items()}
         self.device = device
         self._listener = listener
-        self._turns = turns
+        self.turns: Turns | None = None
+        """Set by the runner; for pipelines that put requests together and take the device for themselves."""
+        self.store: ModelStore | None = None
+        """Where the files of models are; set by the runner."""
         self._cancelled = threading.Event()
         self._reason = ""
         self._wakers: list[Callable[[], None]] = []
         self._holds = False
+        self._streamed = False
 
     # -- what the job says -----------------------------------------------------------------------------
 
@@ -108,8 +119,8 @@ class Job:
         self.check()
         if self._listener is not None:
             self._listener.progress(Progress("running", step, of, note))
-        if self._holds and self._turns is not None:
-            self._turns.breathe()
+        if self._holds and self.turns is not None:
+            self.turns.breathe()
 
     def loading(self, fraction: float, what: str = "") -> None:
         """The model is loaded to ``fraction`` (0 to 1). Never raises: a load is finished, not cancelled."""
@@ -119,8 +130,15 @@ class Job:
     def emit(self, piece: dict[str, Any]) -> None:
         """Stream a piece (JSON) to the client; waits while that is behind. Raises `Cancelled`."""
         self.check()
+        self._streamed = True
         if self._listener is not None:
             self._listener.piece(piece)
+
+    def once(self) -> Job:
+        """The job itself, to be run (again). Raises `AtCapacity` when a part of its answer is out already."""
+        if self._streamed:
+            raise AtCapacity("out of memory in the middle of an answer")
+        return self
 
     # -- giving up -------------------------------------------------------------------------------------
 
@@ -159,17 +177,12 @@ class Job:
         Not to be taken twice. Raises `Cancelled`, also while it waits.
         """
         self.check()
-        with contextlib.nullcontext() if self._turns is None else self._turns.hold(self):
+        with contextlib.nullcontext() if self.turns is None else self.turns.hold(self):
             self._holds = True
             try:
                 yield
             finally:
                 self._holds = False
-
-    @property
-    def turns(self) -> Turns | None:
-        """For pipelines that put requests together and take the device for themselves."""
-        return self._turns
 
 
 @dataclass(slots=True)

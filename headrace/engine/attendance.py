@@ -156,7 +156,7 @@ class Attendance:
             self.calls.answered(message)
         elif op == "deferred":
             self.calls.deferred(body.get("call"))
-        elif op in ("emit", "progress", "closed"):
+        elif op in ("emit", "progress", "closed", "words"):
             self._on_word(message)
         elif op == "ready":
             self._ready(body)
@@ -167,13 +167,13 @@ class Attendance:
             self.verdict = EngineError(f"lost its device: {body.get('message')}")
             self._lost.set()
         elif op != "pong":
-            self._condemn(f"sent an unknown message {op!r}")
+            self.condemn(f"sent an unknown message {op!r}")
 
     def _ready(self, body: dict[str, Any]) -> None:
         try:
             facts = EngineFacts.from_message(body)
         except (KeyError, TypeError, ValueError) as error:
-            self._condemn(f"said that it is ready in a way that makes no sense: {error!r}")
+            self.condemn(f"said that it is ready in a way that makes no sense: {error!r}")
             return
         self._ready_at = time.monotonic()
         log.info("engine %s is ready: %s", self._settings.name, facts)
@@ -182,11 +182,11 @@ class Attendance:
     def _on_link_closed(self, error: LinkError) -> None:
         log.debug("the link to engine %s ended: %s", self._settings.name, error)
         if isinstance(error, MalformedMessage):
-            self._condemn(f"sent what is not a message: {error.message}")
+            self.condemn(f"sent what is not a message: {error.message}")
         self._lost.set()
         self._on_gone()
 
-    def _condemn(self, reason: str) -> None:
+    def condemn(self, reason: str) -> None:
         """What does not keep to the protocol cannot be reasoned with."""
         self.verdict = EngineError(reason)
         self._lost.set()

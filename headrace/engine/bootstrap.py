@@ -23,9 +23,19 @@ from types import ModuleType
 
 OLDEST_PYTHON = (3, 11)
 
-LENT_MODULES = ("stream.errors", "stream.frames", "stream.processor")
-LENT_ROOMS = ("workflows", "headrace.engine")
+LENT_MODULES = (
+    "stream.errors",
+    "stream.frames",
+    "stream.processor",
+    "headrace.batch.contract",
+    "headrace.batch.errors",
+    "headrace.batch.runner",
+    "headrace.batch.turns",
+)
+LENT_ROOMS = ("workflows", "headrace.engine", "headrace.batch.pipelines", "headrace.models")
 """Packages of which every module is lent."""
+LENT_PARENTS = ("headrace.batch",)
+"""Packages that are lent for the sake of some of their modules."""
 ROOMS = ("stream", "workflows", "headrace")
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -44,7 +54,8 @@ class RoomFinder(importlib.abc.MetaPathFinder):
         if room not in ROOMS:
             return None
         whole = any(fullname == name or fullname.startswith(name + ".") for name in LENT_ROOMS)
-        if not whole and fullname != room and fullname not in LENT_MODULES:
+        lent = whole or fullname == room or fullname in LENT_MODULES or fullname in LENT_PARENTS
+        if not lent:
             raise ModuleNotFoundError(f"{fullname} is not lent to this interpreter", name=fullname)
         base = os.path.join(self._root, *fullname.split("."))
         init = os.path.join(base, "__init__.py")

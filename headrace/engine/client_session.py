@@ -30,6 +30,9 @@ Media = Literal["video", "audio"]
 THREAD_FROM = 1024 * 1024
 """Bytes from which on a copy leaves the event loop."""
 
+UNREAD = 8
+"""Frames in a row whose pixels nobody looked at after which they cross as they are, not converted."""
+
 _numbers = itertools.count(1)
 
 
@@ -45,6 +48,8 @@ class _Returned:
 class _Answer:
     taken: int
     frames: list[_Returned]
+    read: bool
+    """Whether the processor looked at the pixels."""
 
 
 class RemoteSession:
@@ -72,6 +77,7 @@ class RemoteSession:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._waiting: set[asyncio.Future[_Answer]] = set()
         self._executor: ThreadPoolExecutor | None = None
+        self._unread = 0
         self._released = False
         self._asked_to_close = False
         self._asked_to_open = False
@@ -175,7 +181,9 @@ class RemoteSession:
             size_text = f"{picture.width}x{picture.height}"
             raise InvalidInput(f"a picture of {size_text}; an engine takes sides up to {slots.MAX_SIDE}")
         facts = self._engine.facts
-        convert = facts is not None and facts.pixel_format == "rgb24" and picture.format != "rgb24"
+        # A conversion that nobody looks at is spared: what is in force follows what was done with the last.
+        rgb = facts is not None and facts.pixel_format == "rgb24" and self._unread < UNREAD
+        convert = rgb and picture.format != "rgb24"
         size = slots.picture_bytes("rgb24" if convert else picture.format, picture.width, picture.height)
         header: dict[str, Any] = dict(slots.time_header(frame.timestamp, frame.time_base))
         slot = self._pools["video"].take(size)
@@ -187,6 +195,7 @@ class RemoteSession:
         finally:
             slot.busy = False
         frame.timeline.taken = answer.taken
+        self._unread = 0 if answer.read else self._unread + 1
         try:
             results = [await self._video_result(frame, returned) for returned in answer.frames]
         finally:
@@ -273,7 +282,7 @@ class RemoteSession:
             same = header.get("same") == 1
             memory = None if same else self._tables[media].array(header.get("slot"), message)
             frames.append(_Returned(header, memory))
-        return _Answer(taken, frames)
+        return _Answer(taken, frames, message.body.get("read") == 1)
 
     def _finished(self, media: Media, answer: _Answer) -> None:
         """The bytes are copied; the engine is told with the next frame that it may use the slots again."""

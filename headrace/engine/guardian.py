@@ -185,6 +185,12 @@ class Engine:
         self.request(body, on_answer, fds, kind=kind)
         return await future
 
+    def condemn(self, reason: str) -> None:
+        """Kill the engine, which is then started again: for those who know that it will not come back."""
+        if self._run is not None:
+            log.error("engine %s is ended: it %s", self.settings.name, reason)
+            self._run.condemn(reason)
+
     # -- the supervisor --------------------------------------------------------------------------------
 
     async def _supervise(self, run: Attendance | None) -> None:

@@ -34,11 +34,14 @@ class SlotFrame(VideoFrame):
         self._borrowed = True
         self._made: torch.Tensor | None = None
         self._version = 0
+        self.read = False
+        """Whether anybody has looked at its pixels."""
 
     @property
     def tensor(self) -> torch.Tensor:
         if self._tensor is None:
             assert self._picture is not None
+            self.read = True
             self._tensor = self._made = tensor_from(self._picture, self._device)
             self._version = self._made._version
         return self._tensor
@@ -51,6 +54,7 @@ class SlotFrame(VideoFrame):
 
     @property
     def picture(self) -> Picture:
+        self.read = True
         self._own()
         return super().picture
 

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.host_batch import OPS as BATCH_OPS
+from headrace.engine.host_batch import BatchHost
 from headrace.engine.host_session import HostSession, Surroundings, collect_garbage
 from headrace.engine.link import Link, LinkError, Message
 from stream.errors import EngineError, HeadraceError, InvalidInput
@@ -26,7 +28,7 @@ _FLUSH = 1.0
 
 
 class Host:
-    """Hands the worker's messages to the sessions, of which each is a task."""
+    """Hands the worker's messages to the sessions, of which each is a task, and to the batch requests."""
 
     def __init__(self, link: Link, options: argparse.Namespace, device: torch.device) -> None:
         self._link = link
@@ -36,6 +38,7 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop: asyncio.Future[None] | None = None
         self._around: Surroundings | None = None
+        self._batch: BatchHost | None = None
 
     async def run(self) -> None:
         """Serve until the worker says stop; raises what a session could not answer."""
@@ -50,10 +53,12 @@ class Host:
             turn=asyncio.Lock(),
             fatal=self._device_lost,
         )
+        self._batch = BatchHost(self._link, self._device, self._options.threads, self._device_lost)
         self._link.start(loop, self._on_message, self._on_closed)
         await self._stop
         for session in self._sessions.values():
             session.close()
+        self._batch.close()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self._options.stop_limit)
             for task in late:
@@ -67,7 +72,10 @@ class Host:
             self._link.send({"op": "pong"})
         else:
             try:
-                self._for_session(op, body, message)
+                if op in BATCH_OPS and self._batch is not None:
+                    self._batch.deliver(message)
+                else:
+                    self._for_session(op, body, message)
             except HeadraceError as error:
                 self._link.send({"op": "answer", "call": body.get("call"), "error": error.as_dict()})
 

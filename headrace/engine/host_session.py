@@ -313,7 +313,7 @@ class HostSession:
             result = None
             # Before the answer: with it, the worker may write into its memory again.
             frame.retire()
-        self._send(job, taken, laid)
+        self._send(job, taken, laid, {"read": 1} if frame.read else {})
 
     async def _audio(self, job: Job) -> None:
         processor = self._loaded()
@@ -326,7 +326,7 @@ class HostSession:
             result = await self._ask(processor.process_audio_async, self._around.call_limit, frame)
         finally:
             processor.frame_time = None
-        self._send(job, taken, self._lay_down(job, frame, listed(result, AudioFrame)))
+        self._send(job, taken, self._lay_down(job, frame, listed(result, AudioFrame)), {})
 
     def _lay_down(self, job: Job, source: VideoFrame | AudioFrame, frames: Sequence[Any]) -> _Laid:
         """Put returned frames into shared memory; those that are the input as it came are only named."""
@@ -350,10 +350,10 @@ class HostSession:
             raise
         return laid
 
-    def _send(self, job: Job, taken: int, laid: _Laid) -> None:
+    def _send(self, job: Job, taken: int, laid: _Laid, more: dict[str, Any]) -> None:
         fds = [fd for slot in laid.slots for fd in slot.announce()[1]]
         try:
-            self._answer(job.call, {"taken": taken, "frames": laid.headers}, fds)
+            self._answer(job.call, {"taken": taken, "frames": laid.headers, **more}, fds)
         except BaseException:
             laid.give_back()
             raise

@@ -1,0 +1,232 @@
+"""Requests through a real batch engine: answers, streams, progress, cancelling, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.batch.client import BatchEngine, BatchSettings
+from headrace.batch.contract import Progress, TimedOut
+from headrace.batch.errors import Interrupted
+from headrace.engine.settings import EngineSettings
+from stream.errors import AtCapacity, EngineError, InvalidInput, NotFound, ProcessorError
+
+HERE = str(Path(__file__).parent)
+PIPELINES = {name: f"batch_pipelines:{name.title()}" for name in ("echo", "trouble", "slow")}
+WAIT = 60.0
+
+
+def settings(tmp_path: Path, **engine: Any) -> BatchSettings:
+    stuck = engine.pop("stuck_after", 120.0)
+    return BatchSettings(
+        EngineSettings(name="batch", device="cpu", threads=1, nice=5, extra_path=(HERE,), **engine),
+        folders={name: str(tmp_path / name) for name in ("models", "hub", "cache")},
+        pipelines=PIPELINES,
+        stuck_after=stuck,
+    )
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[BatchEngine]:
+    async with BatchEngine(settings(tmp_path)) as engine:
+        await engine.wait_ready(WAIT)
+        yield engine
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110 (what changes is in another process)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_request_is_answered_with_its_files(engine: BatchEngine) -> None:
+    blobs = {"small": b"abc", "none": b"", "large": os.urandom(3_000_000)}
+    result = await engine.run("echo", "m", {"text": "é", "n": 1}, blobs)
+    assert result.blobs == {name: blob[::-1] for name, blob in blobs.items()}
+    assert result.body["inputs"] == {"text": "é", "n": 1}
+    assert (result.body["threads"], result.body["grad"]) == (1, False)
+    assert psutil.Process(result.body["pid"]).nice() >= 5
+
+
+async def test_pieces_come_in_order_and_before_the_answer(engine: BatchEngine) -> None:
+    pieces: list[int] = []
+    await engine.run("echo", "m", {"pieces": 3000}, on_piece=lambda piece: pieces.append(piece["number"]))
+    assert pieces == list(range(3000))
+
+
+async def test_progress_grows_and_ends_with_the_last_step(engine: BatchEngine) -> None:
+    told: list[Progress] = []
+    await engine.run("echo", "m", {"steps": 40, "pause": 0.005}, on_progress=told.append)
+    steps = [progress.step for progress in told]
+    assert steps == sorted(steps)
+    assert told[-1] == Progress("running", 40, 40, "step 40")
+
+
+async def test_whole_jobs_hold_the_device_one_after_the_other(engine: BatchEngine) -> None:
+    under_way: list[str] = []
+
+    async def one(name: str) -> None:
+        def told(progress: Progress) -> None:
+            under_way.append(name)
+
+        await engine.run("echo", "m", {"steps": 10, "pause": 0.03}, on_progress=told)
+
+    await asyncio.gather(*(one(name) for name in "abc"))
+    changes = sum(1 for before, after in itertools.pairwise(under_way) if before != after)
+    assert changes == 2
+
+
+async def test_a_cold_model_is_loaded_once_for_all_who_ask_and_each_hears_how_far_it_is(
+    engine: BatchEngine,
+) -> None:
+    told: list[list[Progress]] = [[] for _ in range(10)]
+    results = await asyncio.gather(
+        *(engine.run("slow", "cold", {}, on_progress=heard.append) for heard in told)
+    )
+    assert [result.body["loads"] for result in results] == [1] * 10
+    assert all(heard and {p.phase for p in heard} == {"loading"} for heard in told)
+    (entry,) = await engine.models()
+    assert (entry["key"]["ref"], entry["state"], entry["leases"]) == ("cold", "loaded", 0)
+    assert entry["bytes"] >= 4000
+
+
+async def test_a_warm_model_stays_until_it_is_unloaded(engine: BatchEngine) -> None:
+    await engine.warm("slow", "m")
+    (entry,) = await engine.models()
+    assert entry["pinned"]
+    assert await engine.unload("m") >= 4000
+    assert await engine.models() == []
+    with pytest.raises(NotFound):
+        await engine.unload("m")
+
+
+async def test_a_cancelled_request_ends_between_two_steps(engine: BatchEngine) -> None:
+    told: list[Progress] = []
+    task = asyncio.create_task(
+        engine.run("echo", "m", {"steps": 10_000, "pause": 0.01}, on_progress=told.append)
+    )
+    await until(lambda: told)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: engine.under_way == 0)
+    assert (await engine.run("echo", "m", {"steps": 1})).body["weights"] == "random"
+
+
+async def test_a_request_that_waits_for_the_device_can_be_cancelled(engine: BatchEngine) -> None:
+    told: list[Progress] = []
+    first = asyncio.create_task(
+        engine.run("echo", "m", {"steps": 10_000, "pause": 0.01}, on_progress=told.append)
+    )
+    await until(lambda: told)
+    with pytest.raises(TimedOut, match=r"0\.2 s"):
+        await engine.run("echo", "m", {"steps": 1}, timeout=0.2)
+    await until(lambda: engine.under_way == 1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await until(lambda: engine.under_way == 0)
+
+
+async def test_errors_come_as_they_were_raised_and_the_engine_goes_on(engine: BatchEngine) -> None:
+    with pytest.raises(InvalidInput, match="steps is 0") as caught:
+        await engine.run("trouble", "m", {"how": "invalid"})
+    assert caught.value.field == "steps"
+    with pytest.raises(ProcessorError, match="ZeroDivisionError: a model's own fault"):
+        await engine.run("trouble", "m", {"how": "foreign"})
+    with pytest.raises(ProcessorError, match="SystemExit"):
+        await engine.run("trouble", "m", {"how": "exit"})
+    with pytest.raises(AtCapacity, match="no memory left"):
+        await engine.run("trouble", "m", {"how": "memory"})
+    with pytest.raises(ProcessorError, match="did not say which weights"):
+        await engine.run("trouble", "m", {"how": "unsaid"})
+    with pytest.raises(NotFound, match="no pipeline 'none'"):
+        await engine.run("none", "m", {})
+    assert engine.engine.restarts == 0
+
+
+async def test_an_engine_that_dies_interrupts_its_requests_and_the_next_are_answered(
+    engine: BatchEngine,
+) -> None:
+    told: list[Progress] = []
+    waiting = [
+        asyncio.create_task(
+            engine.run("echo", "m", {"steps": 10_000, "pause": 0.01}, on_progress=told.append)
+        )
+        for _ in range(3)
+    ]
+    await until(lambda: told)
+    assert engine.engine.pid is not None
+    os.kill(engine.engine.pid, signal.SIGKILL)
+    for task in waiting:
+        with pytest.raises(Interrupted, match="may be sent again"):
+            await task
+    # Sent while the engine is still starting again.
+    assert (await engine.run("echo", "m", {"text": "again"})).body["inputs"] == {"text": "again"}
+    assert engine.engine.restarts == 1
+    with pytest.raises(Interrupted):
+        await engine.run("trouble", "m", {"how": "crash"})
+
+
+async def test_an_engine_whose_interpreter_hangs_is_ended(tmp_path: Path) -> None:
+    async with BatchEngine(settings(tmp_path, call_timeout=2.0)) as engine:
+        await engine.wait_ready(WAIT)
+        with pytest.raises(Interrupted):
+            await engine.run("trouble", "m", {"how": "hold the lock"})
+        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
+
+
+async def test_a_request_that_hears_nothing_of_its_cancellation_ends_the_engine_in_the_end(
+    tmp_path: Path,
+) -> None:
+    async with BatchEngine(settings(tmp_path, stuck_after=1.0)) as engine:
+        await engine.wait_ready(WAIT)
+        with pytest.raises(TimedOut):
+            await engine.run("trouble", "m", {"how": "deaf"}, timeout=0.2)
+        await until(lambda: engine.engine.restarts == 1)
+        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
+
+
+async def test_a_long_silent_request_is_left_alone(tmp_path: Path) -> None:
+    async with BatchEngine(settings(tmp_path, call_timeout=1.0, stuck_after=0.5)) as engine:
+        await engine.wait_ready(WAIT)
+        begun = time.monotonic()
+        await engine.run("echo", "m", {"steps": 1, "pause": 3.0})
+        assert time.monotonic() - begun >= 3.0
+        assert engine.engine.restarts == 0
+
+
+async def test_without_an_engine_a_request_says_so(tmp_path: Path) -> None:
+    engine = BatchEngine(settings(tmp_path))
+    with pytest.raises(EngineError, match="stopped"):
+        await engine.run("echo", "m", {})
+
+
+@pytest.mark.descriptors
+async def test_nothing_is_left_open_however_requests_end(tmp_path: Path) -> None:
+    async with BatchEngine(settings(tmp_path)) as engine:
+        await engine.wait_ready(WAIT)
+        blob = os.urandom(200_000)
+        await engine.run("echo", "m", {}, {"a": blob})
+        assert engine.engine.pid is not None
+        process = psutil.Process(engine.engine.pid)
+        before = process.num_fds()
+        for _ in range(30):
+            await engine.run("echo", "m", {}, {"a": blob, "b": b"x"})
+            task = asyncio.create_task(engine.run("echo", "m", {"steps": 5, "pause": 0.01}, {"a": blob}))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            with pytest.raises(InvalidInput):
+                await engine.run("trouble", "m", {"how": "invalid"}, {"a": blob})
+        await until(lambda: engine.under_way == 0)
+        assert process.num_fds() == before
+        assert not [m for m in process.memory_maps() if "headrace-blobs" in m.path]
