@@ -107,13 +107,29 @@ class ClientConnection:
             await self._send(h11.EndOfMessage())
 
     async def send_body(self, data: bytes) -> None:
-        """Wait while the server takes nothing.
+        """`put_body`, then wait while the server takes nothing."""
+        self.put_body(data)
+        await self.drain()
+
+    def put_body(self, data: bytes) -> None:
+        """Hand over a piece of the body, at least one byte.
 
         Raises `NotWritten` when the server was gone before, another `ConnectionError` when it goes now.
         """
         if self._wire.gone:
             raise NotWritten("the server closed the connection")
-        await self._send(h11.Data(data=data))
+        framed = self._http.send(h11.Data(data=data))
+        if framed:
+            self._wire.put(framed)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `drain` would wait."""
+        return self._wire.is_full
+
+    async def drain(self) -> None:
+        """Wait while the server takes nothing; raises `ConnectionError` when it is gone."""
+        await self._wire.drain()
 
     async def end_body(self) -> None:
         await self._send(h11.EndOfMessage())

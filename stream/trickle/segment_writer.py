@@ -291,11 +291,13 @@ class SegmentWriter:
                 if self._pending:
                     data = self._take()
                     try:
-                        async with asyncio.timeout(timeout):
-                            await connection.send_body(data)
+                        connection.put_body(data)
                     except NotWritten:
                         self._put_back(data)
                         raise
+                    if connection.is_full:
+                        async with asyncio.timeout(timeout):
+                            await connection.drain()
                 elif self._ended:
                     async with asyncio.timeout(timeout):
                         await connection.end_body()

@@ -82,17 +82,27 @@ class Wire(asyncio.Protocol):
         return received
 
     async def write(self, data: bytes) -> None:
-        """Hand ``data`` over, then wait until less than `WRITE_LIMIT` bytes are queued before the socket.
+        """`put`, then `drain`."""
+        self.put(data)
+        await self.drain()
 
-        Raises `NotWritten` when the connection was lost before, another `ConnectionError` when it is after.
-        """
+    def put(self, data: bytes) -> None:
+        """Hand ``data`` over. Raises `NotWritten` when the connection was lost before."""
         transport = self._transport
         if transport is not None and not self._lost.is_set() and not transport.is_closing():
             transport.write(data)
         # A transport tries to send at once, and is closing when the system has refused.
         if transport is None or self._lost.is_set() or transport.is_closing():
             raise NotWritten(str(self._error or "the connection is closed"))
-        if not self._writable.is_set():
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `WRITE_LIMIT` bytes are queued before the socket, so that `drain` would wait."""
+        return not self._writable.is_set()
+
+    async def drain(self) -> None:
+        """Wait until less than `WRITE_LIMIT` bytes are queued; `ConnectionError` when it is lost meanwhile."""
+        if self.is_full:
             await self._writable.wait()
         if self._lost.is_set():
             raise self._error or ConnectionResetError("the connection is closed")

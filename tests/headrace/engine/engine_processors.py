@@ -42,6 +42,20 @@ class Look(FrameProcessor):
         return frame
 
 
+class Peeks(FrameProcessor):
+    """Says how its frames came; looks at their pixels while ``read`` is set, and then gives them back."""
+
+    read = False
+
+    async def update_params(self, params: Params) -> None:
+        self.read = bool(params["read"])
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        assert frame._picture is not None
+        self.emit("text", frame._picture.format)
+        return frame.replace_tensor(frame.tensor.clone()) if self.read else frame
+
+
 class InPlace(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         frame.tensor.neg_().add_(1)

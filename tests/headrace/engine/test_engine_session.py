@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from headrace.engine.client import EngineProcessor
+from headrace.engine.client_session import UNREAD
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
 from stream.errors import EngineError, HeadraceError, InvalidInput, InvalidWorkflow, ProcessorError
@@ -97,6 +98,23 @@ async def test_yuv_is_converted_with_its_matrix_and_range(engine: Engine, size: 
         frame = video(noise(*size, "yuv420p"))
         result = await one(processor, frame)
         assert np.array_equal(result.picture.rgb(), frame.picture.rgb())
+
+
+async def test_pixels_that_nobody_looks_at_are_not_converted(engine: Engine) -> None:
+    """And from the frame on whose pixels are looked at, they are again; that one is converted by torch."""
+    formats: list[Any] = []
+    frame = video(noise(34, 18, "yuv420p"))
+    async with session(engine, target("Peeks")) as processor:
+        processor.bind(lambda emission: formats.append(emission.data))
+        for _ in range(UNREAD + 2):
+            assert await one(processor, frame) is frame
+        await processor.update_params({"read": True})
+        results = [await one(processor, frame) for _ in range(2)]
+        await processor.update_params({"read": False})
+        assert await one(processor, frame) is frame
+    assert formats == ["rgb24"] * UNREAD + ["yuv420p"] * 3 + ["rgb24"] * 2
+    for result in results:
+        assert np.abs(result.picture.rgb().astype(int) - frame.picture.rgb()).max() <= 1
 
 
 @pytest.mark.parametrize("spec", [{"kind": "passthrough"}, target("Look")])
