@@ -57,13 +57,25 @@ class SessionClock:
         self._forward = int(forward * TICKS)
         self._now: _Epoch | None = None
         self._before: _Epoch | None = None
+        self._restarted = False
         self.jumps = 0
+
+    def restart(self) -> None:
+        """The next timestamp is of another source: the timeline goes on by the time that has passed."""
+        self._restarted = True
 
     def map(self, pts: int, moment: int) -> int:
         """The place of ``pts``, which was seen at ``moment``, on the timeline."""
         if self._now is None:
             self._now = _Epoch(0, pts, pts, moment)
+            self._restarted = False
             return pts
+        if self._restarted:
+            self._restarted = False
+            output = self._anchor(pts, moment)
+            # Of the source before nothing is left.
+            self._before = None
+            return output
         if self._continues(self._now, pts, moment):
             return self._advance(self._now, pts, moment)
         if self._before is not None and self._continues(self._before, pts, moment):

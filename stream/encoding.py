@@ -1,35 +1,36 @@
-"""The encoding stage of a pipeline: one thread that turns pictures and sound into encoded units."""
+"""The encoding stage of a pipeline: one thread that turns pictures and sound into encoded units.
+
+Pictures are encoded once for each rendition that somebody has open, sound once when somebody hears it, and
+nothing for nobody.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from stream.clock import TICKS
+from stream.av_order import AvOrder
+from stream.canvas import Canvas, Scaler, Shown
+from stream.clock import TICKS, ticks
 from stream.codecs.audio_encoder import AudioEncoder, AudioEncoderSettings
-from stream.codecs.convert import Converter
-from stream.codecs.video_encoder import VideoEncoder, VideoEncoderSettings
+from stream.codecs.video_encoder import VideoEncoderSettings
+from stream.encoders import EncoderOpener
 from stream.errors import CodecError, HeadraceError
 from stream.frames import AudioFrame, Picture, Timeline
-from stream.overlay import Notice, OverlayPainter
-from stream.presenter import AvOrder
-from stream.units import AudioParameters, EncodedUnit, VideoParameters
+from stream.renditions import BitrateRange, EncoderFactory, OpenRendition, RenditionHandle
+from stream.units import AudioParameters, EncodedUnit, Rendition, VideoParameters
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A picture to encode at ``pts`` (output timeline); without ``picture`` the last one, or a ``notice``."""
-
-    pts: int
-    picture: Picture | None = None
-    notice: Notice | None = None
-    size: tuple[int, int] | None = None
-    timeline: Timeline = field(default_factory=Timeline)
+VIEWERS = BitrateRange(2_000_000, 250_000, 6_000_000)
+VIEWERS_LOW = BitrateRange(250_000, 80_000, 600_000)
+_ORDER = {"viewers": 0, "viewers_low": 1, "file": 2}
+"""Who is waiting comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +47,58 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class EncodingSettings:
-    """``fixed_size``: the first picture's size holds to the end (a file's track cannot change it)."""
+    """``video`` holds for every rendition but for the bitrates and key intervals of ``viewers`` (seconds) and
+    ``viewers_low``. ``fixed_size``: the first picture's size holds to the end (a file's track cannot change
+    it)."""
 
     video: VideoEncoderSettings = field(default_factory=VideoEncoderSettings)
     audio: AudioEncoderSettings = field(default_factory=AudioEncoderSettings)
+    viewers: BitrateRange = VIEWERS
+    viewers_low: BitrateRange = VIEWERS_LOW
+    viewers_key_interval: float = 10.0
     fixed_size: bool = False
     lossless: bool = False
 
+    def bitrates(self, rendition: Rendition) -> BitrateRange:
+        """What a rendition may be set to; a file's stays as it is."""
+        if rendition.purpose == "file":
+            return BitrateRange(*3 * (self.video.bitrate,))
+        return self.viewers if rendition.purpose == "viewers" else self.viewers_low
+
+
+class EncodingEvents(Protocol):
+    """What the stage tells, in its thread."""
+
+    def encoded(self, units: list[EncodedUnit]) -> None:
+        """Units of one rendition or of the sound."""
+        ...
+
+    def picture_left(self, shown: Shown, timeline: Timeline) -> None:
+        """A picture is encoded in every rendition (``timeline``: the first), or ready if there is none."""
+        ...
+
+    def sound_left(self, pts: int) -> None: ...
+    def rendition_failed(self, rendition: Rendition, error: HeadraceError) -> None: ...
+    def encoding_failed(self, error: HeadraceError) -> None: ...
+
 
 class EncodingStage:
-    """Owns the encoders. `show` belongs to the loop, `hear` to anyone, ``deliver`` and ``failed`` to it."""
+    """Owns the encoders. `show` and `open` belong to the loop, `hear` to anyone."""
 
     def __init__(
         self,
         settings: EncodingSettings,
         loop: asyncio.AbstractEventLoop,
-        deliver: Callable[[list[EncodedUnit]], None],
-        failed: Callable[[HeadraceError], None],
+        events: EncodingEvents,
+        *,
+        open_encoder: EncoderFactory | None = None,
     ) -> None:
         self._settings = settings
         self._loop = loop
-        self._deliver = deliver
-        self._failed = failed
+        self._events = events
+        self._open_encoder = open_encoder or EncoderOpener(
+            settings.video, live_key_interval=settings.viewers_key_interval
+        )
         self._order: AvOrder[Shown, Heard] = AvOrder(
             max_pictures=4 if settings.lossless else 2, lossless=settings.lossless
         )
@@ -75,14 +106,51 @@ class EncodingStage:
         self._room = asyncio.Event()
         self._ending = False
         self._aborted = False
-        self._key_wanted = False
-        self._video: VideoEncoder | None = None
+        self._renditions: dict[Rendition, OpenRendition] = {}
+        self._retired: list[OpenRendition] = []
+        self._hearers = 0
         self._audio: AudioEncoder | None = None
-        self._last: Picture | None = None
         self.taps: list[Callable[[Picture, int], None]] = []
         """Called in the thread with each picture (yuv420p) and its pts before encoding; must not wait."""
-        self._converter = Converter()
-        self._painter = OverlayPainter()
+        self._canvas = Canvas(fixed_size=settings.fixed_size)
+        self._scaler = Scaler()
+
+    # -- renditions, from the loop ---------------------------------------------------------------------
+
+    def open(self, rendition: Rendition) -> RenditionHandle:
+        """Have pictures encoded in that rendition until the handle is closed."""
+        with self._changed:
+            shared = self._renditions.get(rendition)
+            if shared is None or shared.broken:
+                bitrates = self._settings.bitrates(rendition)
+                shared = OpenRendition(rendition, bitrates, self._open_encoder)
+                renditions = {**self._renditions, rendition: shared}
+                self._renditions = dict(sorted(renditions.items(), key=lambda item: _ORDER[item[0].purpose]))
+            shared.users += 1
+        return RenditionHandle(shared, self._release)
+
+    def open_sound(self) -> Callable[[], None]:
+        """Have the sound encoded until what is returned is called."""
+        self._hearers += 1
+        still_open = [True]
+
+        def close() -> None:
+            if still_open:
+                still_open.clear()
+                self._hearers -= 1
+
+        return close
+
+    def _release(self, shared: OpenRendition) -> None:
+        with self._changed:
+            shared.users -= 1
+            if shared.users:
+                return
+            if self._renditions.get(shared.rendition) is shared:
+                del self._renditions[shared.rendition]
+            # Freed by the thread that uses it.
+            self._retired.append(shared)
+            self._changed.notify_all()
 
     # -- from the loop ---------------------------------------------------------------------------------
 
@@ -112,31 +180,6 @@ class EncodingStage:
         await self._wait(lambda: not self._order.sound_is_full)
         self.hear(sound)
 
-    def request_key(self) -> None:
-        """The next picture becomes a key picture."""
-        self._key_wanted = True
-
-    @property
-    def dropped_audio(self) -> int:
-        return self._order.dropped_audio
-
-    @property
-    def encoder_name(self) -> str | None:
-        return self._video.name if self._video is not None else None
-
-    @property
-    def fallback_reason(self) -> str | None:
-        """Why the device no longer encodes, if it did."""
-        return self._video.fallback_reason if self._video is not None else None
-
-    @property
-    def video_parameters(self) -> VideoParameters | None:
-        return self._video.parameters if self._video is not None else None
-
-    @property
-    def audio_parameters(self) -> AudioParameters | None:
-        return self._audio.parameters if self._audio is not None else None
-
     def end(self) -> None:
         """Nothing more comes: encode what is held, flush, and let the thread end."""
         with self._changed:
@@ -158,43 +201,86 @@ class EncodingStage:
                 self._room.clear()
             await self._room.wait()
 
+    # -- what it says of itself ------------------------------------------------------------------------
+
+    @property
+    def dropped_audio(self) -> int:
+        return self._order.dropped_audio
+
+    @property
+    def encoder_name(self) -> str | None:
+        """FFmpeg's name of the encoder of the first rendition; None while nothing is encoded."""
+        return next((name for r in self._open() if (name := r.encoder_name) is not None), None)
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why the device no longer encodes, if it did."""
+        return next((why for r in self._open() if (why := r.fallback_reason) is not None), None)
+
+    def parameters(self, rendition: Rendition) -> VideoParameters | None:
+        """What a muxer must know of a rendition; None until its first picture was encoded."""
+        shared = self._renditions.get(rendition)
+        return shared.parameters if shared is not None else None
+
+    def request_key(self, rendition: Rendition) -> None:
+        """As `RenditionHandle.request_key`, for whoever has no handle; nothing happens when it is closed."""
+        shared = self._renditions.get(rendition)
+        if shared is not None:
+            shared.request_key()
+
+    @property
+    def audio_parameters(self) -> AudioParameters | None:
+        audio = self._audio
+        return audio.parameters if audio is not None else None
+
+    def report(self) -> list[dict[str, Any]]:
+        """What is encoded at present."""
+        return [shared.report() for shared in self._open()]
+
+    def _open(self) -> list[OpenRendition]:
+        with self._changed:
+            return list(self._renditions.values())
+
     # -- the thread ------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Encode until `end` or `abort`; the body of the stage's thread."""
         try:
             while (item := self._take()) is not None:
-                units = self._encode_sound(item) if isinstance(item, Heard) else self._encode_picture(item)
-                if units:
-                    self._deliver(units)
+                if isinstance(item, Heard):
+                    self._encode_sound(item)
+                else:
+                    self._encode_picture(item)
             if not self._aborted:
-                units = self._flush()
-                if units:
-                    self._deliver(units)
+                self._flush()
         except HeadraceError as error:
-            self._failed(error)
+            self._events.encoding_failed(error)
         except Exception as error:  # the edge of a thread: nobody else would hear of it
             log.exception("the encoding thread broke")
-            self._failed(CodecError(f"encoding broke: {type(error).__name__}: {error}"))
+            self._events.encoding_failed(CodecError(f"encoding broke: {type(error).__name__}: {error}"))
         finally:
             self._ended()
 
     def _ended(self) -> None:
         with self._changed:
             self._aborted = True
+            self._retired.clear()
         self._wake_loop()
 
     def _take(self) -> Shown | Heard | None:
         with self._changed:
             while True:
+                self._retired.clear()
                 if self._aborted:
                     return None
-                item = self._order.next(ending=self._ending)
+                now = ticks(time.monotonic_ns())
+                item = self._order.next(now, ending=self._ending)
                 if item is not None:
                     break
                 if self._ending:
                     return None
-                self._changed.wait()
+                due = self._order.wait(now)
+                self._changed.wait(None if due is None else due / TICKS + 0.001)
         if self._settings.lossless:
             self._wake_loop()
         return item
@@ -205,60 +291,56 @@ class EncodingStage:
         except RuntimeError:
             pass
 
-    def _encode_picture(self, shown: Shown) -> list[EncodedUnit]:
-        overlay = shown.notice is not None
-        picture = shown.picture if shown.picture is not None else self._last
-        if shown.notice is not None:
-            width, height = self._encoder_size() or shown.size or (512, 512)
-            picture = self._painter.paint(self._last, width, height, shown.notice)
+    def _encode_picture(self, shown: Shown) -> None:
+        picture = self._canvas.draw(shown)
         if picture is None:
-            return []
-        encoder, picture, rebuilt = self._ready_encoder(picture)
-        if shown.picture is not None:
-            self._last = picture
+            return
         for tap in self.taps:
             tap(picture, shown.pts)
-        key, self._key_wanted = self._key_wanted, False
-        units = encoder.encode(
-            picture,
-            shown.pts,
-            key=key,
-            timeline=shown.timeline,
-            repeat=shown.picture is None and not overlay,
-            overlay=overlay,
-        )
-        return rebuilt + units
+        first: Timeline | None = None
+        in_size = self._scaler.sizes_of(picture)
+        for rendition in self._open():
+            units = self._encode_rendition(rendition, in_size(rendition.size_of(picture)), shown)
+            if units:
+                self._events.encoded(units)
+                first = first or units[-1].timeline
+        if first is None:
+            # Nobody takes it; this is when they could have had it.
+            first = shown.timeline.copy()
+            first.stamp("encoded")
+        self._events.picture_left(shown, first)
 
-    def _ready_encoder(self, picture: Picture) -> tuple[VideoEncoder, Picture, list[EncodedUnit]]:
-        """An encoder of that size, the picture as it takes it, and what an old encoder still held."""
-        left: list[EncodedUnit] = []
-        size = (picture.width, picture.height)
-        current = self._encoder_size()
-        if current is not None and size != current:
-            if self._settings.fixed_size:
-                picture = self._converter.scale(picture, *current, crop=False)
-            else:
-                assert self._video is not None
-                left = self._video.flush()
-                self._video, self._last = None, None
-        if self._video is None:
-            matrix = "bt709" if picture.format == "rgb24" else picture.matrix
-            full = picture.format != "rgb24" and picture.full_range
-            self._video = VideoEncoder(
-                self._settings.video, picture.width, picture.height, matrix=matrix, full_range=full
-            )
-            log.info("encoding %dx%d with %s", picture.width, picture.height, self._video.name)
-        video = self._video
-        return video, self._converter.to_yuv420p(picture, video.matrix, video.full_range), left
+    def _encode_rendition(
+        self, rendition: OpenRendition, picture: Picture, shown: Shown
+    ) -> list[EncodedUnit]:
+        if rendition.broken:
+            return []
+        try:
+            return rendition.encode(picture, shown)
+        except HeadraceError as raised:
+            error = raised
+        except Exception as raised:  # the edge to one encoder: the others go on
+            log.exception("an encoder broke")
+            error = CodecError(f"encoding broke: {type(raised).__name__}: {raised}")
+        log.error("%s cannot be encoded: %s", rendition.rendition, error.message)
+        rendition.broken = True
+        self._events.rendition_failed(rendition.rendition, error)
+        return []
 
-    def _encoder_size(self) -> tuple[int, int] | None:
-        return (self._video.width, self._video.height) if self._video is not None else None
+    def _encode_sound(self, heard: Heard) -> None:
+        if not self._hearers:
+            self._audio = None
+        else:
+            if self._audio is None:
+                self._audio = AudioEncoder(self._settings.audio)
+            units = self._audio.encode(heard.frame)
+            if units:
+                self._events.encoded(units)
+        self._events.sound_left(heard.pts)
 
-    def _encode_sound(self, heard: Heard) -> list[EncodedUnit]:
-        if self._audio is None:
-            self._audio = AudioEncoder(self._settings.audio)
-        return self._audio.encode(heard.frame)
-
-    def _flush(self) -> list[EncodedUnit]:
-        units = self._video.flush() if self._video is not None else []
-        return units + (self._audio.flush() if self._audio is not None else [])
+    def _flush(self) -> None:
+        for rendition in self._open():
+            if not rendition.broken and (units := rendition.flush()):
+                self._events.encoded(units)
+        if self._audio is not None and (units := self._audio.flush()):
+            self._events.encoded(units)

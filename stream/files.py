@@ -21,10 +21,11 @@ from stream.clock import TICKS
 from stream.codecs.audio_decoder import audio_frame_of
 from stream.codecs.video_decoder import FrameReader
 from stream.errors import InvalidInput, SinkError, SourceError
+from stream.figures import Figures
 from stream.frames import AudioFrame, VideoFrame
-from stream.pipeline import Figures, Pipeline, PipelineSettings
+from stream.pipeline import Pipeline, PipelineSettings
 from stream.processor import FrameProcessor
-from stream.units import TS_TIME_BASE, EncodedUnit, VideoParameters
+from stream.units import TS_TIME_BASE, EncodedUnit, Rendition, VideoParameters
 
 log = logging.getLogger(__name__)
 
@@ -360,12 +361,13 @@ class FileJob:
             decoding.copy_audio = sink.copy
         elif audio is not None:
             sink.add_encoded_sound(self._settings.encoding.audio.channels)
-        pipeline: Pipeline
 
         def deliver(units: list[EncodedUnit]) -> None:
-            sink.write(units, pipeline.encoding.video_parameters)
+            sink.write(units, video.parameters)
 
         pipeline = self._pipeline = Pipeline(decoding, self._processor, self._settings, deliver)
+        video = pipeline.encoding.open(Rendition(profile=self._settings.encoding.video.profile))
+        pipeline.encoding.open_sound()
         pipeline.ready = True
         await pipeline.run()
         counts = pipeline.figures.counts

@@ -110,6 +110,11 @@ class UnitsToThread(Generic[U]):
     def dropped(self) -> int:
         return self._queue.dropped
 
+    @property
+    def wants_key(self) -> bool:
+        """Whether pictures are left out until a key picture comes."""
+        return self._queue.wants_key
+
     def put(self, unit: U) -> None:
         with self._changed:
             if not (self._closed or self._aborted):

@@ -93,6 +93,11 @@ class UnitQueue(Generic[U]):
         """Bytes held."""
         return self._bytes
 
+    @property
+    def wants_key(self) -> bool:
+        """Whether pictures are left out until a key picture comes."""
+        return self._wants_key
+
     def put(self, unit: U) -> None:
         if self._wants_key and unit.kind == "video":
             if not unit.key:

@@ -28,11 +28,13 @@ _UNKNOWN = -1
 class AccessUnit:
     """One coded picture or one frame of sound.
 
-    ``data`` is Annex B for ``h264`` and ``hevc``, a frame with its ADTS header for ``aac``, one packet for
-    ``opus``. ``pts`` and ``dts`` count 1/90000 s and run on where the 33 bits of the stream wrap round.
+    ``data`` is Annex B for ``h264`` and ``hevc``, one frame for ``vp8``, a frame with its ADTS header for
+    ``aac``, one packet for ``opus``. ``pts`` and ``dts`` count 1/90000 s and run on where the
+    33 bits of the stream wrap round.
     ``received`` is the time (ns) at which the last byte came in. ``key``: decoding can begin here.
     ``discontinuity``: something before this unit was lost, or its track takes another's place.
-    ``channels`` is known for Opus, 0 otherwise.
+    ``channels`` is known for Opus, 0 otherwise. ``epoch`` grows when another publisher takes over: neither
+    its timestamps nor its pictures go on from those before.
     """
 
     pid: int
@@ -45,6 +47,7 @@ class AccessUnit:
     key: bool = False
     discontinuity: bool = False
     channels: int = 0
+    epoch: int = 0
 
 
 @dataclass(slots=True)

@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from stream.canvas import Shown
 from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks, to_ticks
 from stream.codecs.convert import Converter
-from stream.encoding import EncodingSettings, EncodingStage, Shown
+from stream.encoding import EncodingSettings, EncodingStage
 from stream.errors import CodecError, EngineError, HeadraceError, ProcessorError
+from stream.figures import Figures
 from stream.frames import AudioFrame, Timeline, VideoFrame
 from stream.handoff import ToLoop
 from stream.logs import session_thread
@@ -30,15 +32,12 @@ from stream.overlay import Notice, OverlaySettings
 from stream.presenter import Presenter
 from stream.processor import FrameProcessor, Params
 from stream.sound import ENGINE_RETRIES, SoundStage, is_cancelled
-from stream.stats import LatencyBook, RateMeter
-from stream.units import EncodedUnit
+from stream.units import EncodedUnit, Rendition
 
 log = logging.getLogger(__name__)
 
 MAX_RESULTS = 16
 """Frames that one call of a processor may return."""
-SKEW_MEMORY = 2_000_000_000
-"""Nanoseconds for which the last picture and the last sound are worth comparing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,54 +68,6 @@ class Decoding(Protocol):
 
 
 @dataclass(slots=True)
-class PipelineCounts:
-    """Everything counted since the start."""
-
-    frames_in: int = 0
-    frames_out: int = 0
-    dropped_rate: int = 0
-    dropped_busy: int = 0
-    dropped_encoder: int = 0
-    dropped_away: int = 0
-    repeated: int = 0
-    overlaid: int = 0
-    failed: int = 0
-    withheld: int = 0
-    audio_in: int = 0
-
-
-@dataclass(slots=True)
-class Figures:
-    """What happened when; moments in nanoseconds of the monotonic clock."""
-
-    counts: PipelineCounts = field(default_factory=PipelineCounts)
-    latency: LatencyBook = field(default_factory=LatencyBook)
-    input_rate: RateMeter = field(default_factory=RateMeter)
-    output_rate: RateMeter = field(default_factory=RateMeter)
-    result_rate: RateMeter = field(default_factory=RateMeter)
-    audio_in_rate: RateMeter = field(default_factory=RateMeter)
-    audio_out_rate: RateMeter = field(default_factory=RateMeter)
-    answer_rate: RateMeter = field(default_factory=RateMeter)
-    """Results, and frames for which the processor chose to put nothing out."""
-    first_answer: int | None = None
-    last_error: HeadraceError | None = None
-    last_error_at: int | None = None
-    video_out: int | None = None
-    """Presentation time of the last picture put out, in ticks."""
-    audio_out: int | None = None
-    """The same of the sound."""
-
-    def av_skew(self, now: int) -> float | None:
-        """Seconds by which the sound last put out is ahead of the picture; None unless both are going out."""
-        if self.video_out is None or self.audio_out is None:
-            return None
-        last = (self.output_rate.last or 0, self.audio_out_rate.last or 0)
-        if now - min(last) > SKEW_MEMORY:
-            return None
-        return (self.audio_out - self.video_out) / TICKS
-
-
-@dataclass(slots=True)
 class _Job:
     frame: VideoFrame
     pts: int
@@ -126,7 +77,9 @@ class _Job:
 class Pipeline:
     """One session's frames from decoding to encoded units, which ``deliver`` gets in the encoding thread.
 
-    `run` returns when the input has ended and everything is put out, and raises what stopped it.
+    What is encoded follows from who opens what of `encoding`. `run` returns when the input has ended and
+    everything is put out, and raises what stopped it; an encoder that fails does so too, unless
+    ``rendition_failed`` is there to be told (in the encoding thread).
     """
 
     def __init__(
@@ -135,12 +88,14 @@ class Pipeline:
         processor: FrameProcessor,
         settings: PipelineSettings,
         deliver: Callable[[list[EncodedUnit]], None],
+        rendition_failed: Callable[[Rendition, HeadraceError], None] | None = None,
     ) -> None:
         self.processor = processor
         self.settings = settings
         self.figures = Figures()
         self._decoding = decoding
-        self._deliver = deliver
+        self.encoded = deliver
+        self._rendition_failed = rendition_failed
         self._loop = asyncio.get_running_loop()
         lossless = settings.lossless
         self._frames: ToLoop[_Job] = ToLoop(
@@ -149,7 +104,7 @@ class Pipeline:
             lossless=lossless,
             on_arrival=None if lossless else self._arrived,
         )
-        self._encoding = EncodingStage(settings.encoding, self._loop, self._encoded, self._stage_failed)
+        self._encoding = EncodingStage(settings.encoding, self._loop, self)
         self._sound = SoundStage(processor, self._encoding, self._loop, self._frame_failed, lossless=lossless)
         self._scaling = ThreadPoolExecutor(1, thread_name_prefix="scale")
         self._presenter = Presenter(settings.overlay)
@@ -184,6 +139,10 @@ class Pipeline:
             async with self._between_frames:
                 await self.processor.update_params(params)
                 return self._number
+
+    def source_changed(self) -> None:
+        """From the decoding thread: what comes next has another clock than what came before."""
+        self._clock.restart()
 
     def expect_video(self, expected: bool) -> None:
         """Once the source knows whether it carries pictures."""
@@ -237,10 +196,10 @@ class Pipeline:
         try:
             self._decoding.run(self._decoded_video, self._decoded_audio)
         except HeadraceError as error:
-            self._stage_failed(error)
+            self.encoding_failed(error)
         except Exception as error:  # the edge of a thread: nobody else would hear of it
             log.exception("the decoding thread broke")
-            self._stage_failed(CodecError(f"decoding broke: {type(error).__name__}: {error}"))
+            self.encoding_failed(CodecError(f"decoding broke: {type(error).__name__}: {error}"))
         finally:
             self._frames.close()
             self._sound.close()
@@ -270,7 +229,7 @@ class Pipeline:
             # The loop has ended, and this pipeline with it.
             pass
 
-    def _stage_failed(self, error: HeadraceError) -> None:
+    def encoding_failed(self, error: HeadraceError) -> None:
         def fail() -> None:
             if not self._failure.done():
                 self._failure.set_exception(error)
@@ -385,7 +344,8 @@ class Pipeline:
                 pts = job.pts + interval * index // len(results)
             timeline = result.timeline if result.timeline.received else frame.timeline.copy()
             timeline.processed = timeline.processed or now
-            shown.append(Shown(self._next_pts(pts, now), pictures[index], timeline=timeline))
+            pts = self._next_pts(pts, now)
+            shown.append(Shown(pts, pictures[index], timeline=timeline, source=to_ticks(frame)))
         return shown
 
     def _interval(self, pts: int) -> int:
@@ -426,21 +386,17 @@ class Pipeline:
 
     # -- encoding thread -------------------------------------------------------------------------------
 
-    def _encoded(self, units: list[EncodedUnit]) -> None:
-        figures, now = self.figures, time.monotonic_ns()
-        for unit in units:
-            if unit.kind == "audio":
-                figures.audio_out_rate.tick(now)
-                figures.audio_out = unit.pts
-                continue
-            figures.output_rate.tick(now)
-            figures.video_out = unit.pts
-            figures.counts.frames_out += 1
-            figures.counts.repeated += unit.repeat
-            figures.counts.overlaid += unit.overlay
-            if not (unit.repeat or unit.overlay):
-                figures.latency.add(unit.timeline)
-        self._deliver(units)
+    def picture_left(self, shown: Shown, timeline: Timeline) -> None:
+        self.figures.picture_left(shown, timeline, time.monotonic_ns())
+
+    def sound_left(self, pts: int) -> None:
+        self.figures.sound_left(pts, time.monotonic_ns())
+
+    def rendition_failed(self, rendition: Rendition, error: HeadraceError) -> None:
+        if self._rendition_failed is None:
+            self.encoding_failed(error)
+        else:
+            self._rendition_failed(rendition, error)
 
 
 def _normalised(result: object) -> list[VideoFrame]:

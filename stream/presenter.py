@@ -1,12 +1,9 @@
-"""What is shown while there is no result, and in which order sound and pictures leave. Pure."""
+"""What is shown while there is no result. Pure."""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal
 
-from stream.clock import TICKS
-from stream.mailbox import Mailbox
 from stream.overlay import Notice, OverlaySettings
 
 SECOND = 1_000_000_000
@@ -88,86 +85,3 @@ class Presenter:
         if now - self._waiting_since < patience:
             return None
         return self._away or Notice(self._overlay.message)
-
-
-class Timed(Protocol):
-    """What `AvOrder` must know: where on the output timeline it begins, and how long it is (1/90000 s)."""
-
-    @property
-    def pts(self) -> int: ...
-
-
-class TimedSound(Timed, Protocol):
-    @property
-    def length(self) -> int: ...
-
-
-V = TypeVar("V", bound=Timed)
-A = TypeVar("A", bound=TimedSound)
-
-
-class AvOrder(Generic[V, A]):
-    """What the encoder takes next: sound once the picture of its time has left, else a picture.
-
-    Holds ``max_pictures`` pictures (the newest win) and ``max_sound`` seconds of sound. When there is more
-    sound than that it leaves without its picture; before the first picture, or when there is twice as much
-    because nothing is taken, the oldest is dropped. Lossless, nothing is dropped: whoever puts waits while
-    `sound_is_full`. ``expects_video`` is None until it is known whether there will be pictures at all.
-    """
-
-    def __init__(self, *, max_pictures: int = 2, max_sound: float = 2.0, lossless: bool = False) -> None:
-        self._lossless = lossless
-        self._pictures: Mailbox[V] = Mailbox(max_pictures)
-        self._sound: deque[A] = deque()
-        self._held = 0
-        self._max_sound = int(max_sound * TICKS)
-        self._shown: int | None = None
-        self.expects_video: bool | None = None
-        self.dropped_audio = 0
-
-    @property
-    def dropped_video(self) -> int:
-        return self._pictures.dropped
-
-    @property
-    def pictures(self) -> int:
-        """How many pictures wait."""
-        return len(self._pictures)
-
-    @property
-    def sound_is_full(self) -> bool:
-        return self._held > self._max_sound
-
-    def put_pictures(self, pictures: list[V]) -> list[V]:
-        """Add pictures that belong together; returns those that were pushed out."""
-        self.expects_video = True
-        return self._pictures.put_all(pictures)
-
-    def put_sound(self, sound: A) -> None:
-        self._sound.append(sound)
-        self._held += sound.length
-        early = self._shown is None and self.expects_video is not False
-        bound = self._max_sound if early else 2 * self._max_sound
-        while self._held > bound and not self._lossless:
-            self._pop_sound()
-            self.dropped_audio += 1
-
-    def next(self, *, ending: bool = False) -> V | A | None:
-        """What is to be encoded now; ``ending``: nothing more comes, so sound waits for nothing."""
-        if self._sound and self._may_leave(self._sound[0]):
-            return self._pop_sound()
-        picture = self._pictures.take()
-        if picture is not None:
-            self._shown = max(picture.pts, self._shown) if self._shown is not None else picture.pts
-            return picture
-        return self._pop_sound() if self._sound and ending else None
-
-    def _may_leave(self, sound: A) -> bool:
-        if self.expects_video is False or self._held > self._max_sound:
-            return True
-        return self._shown is not None and sound.pts <= self._shown
-
-    def _pop_sound(self) -> A:
-        sound = self._sound.popleft()
-        self._held -= sound.length
-        return sound

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from stream.errors import HeadraceError, InvalidInput, NotFound, TooLarge
+from stream.ingest import Ingest
 from stream.logs import about_session
 from stream.requests import StreamStart, parse_start
-from stream.session import Session
+from stream.session import Session, SideChannels
 from stream.states import Health
 from stream.status import pytrickle_fps, pytrickle_state, session_report
 from stream.table import SessionTable, new_session_id
@@ -35,7 +36,14 @@ class Host(Protocol):
 
     table: SessionTable
 
-    def make_session(self, session_id: str, request: StreamStart) -> Session:
+    def make_session(
+        self,
+        session_id: str,
+        request: StreamStart,
+        *,
+        ingest: Ingest | None = None,
+        side: SideChannels | None = None,
+    ) -> Session:
         """A session for that request, not yet started; raises `HeadraceError` when it cannot run."""
         ...
 

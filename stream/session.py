@@ -7,16 +7,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from stream.audience import Audience
 from stream.decoding import UnitDecoding
 from stream.errors import HeadraceError, InvalidInput, ProcessorError, SinkError, SourceError
+from stream.ingest import Ingest
+from stream.listeners import Listener, Listeners
 from stream.mpegts import AccessUnit
 from stream.pipeline import Decoding, Pipeline, PipelineSettings
 from stream.processor import Emission, FrameProcessor, Params
+from stream.renditions import RenditionHandle
 from stream.sinks import Sink
 from stream.states import Counters, State, session_state
-from stream.units import EncodedUnit
+from stream.units import EncodedUnit, Rendition
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,13 @@ class Source(Protocol):
     """Reads access units until its end; raises `SourceError` when it cannot."""
 
     async def run(self, put: Callable[[AccessUnit], None], tracks: Callable[[bool, bool], None]) -> None: ...
+
+
+@runtime_checkable
+class KeySource(Protocol):
+    """A source that can be asked for a key picture."""
+
+    def request_key(self) -> None: ...
 
 
 class SideChannels(Protocol):
@@ -99,6 +110,8 @@ class Session:
         self.urls: dict[str, str | None] = {}
         """Where it reads and writes, for its status."""
         self.state_changed_at = self.started_at
+        self.tracks: tuple[bool, bool] | None = None
+        """Whether the source has pictures, and sound, once that is known."""
         self.restarts = 0
         self.restarted_at: float | None = None
         self.restart_logs: str | None = None
@@ -109,16 +122,25 @@ class Session:
         self._ready_since: float | None = None
         self._restarted_at: float | None = None
         self._source = source
-        self._sinks: list[Sink] = []
+        self._key_source: KeySource | None = source if isinstance(source, KeySource) else None
         self._side = side
+        self._listeners = Listeners()
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.decoding = decoding or UnitDecoding(settings.pipeline.encoding.video.hardware)
-        self.pipeline = Pipeline(self.decoding, processor, settings.pipeline, self._deliver)
+        self.pipeline = Pipeline(
+            self.decoding, processor, settings.pipeline, self._deliver, self._rendition_failed
+        )
+        if isinstance(self.decoding, UnitDecoding):
+            self.decoding.source_changed = self.pipeline.source_changed
+            self.decoding.key_wanted = self._key_wanted
+        self._audience = Audience(self.pipeline.encoding, self._fail)
         processor.bind(self._emitted)
 
-    def add_sink(self, sink: Sink) -> None:
-        self._sinks.append(sink)
+    @property
+    def publisher(self) -> str | None:
+        """The name of whoever publishes to it now, where that is not settled from the start."""
+        return self._source.publisher if isinstance(self._source, Ingest) else None
 
     @property
     def bytes_received(self) -> int:
@@ -128,14 +150,44 @@ class Session:
     @property
     def bytes_sent(self) -> int:
         """Bytes of media that went out, to all sinks that count them."""
-        return sum(getattr(sink, "bytes_sent", 0) for sink in self._sinks)
+        return self._audience.bytes_sent
 
     @property
     def units_dropped(self) -> int:
         """Encoded units that sinks left out."""
-        return sum(getattr(sink, "dropped", 0) for sink in self._sinks)
+        return self._audience.units_dropped
 
     # -- what others ask of it -------------------------------------------------------------------------
+
+    def attach(self, sink: Sink, *, essential: bool = False) -> RenditionHandle | None:
+        """Let a sink take part, before the session runs or while it does; it begins with a key picture.
+
+        One that is not ``essential`` only leaves when it ends or fails, an essential one ends the session.
+        Returns its hold on its rendition, which is closed when it leaves (None: sound only). Raises
+        `Conflict` when the session is ending.
+        """
+        return self._audience.attach(sink, essential=essential)
+
+    def detach(self, sink: Sink) -> None:
+        """Ask a sink to end, in a bounded time; it gets no more units. Safe to call twice."""
+        self._audience.detach(sink)
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        return self._audience.sinks
+
+    def request_input_key(self) -> None:
+        """Ask the source for a key picture, where it can be asked; heeded twice a second at most."""
+        if self._key_source is not None:
+            self._key_source.request_key()
+
+    def listen(self, callback: Listener) -> Callable[[], None]:
+        """Be told, on the loop, what the session says; returns what ends that.
+
+        ``callback`` gets a kind and: ``event`` a dict, ``data`` an `Emission`, ``params`` ``{"params",
+        "frame"}``, ``ended`` ``{"reason", "error"}`` (the error's `as_dict`, or None), which is the last.
+        """
+        return self._listeners.add(callback)
 
     def stop(self, reason: str) -> None:
         """Ask for the end; `run` returns in a bounded time."""
@@ -163,7 +215,8 @@ class Session:
             self.params = {}
         self.params.update(params)
         self.params_updated_at = time.time()
-        self._side.event({"type": "params_updated", "params": params, "frame": frame}, "ai_stream_events")
+        self._event({"type": "params_updated", "params": params, "frame": frame})
+        self._listeners.tell("params", {"params": params, "frame": frame})
         return {"frame": frame}
 
     def restarted(self, count: int, logs: Sequence[str]) -> None:
@@ -177,7 +230,7 @@ class Session:
             "restart_time": int(self.restarted_at * 1000),
             "restart_logs": self.restart_logs,
         }
-        self._side.event(event, "ai_stream_events")
+        self._event(event)
 
     @property
     def state(self) -> State:
@@ -234,30 +287,25 @@ class Session:
     async def _run_media(self) -> None:
         pipeline = asyncio.create_task(self.pipeline.run())
         source = asyncio.create_task(self._read())
-        sinks = asyncio.gather(*(sink.run() for sink in self._sinks))
         stop = asyncio.create_task(self._stop.wait())
+        self._audience.start()
         try:
-            waiting: set[asyncio.Future[Any]] = {pipeline, stop}
-            if self._sinks:
-                waiting.add(sinks)
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pipeline, stop}, return_when=asyncio.FIRST_COMPLETED)
             if pipeline.cancelled():
                 raise ProcessorError("the pipeline was cancelled from within")
             source.cancel()
             self.decoding.end()
             await asyncio.wait({pipeline}, timeout=DRAIN)
-            for sink in self._sinks:
-                sink.end()
-            if self._sinks:
-                await asyncio.wait({sinks}, timeout=CLOSE)
+            await self._audience.close()
         finally:
-            for future in (source, pipeline, sinks, stop):
-                future.cancel()
-            results = await asyncio.gather(source, pipeline, sinks, stop, return_exceptions=True)
+            for task in (source, pipeline, stop):
+                task.cancel()
+            results = await asyncio.gather(source, pipeline, stop, return_exceptions=True)
+            await self._audience.close()
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        self._end("the input ended")
+        self._end(getattr(self._source, "end_reason", None) or "the input ended")
 
     async def _read(self) -> None:
         """Read the source to its end; without one, frames come from elsewhere until the stop."""
@@ -270,9 +318,14 @@ class Session:
             self.decoding.end()
 
     def _tracks(self, video: bool, audio: bool) -> None:
+        self.tracks = (video, audio)
         self.pipeline.expect_video(video)
-        for sink in self._sinks:
-            sink.expect(video=video, audio=audio)
+        self._audience.expect(video, audio)
+
+    def _key_wanted(self) -> None:
+        """From the decoding: it waits for a key picture."""
+        if self._key_source is not None:
+            self._call(self._key_source.request_key)
 
     async def _prepare(self) -> None:
         """Load the processor and tell it that the stream starts; frames wait for it meanwhile."""
@@ -292,16 +345,23 @@ class Session:
     def _load_failed(self, error: HeadraceError) -> None:
         self.fatal = error
         log.error("session %s: %s", self.id, error.message)
-        self._side.event(self._error_event(error), "ai_stream_events")
+        self._event(self._error_event(error))
 
     async def _watch_input(self) -> None:
         limit = self.settings.input_timeout
         while limit is not None and self._source is not None:
             await asyncio.sleep(min(1.0, limit / 4))
-            counters = self.counters()
-            if counters.now - max(self.started, counters.last_input or 0.0) > limit:
+            since = self._silent_since()
+            if since is not None and time.monotonic() - since > limit:
                 self.stop(f"no input for {limit:.0f} s")
                 return
+
+    def _silent_since(self) -> float | None:
+        """Since when there has been no input; None while a source waits for its publisher by itself."""
+        last = self.counters().last_input or 0.0
+        if not isinstance(self._source, Ingest):
+            return max(self.started, last)
+        return None if self._source.publisher is None else max(self._source.present_since, last)
 
     async def _guarded(self, work: Awaitable[str]) -> None:
         """A side channel: its end is the stream's end, its fault the stream's fault."""
@@ -321,7 +381,7 @@ class Session:
         if self.ending is None or self.ending.error is None:
             self.ending = Ending(error.message, error)
         if isinstance(error, (SourceError, SinkError)) or self._running:
-            self._side.event(self._error_event(error), "ai_stream_events")
+            self._event(self._error_event(error))
         self._stop.set()
 
     def _error_event(self, error: HeadraceError) -> dict[str, Any]:
@@ -344,7 +404,11 @@ class Session:
         self.processor.bind(None)
         self._end("stopped")
         assert self.ending is not None
-        self._side.event({"type": "stream_stopped", "reason": self.ending.reason}, "ai_stream_events")
+        ending = self.ending
+        self._event({"type": "stream_stopped", "reason": ending.reason})
+        error = ending.error.as_dict() if ending.error is not None else None
+        self._listeners.tell("ended", {"reason": ending.reason, "error": error})
+        self._listeners.clear()
         await self._bounded(self._side.close(), CLOSE)
         side.cancel()
         await asyncio.gather(side, return_exceptions=True)
@@ -362,20 +426,28 @@ class Session:
 
     def _deliver(self, units: list[EncodedUnit]) -> None:
         """In the encoding thread."""
+        self._call(self._audience.offer, units)
+
+    def _rendition_failed(self, rendition: Rendition, error: HeadraceError) -> None:
+        """In the encoding thread."""
+        self._call(self._audience.rendition_failed, rendition, error)
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._offer, units)
+            self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
+            # The loop has ended, and this session with it.
             pass
 
-    def _offer(self, units: list[EncodedUnit]) -> None:
-        for unit in units:
-            for sink in self._sinks:
-                sink.offer(unit)
+    def _event(self, event: dict[str, Any]) -> None:
+        self._side.event(event, "ai_stream_events")
+        self._listeners.tell("event", event)
 
     def _emitted(self, emission: Emission) -> None:
         if emission.kind == "event" and not isinstance(emission.data, dict):
             log.warning("an event must be a JSON object, not %s", type(emission.data).__name__)
         elif emission.kind == "event":
-            self._side.event(emission.data, "ai_stream_events")
+            self._event(emission.data)
         else:
             self._side.data(emission)
+            self._listeners.tell("data", emission)

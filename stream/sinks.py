@@ -15,17 +15,25 @@ from stream.segments import Cut, Segmenter
 from stream.trickle.protocol import ChannelClosed
 from stream.trickle.publisher import TricklePublisher
 from stream.trickle.segment_writer import SegmentWriter
-from stream.units import AudioParameters, EncodedUnit, VideoParameters
+from stream.units import AudioParameters, EncodedUnit, Rendition, VideoParameters
 
 log = logging.getLogger(__name__)
 
+FILE = Rendition()
+"""What goes into segments and files, where nothing else is asked for."""
 GIVE_UP = 15.0
 """Seconds for which nothing could be published after which a sink fails for good."""
 
 
 class Sink(Protocol):
-    """Takes encoded units; `offer` never waits, `run` ends after `end` when everything is out."""
+    """Takes encoded units on the loop; `offer` never waits, `run` ends after `end` when everything is out.
 
+    ``rendition`` says which pictures it gets, from a key picture on (None: none); sound goes to every sink.
+    `expect` is called before units come, and again when that changes.
+    """
+
+    @property
+    def rendition(self) -> Rendition | None: ...
     def expect(self, *, video: bool, audio: bool) -> None: ...
     def offer(self, unit: EncodedUnit) -> None: ...
     def end(self) -> None: ...
@@ -98,7 +106,9 @@ class TrickleSink:
         request_key: Callable[[], None],
         on_sent: Callable[[EncodedUnit], None],
         segment_duration: float = 2.0,
+        rendition: Rendition = FILE,
     ) -> None:
+        self.rendition = rendition
         self._publisher = publisher
         self._video_parameters = video_parameters
         self._audio_parameters = audio_parameters

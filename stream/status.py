@@ -72,7 +72,10 @@ def session_report(session: Session) -> dict[str, Any]:
         "encoder": {
             "name": session.pipeline.encoding.encoder_name,
             "fallback": session.pipeline.encoding.fallback_reason,
+            "renditions": session.pipeline.encoding.report(),
         },
+        "publisher": session.publisher,
+        "sinks": [type(sink).__name__ for sink in session.sinks],
         "latency": figures.latency.summary(),
         "params": session.params,
         "uptime_s": round(time.monotonic() - session.started, 1),

@@ -23,6 +23,7 @@ from stream.codecs.audio_encoder import AudioEncoderSettings
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
 from stream.hosts import HostRules
+from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
 from stream.metrics import EngineFigures, Metrics
 from stream.overlay import OverlaySettings
@@ -30,7 +31,7 @@ from stream.pipeline import PipelineSettings
 from stream.preview import PreviewRoutes
 from stream.requests import MediaParams, StreamStart, take_media_params
 from stream.routes import MAX_BODY, StreamRoutes
-from stream.session import Session, SessionSettings
+from stream.session import Session, SessionSettings, SideChannels
 from stream.states import Health, worker_health
 from stream.status import session_report
 from stream.table import SessionTable
@@ -58,8 +59,16 @@ class Worker:
 
     # -- for the routes --------------------------------------------------------------------------------
 
-    def make_session(self, session_id: str, request: StreamStart) -> Session:
-        """A trickle session whose processor runs in the engine."""
+    def make_session(
+        self,
+        session_id: str,
+        request: StreamStart,
+        *,
+        ingest: Ingest | None = None,
+        side: SideChannels | None = None,
+    ) -> Session:
+        """A session whose processor runs in the engine, over trickle where ``request`` says so; others may
+        publish to it by ``ingest``, and ``side`` may take the place of its side channels."""
         for name in ("subscribe", "publish", "control", "events", "data"):
             if url := request.url(name):
                 self._hosts.check_url(url, f"{name}_url")
@@ -82,6 +91,8 @@ class Worker:
             SessionSettings(pipeline=pipeline, input_timeout=settings.input_timeout),
             start_params=params,
             verify_tls=settings.verify_tls,
+            ingest=ingest,
+            side=side,
         )
         session.pipeline_name = request.model_id or settings.model_id
         return session

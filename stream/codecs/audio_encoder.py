@@ -198,7 +198,8 @@ class AudioEncoder:
         timeline.stamp("encoded")
         samples = self._position if packet.pts is None else packet.pts
         pts = round(samples / _SAMPLES_PER_TICK)
-        return EncodedUnit("audio", bytes(packet), pts, FRAME * _TICKS // RATE, timeline=timeline)
+        duration = FRAME * _TICKS // RATE
+        return EncodedUnit("audio", bytes(packet), pts, duration, timeline=timeline, codec="opus")
 
     def _open(self) -> av.AudioCodecContext:
         try:

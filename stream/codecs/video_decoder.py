@@ -1,4 +1,4 @@
-"""H.264 and HEVC access units into pictures, with no delay but that which a stream's B-frames ask for."""
+"""H.264, HEVC and VP8 access units into pictures, with no delay but what a stream's B-frames ask for."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class FrameReader:
 class VideoDecoder:
     """Decodes one track; used by one thread at a time.
 
-    ``codec`` is ``h264`` or ``hevc``. Without B-frames a picture comes out of the call that its access unit
-    went into; with them, as soon as its order is known. Nothing comes before the first key picture. After
-    damage, pictures are withheld until the next key picture, or for `MAX_WITHHELD`.
+    ``codec`` is ``h264``, ``hevc`` or ``vp8``. Without B-frames a picture comes out of the call that its
+    access unit went into; with them, as soon as its order is known. Nothing comes before the first key
+    picture. After damage, pictures are withheld until the next key picture, or for `MAX_WITHHELD`.
 
     ``name`` says what decodes, ``hardware`` whether that is the device, ``fallback_reason`` why it no longer
     is; ``on_fallback`` is called with that reason. ``errors`` counts units and pictures that were damaged,
@@ -74,6 +74,8 @@ class VideoDecoder:
         self.errors = 0
         self.withheld = 0
         self.skipped = 0
+        self.problem: str | None = None
+        """What last was wrong with the stream itself, in words."""
         self.fallback_reason: str | None = None
         self._on_fallback = on_fallback
         self._reader = FrameReader()
@@ -89,6 +91,11 @@ class VideoDecoder:
     @property
     def name(self) -> str:
         return f"{self.codec} (nvdec)" if self.hardware else self.codec
+
+    @property
+    def wants_key(self) -> bool:
+        """Whether it waits for a key picture: the first one, or one after damage."""
+        return not self._began or self._damaged_since is not None
 
     def decode(self, unit: AccessUnit) -> list[VideoFrame]:
         """The pictures that this unit completes, in the order of presentation, stamped ``decoded``."""

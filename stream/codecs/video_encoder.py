@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.error
@@ -23,7 +23,7 @@ from stream.codecs.hardware import (
 from stream.codecs.picture import COLORSPACES, FULL, LIMITED, AvPicture, copied
 from stream.errors import CodecError, InvalidInput
 from stream.frames import Matrix, Picture, Timeline
-from stream.units import TS_TIME_BASE, EncodedUnit, VideoParameters
+from stream.units import TS_TIME_BASE, EncodedUnit, Profile, Rendition, VideoParameters
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 MIN_BITRATE = 50_000
 
 _X264 = "libx264"
-_PROFILES = ("baseline", "main", "high")
+_PROFILES = ("constrained_baseline", "baseline", "main", "high")
 _NO_AUTOMATIC_KEYS = 1 << 20
 _RATE_CHANGE = 1.25
 _ERRORS = (av.error.FFmpegError, ValueError)
@@ -42,19 +42,22 @@ _ERRORS = (av.error.FFmpegError, ValueError)
 class VideoEncoderSettings:
     """How to encode; sizes and colours come with the pictures.
 
-    ``bitrate`` in bits/s, ``key_interval`` in seconds of the pictures' own time, ``buffer`` the seconds of
-    bitrate that a burst may take, ``framerate`` a first guess (the true one is measured), ``threads`` 0 for
-    as many as the size needs. ``preset`` is x264's. Raises `InvalidInput` for what cannot be.
+    ``bitrate`` in bits/s, ``highest_bitrate`` what it may be set to while it runs without being opened anew
+    (0: no more than ``bitrate``), ``key_interval`` in seconds of the pictures' own time, ``buffer`` the
+    seconds of bitrate that a burst may take, ``framerate`` a first guess (the true one is measured),
+    ``threads`` 0 for as many as the size needs. ``preset`` is x264's. Raises `InvalidInput` for what cannot
+    be.
     """
 
     bitrate: int = 3_000_000
     preset: str = "superfast"
     key_interval: float = 2.0
-    profile: Literal["baseline", "main", "high"] = "high"
+    profile: Profile = "high"
     hardware: HardwarePolicy = "auto"
     threads: int = 0
     framerate: float = 30.0
     buffer: float = 0.5
+    highest_bitrate: int = 0
 
     def __post_init__(self) -> None:
         checks = {
@@ -79,6 +82,7 @@ class _Marks:
     timeline: Timeline
     repeat: bool
     overlay: bool
+    source: int | None
 
 
 class VideoEncoder:
@@ -101,6 +105,7 @@ class VideoEncoder:
         matrix: Matrix | None = None,
         full_range: bool = False,
         on_fallback: FallbackCallback | None = None,
+        rendition: Rendition | None = None,
     ) -> None:
         if width < 2 or height < 2:
             raise CodecError(f"pictures of {width}x{height} are too small to encode", field="width")
@@ -111,6 +116,7 @@ class VideoEncoder:
         self.fallback_reason: str | None = None
         self.hardware = wants_hardware(settings.hardware, HARDWARE.encoding)
         self._on_fallback = on_fallback
+        self._rendition = rendition
         self._coded = (width // 2 * 2, height // 2 * 2)
         self._converter = Converter()
         self._bitrate = settings.bitrate
@@ -150,6 +156,7 @@ class VideoEncoder:
         timeline: Timeline | None = None,
         repeat: bool = False,
         overlay: bool = False,
+        source: int | None = None,
     ) -> list[EncodedUnit]:
         """One picture in, its unit out. ``pts`` counts 1/90000 s and must grow (`ValueError` otherwise).
 
@@ -168,7 +175,7 @@ class VideoEncoder:
             self._last_key, self._since_key = pts, 0
         self._since_key += 1
         self._last_pts = pts
-        self._marks[pts] = _Marks(Timeline() if timeline is None else timeline, repeat, overlay)
+        self._marks[pts] = _Marks(Timeline() if timeline is None else timeline, repeat, overlay, source)
         frame = self._frame_of(picture)
         frame.pts, frame.time_base = pts, TS_TIME_BASE
         frame.pict_type = PictureType.I if is_key else PictureType.NONE
@@ -296,14 +303,24 @@ class VideoEncoder:
     def _unit(self, packet: av.Packet[Any]) -> EncodedUnit:
         pts = self._last_pts if packet.pts is None else packet.pts
         assert pts is not None
-        marks = self._marks.pop(pts, _Marks(Timeline(), False, False))
+        marks = self._marks.pop(pts, _Marks(Timeline(), False, False, None))
         data = bytes(packet)
         if packet.is_keyframe and (not self._extradata or self._extradata not in data):
             self._extradata = _parameter_sets(data)
         timeline = marks.timeline.copy()
         timeline.stamp("encoded")
         return EncodedUnit(
-            "video", data, pts, self._duration, packet.is_keyframe, marks.repeat, marks.overlay, timeline
+            "video",
+            data,
+            pts,
+            self._duration,
+            packet.is_keyframe,
+            marks.repeat,
+            marks.overlay,
+            timeline,
+            self._rendition,
+            "h264",
+            marks.source,
         )
 
 
@@ -312,7 +329,7 @@ def _x264_options(settings: VideoEncoderSettings, bitrate: int) -> dict[str, str
     return {
         "preset": settings.preset,
         "tune": "zerolatency",
-        "profile": settings.profile,
+        "profile": settings.profile.removeprefix("constrained_"),
         "maxrate": str(bitrate),
         "bufsize": str(int(bitrate * settings.buffer)),
         "forced-idr": "1",
@@ -325,7 +342,7 @@ def _nvenc_options(settings: VideoEncoderSettings, bitrate: int) -> dict[str, st
     return {
         "preset": "p4",
         "tune": "ull",
-        "profile": settings.profile,
+        "profile": settings.profile.removeprefix("constrained_"),
         "rc": "cbr",
         "bufsize": str(int(bitrate * settings.buffer)),
         "bf": "0",

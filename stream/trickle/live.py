@@ -7,17 +7,19 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from stream.errors import HeadraceError
+from stream.errors import HeadraceError, InvalidInput
+from stream.ingest import Ingest
 from stream.mpegts import AccessUnit, TsDemuxer
 from stream.processor import Emission, FrameProcessor, Params
 from stream.requests import StreamStart
-from stream.session import Session, SessionSettings
+from stream.session import Session, SessionSettings, SideChannels, Source
 from stream.sinks import TrickleSink
 from stream.status import status_event
 from stream.tracks import Track
 from stream.trickle.channels import ControlReader, DataWriter, EventsWriter
 from stream.trickle.publisher import TricklePublisher
 from stream.trickle.subscriber import TrickleSubscriber
+from stream.units import Rendition
 
 log = logging.getLogger(__name__)
 
@@ -139,22 +141,42 @@ def trickle_session(
     *,
     start_params: Params,
     verify_tls: bool,
+    ingest: Ingest | None = None,
+    side: SideChannels | None = None,
 ) -> Session:
-    """A session that reads and writes what ``request`` names; not yet started."""
+    """A session that reads and writes what ``request`` names; not yet started.
+
+    With ``ingest`` others publish to it, and ``request`` must name no subscribe URL; ``side`` takes the place
+    of the side channels that ``request`` names. Raises `InvalidInput`.
+    """
     subscribe, publish = request.url("subscribe"), request.url("publish")
-    source = TrickleSource(TrickleSubscriber(subscribe, verify_tls=verify_tls)) if subscribe else None
-    side = TrickleSide(request, verify_tls=verify_tls)
-    session = Session(session_id, source, processor, side, settings, start_params=start_params)
+    if subscribe and ingest is not None:
+        raise InvalidInput("a stream that is published to reads no subscribe_url", field="subscribe_url")
+    source: Source | None = ingest
+    if subscribe:
+        source = TrickleSource(TrickleSubscriber(subscribe, verify_tls=verify_tls))
+    session = Session(
+        session_id,
+        source,
+        processor,
+        side or TrickleSide(request, verify_tls=verify_tls),
+        settings,
+        start_params=start_params,
+    )
     session.urls = {"subscribe_url": subscribe, "publish_url": publish, "gateway_request_id": session_id}
     if publish:
-        encoding = session.pipeline.encoding
-        session.add_sink(
-            TrickleSink(
-                TricklePublisher(publish, verify_tls=verify_tls),
-                video_parameters=lambda: encoding.video_parameters,
-                audio_parameters=lambda: encoding.audio_parameters,
-                request_key=encoding.request_key,
-                on_sent=lambda unit: session.pipeline.figures.latency.add_sent(unit.timeline),
-            )
-        )
+        session.attach(trickle_sink(session, publish, verify_tls=verify_tls), essential=True)
     return session
+
+
+def trickle_sink(session: Session, url: str, *, verify_tls: bool) -> TrickleSink:
+    """A sink that publishes what ``session`` puts out to the channel ``url``; not yet attached."""
+    encoding, rendition = session.pipeline.encoding, Rendition()
+    return TrickleSink(
+        TricklePublisher(url, verify_tls=verify_tls),
+        rendition=rendition,
+        video_parameters=lambda: encoding.parameters(rendition),
+        audio_parameters=lambda: encoding.audio_parameters,
+        request_key=lambda: encoding.request_key(rendition),
+        on_sent=lambda unit: session.pipeline.figures.latency.add_sent(unit.timeline),
+    )
