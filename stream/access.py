@@ -11,25 +11,35 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from stream.answers import error_response
+from stream.cors import Origins
 from stream.errors import Forbidden, HeadraceError, InvalidInput, Unauthorized
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_ROUTES = frozenset({"/health", "/version", "/app-version", "/hardware/info", "/hardware/stats"})
 """What orchestrators read without a token, as ai-runner lets them. None of it acts or names a session."""
+UNGUESSABLE = frozenset(
+    f"{key}/{way}/{{session}}/{{peer}}" for key in ("", "/key/{key}") for way in ("whip", "whep")
+)
+"""Resources whose path holds 128 random bits that only its owner was told: whoever knows it may act on it.
+Clients that send their token in the URL of a POST do not send it to the ``Location`` that they get."""
 
 
-def guard(token: str | None, open_routes: Collection[str] = OPEN_ROUTES) -> Middleware:
-    """Refuse, before the body is read: what comes from a page of another site; what lacks the bearer token
-    (RFC 6750), but for ``open_routes``; and where there is no token, what asks under a foreign host name."""
+def guard(
+    token: str | None, open_routes: Collection[str] = OPEN_ROUTES, origins: Origins | None = None
+) -> Middleware:
+    """Refuse, before the body is read: what comes from a page of another site that is not among ``origins``;
+    what lacks the bearer token (RFC 6750), but for ``open_routes``; and where there is no token, what asks
+    under a foreign host name."""
     secret = None if token is None else token.encode()
+    allowed = origins or Origins()
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            check_origin(request)
+            check_origin(request, allowed)
             if secret is None:
                 check_host(request)
-            elif (request.path.rstrip("/") or "/") not in open_routes:
+            elif (request.path.rstrip("/") or "/") not in open_routes and not _is_unguessable(request):
                 check_token(request, secret)
         except HeadraceError as error:
             answer = error_response(error)
@@ -42,23 +52,43 @@ def guard(token: str | None, open_routes: Collection[str] = OPEN_ROUTES) -> Midd
 
 
 def check_token(request: web.Request, secret: bytes) -> None:
-    """Raise `Unauthorized` unless the request carries the token; compared in constant time."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    """Raise `Unauthorized` unless the request carries the token; compared in constant time.
+
+    It comes in the ``Authorization`` header, or for clients that have no place for it, in the URL: as
+    ``?token=`` (``?access_token=`` in RFC 6750, 2.3) or as the path's first part, ``/key/TOKEN/whip/...``.
+    """
     # Bytes that are not UTF-8 come as surrogates.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(
-        given.strip().encode(errors="surrogateescape"), secret
-    ):
-        raise Unauthorized("this worker asks for a bearer token in the Authorization header")
+    if not hmac.compare_digest(_given_token(request).encode(errors="surrogateescape"), secret):
+        raise Unauthorized(
+            "this worker asks for a bearer token in the Authorization header, or as ?token= in the URL"
+        )
 
 
-def check_origin(request: web.Request) -> None:
-    """Raise `Forbidden` for a browser's request that would change something and comes from another site.
+def _given_token(request: web.Request) -> str:
+    header = request.headers.get("Authorization")
+    if header is not None:
+        scheme, _, given = header.partition(" ")
+        return given.strip() if scheme.lower() == "bearer" else ""
+    query = request.query
+    return query.get("token") or query.get("access_token") or request.match_info.get("key") or ""
+
+
+def _is_unguessable(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in UNGUESSABLE
+
+
+def check_origin(request: web.Request, allowed: Origins) -> None:
+    """Raise `Forbidden` for a browser's request that would change something and comes from another site that
+    is not ``allowed``.
 
     Browsers name the origin of such requests (RFC 6454); other programs have none.
     """
     if request.method in SAFE_METHODS:
         return
     origin, host = request.headers.get("Origin"), request.headers.get("Host", "").lower()
+    if allowed.allows(origin):
+        return
     if origin is not None and (origin == "null" or _netloc(origin) != host):
         raise Forbidden(f"requests from pages of {origin[:200]!r} are not taken", field="Origin")
     if request.headers.get("Sec-Fetch-Site") == "cross-site":
