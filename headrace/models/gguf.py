@@ -1,0 +1,68 @@
+"""Models from GGUF files: read once as float32 and kept as safetensors, which are mapped in a moment.
+
+For the engine alone: imports torch and transformers. Reading needs the package `gguf`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import logging
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from headrace.models.store import Located
+from stream.errors import NotInstalled
+
+log = logging.getLogger(__name__)
+
+
+def prepared(found: Located, cache: Path) -> Located:
+    """The same model as a folder of safetensors below ``cache``, with its tokenizer; made when it is missing.
+
+    Raises `NotInstalled` without the package gguf.
+    """
+    digest = hashlib.sha256(f"{found.ref} {found.revision}".encode()).hexdigest()[:24]
+    folder = cache / "converted" / f"{digest}-gguf"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _convert(found, folder)
+    names = tuple(sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")))
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return replace(found, path=folder, kind="transformers", files=names, bytes=size)
+
+
+def _convert(found: Located, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if importlib.util.find_spec("gguf") is None:
+        raise NotInstalled(f"{found.ref} is a GGUF file, which needs gguf: pip install 'headrace[batch]'")
+    log.info("converting %s to safetensors in %s", found.path, folder)
+    source = found.path if found.path.is_file() else found.path / found.files[-1]
+    options = {"gguf_file": source.name, "local_files_only": True}
+    work = Path(tempfile.mkdtemp(prefix=".gguf-", dir=folder.parent))
+    try:
+        read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+        config = read.config
+        # A model that says it is quantised cannot be saved; its tensors no longer are.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        generation = read.generation_config
+        with torch.device("meta"):
+            model = type(read)(config)
+        model.load_state_dict(read.state_dict(), assign=True)
+        model.tie_weights()
+        model.generation_config = generation
+        del read
+        model.save_pretrained(work)
+        AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(work)
+        work.chmod(0o755)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
