@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, NotFound
+from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput
 
 
 class ValidationFailed(InvalidInput):
@@ -15,7 +15,9 @@ class ValidationFailed(InvalidInput):
     code = "validation_failed"
     status = 422
 
-    def __init__(self, message: str, details: Sequence[Mapping[str, Any]], *, field: str | None = None) -> None:
+    def __init__(
+        self, message: str, details: Sequence[Mapping[str, Any]], *, field: str | None = None
+    ) -> None:
         super().__init__(message, field=field, details=details)
 
 
@@ -26,14 +28,8 @@ class UnsupportedMedia(InvalidInput):
     status = 415
 
 
-class ModelNotFound(NotFound):
-    """The model is not on this machine; the message says what brings it."""
-
-    code = "model_not_found"
-
-
 class QueueFull(AtCapacity):
-    """Too many requests wait already; ``retry_after`` is the time in seconds after which there may be room."""
+    """Too many requests wait already; ``retry_after``: seconds after which there may be room."""
 
     code = "queue_full"
     status = 429
@@ -54,15 +50,15 @@ class Interrupted(EngineError):
         self.retry_after = retry_after
 
 
-class TimedOut(HeadraceError):
-    """The request took longer than it may."""
-
-    code = "timed_out"
-    status = 504
-
-
 class JobCancelled(HeadraceError):
     """The job was cancelled before it ended. Told of in its status, never in an answer."""
 
     code = "cancelled"
     status = 409
+
+
+class ClientLeft(HeadraceError):
+    """The connection was closed before there was an answer. Nobody reads this one."""
+
+    code = "client_left"
+    status = 499
