@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from headrace.settings_sources import PEER_NAMES, PREFIX, ConfigFile, PeerNames
 from stream.errors import InvalidInput
 from stream.logs import LogFormat, LogLevel
+from stream.webrtc.ice import BRIDGES
 
 
 def _names(value: Any) -> Any:
@@ -65,6 +66,40 @@ class Settings(BaseSettings):
     allow_processors: bool = Field(
         False, description="let a stream name a Python class by params.processor (module:Class)"
     )
+    publisher_grace: float = Field(
+        30.0, ge=0, le=3600, description="seconds that a session outlives its publisher, who may come back"
+    )
+    max_viewers: int = Field(64, ge=1, le=10_000, description="WebRTC viewers at once, of all sessions")
+    stun_servers: Names = Field((), description="STUN servers, as `stun:host:3478`")
+    turn_servers: Names = Field(
+        (), description="TURN servers, as `turn:host:3478?transport=udp` or `turns:host:5349`"
+    )
+    turn_username: str | None = Field(None, description="user name for the TURN servers")
+    turn_credential: SecretStr | None = Field(None, description="password for the TURN servers")
+    turn_secret: SecretStr | None = Field(
+        None, description="instead of both: the secret shared with them (coturn: `static-auth-secret`)"
+    )
+    turn_ttl: float = Field(
+        86_400.0, ge=60, description="seconds for which credentials made of `turn_secret` hold"
+    )
+    media_ports: str | None = Field(
+        None, description="UDP ports for WebRTC, as `50000-50100` (none: any that is free)"
+    )
+    public_address: Names = Field(
+        (), description="addresses that a 1:1 NAT maps to this machine (cloud machines), announced first"
+    )
+    host_candidates: Literal["all", "ipv4", "public", "none"] = Field(
+        "all", description="which of the machine's own addresses are announced: all, ipv4, public, none"
+    )
+    ice_exclude: Names = Field(
+        BRIDGES, description="interfaces (`docker*`) and networks (`10.8.0.0/16`) that are not announced"
+    )
+    gather_timeout: float = Field(
+        2.0, gt=0, le=30, description="seconds that a WebRTC answer waits for STUN and TURN servers"
+    )
+    allowed_origins: Names = Field(
+        (), description="other sites whose pages may use this worker, as `https://example.org`, or `*`"
+    )
     demo: bool = Field(False, description="run a generated test pattern as the session `demo`")
     session_metrics: bool = Field(True, description="tell figures at `/metrics` for each session")
     log_level: LogLevel = Field("info", description="least level logged: debug, info, warning, error")
@@ -114,6 +149,7 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         others = "".join(f", `{other}`" for other in PEER_NAMES.get(name, ()))
-        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = "" if value in (None, "") else f"`{value}`"
         rows.append(f"| `{PREFIX}{name.upper()}`{others} | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
