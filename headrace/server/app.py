@@ -16,11 +16,13 @@ from headrace.server.page import FILES, PageRoutes
 from headrace.server.specs import spec_from_params
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal
 from headrace.server.tls import server_context
+from headrace.server.webrtc import WebRtc
 from headrace.settings import Settings
 from headrace.version import package_version
 from stream.access import OPEN_ROUTES, check_exposure, guard
 from stream.codecs.audio_encoder import AudioEncoderSettings
 from stream.codecs.video_encoder import VideoEncoderSettings
+from stream.cors import Origins, mark_answers, preflights
 from stream.encoding import EncodingSettings
 from stream.hosts import HostRules
 from stream.ingest import Ingest
@@ -55,6 +57,7 @@ class Worker:
             per_session=settings.session_metrics,
             engines=lambda: [engine_figures(self.engine)],
         )
+        self.webrtc = WebRtc(self, settings)
         self.demo = self._make_demo() if settings.demo else None
 
     # -- for the routes --------------------------------------------------------------------------------
@@ -144,6 +147,7 @@ class Worker:
 
     async def stop(self) -> None:
         """End everything within the times of `headrace.server.stopping`."""
+        await self.webrtc.close()
         await self.table.close("the worker is shutting down", SESSIONS)
         self._unsubscribe()
         await self.engine.stop()
@@ -174,8 +178,10 @@ def engine_figures(engine: Engine) -> EngineFigures:
 def build_app(worker: Worker) -> web.Application:
     """The HTTP application over ``worker``; does not start it."""
     settings, release = worker.settings, package_version()
-    access = guard(_token(settings), OPEN_ROUTES | FILES.keys())
-    app = web.Application(middlewares=[access], client_max_size=MAX_BODY)
+    origins = Origins(settings.allowed_origins)
+    access = guard(_token(settings), OPEN_ROUTES | FILES.keys(), origins)
+    app = web.Application(middlewares=[preflights(origins), access], client_max_size=MAX_BODY)
+    mark_answers(app, origins)
     routes = StreamRoutes(worker)
     routes.register(app)
     identity = Identity(settings.pipeline, settings.model_id, release, release)
@@ -183,6 +189,7 @@ def build_app(worker: Worker) -> web.Application:
     worker.metrics.register(app)
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
+    worker.webrtc.register(app)
     return app
 
 

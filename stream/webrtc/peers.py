@@ -27,7 +27,7 @@ PeerFactory = Callable[[IceSettings, Callable[["Peer"], None]], "Peer"]
 
 CONNECT_TIMEOUT = 30.0
 """Seconds in which a peer must be connected."""
-CLOSE_TIMEOUT = 2.0
+CLOSE_TIMEOUT = 1.0
 SWEEP = 1.0
 REMEMBERED = 32
 
