@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,14 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from headrace.engine import slots
-from headrace.engine.device import poisons, write_rgb
-from headrace.engine.host_errors import describe
+from headrace.engine.device import write_rgb
 from headrace.engine.host_frames import SlotFrame, listed, put_audio, put_video
 from headrace.engine.host_loading import load_in_thread
-from headrace.engine.link import Link, LinkError, Message
+from headrace.engine.host_voice import Voice
+from headrace.engine.link import Link, Message
 from stream.errors import EngineError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, Plane, VideoFrame, checked_image
-from stream.processor import Emission, FrameProcessor
+from stream.processor import FrameProcessor
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +37,6 @@ MAX_JOBS = 16
 MAX_LATE = 3
 """Calls of one kind in a row that may not return in time; then the session is closed, because each holds
 the turn for the whole of its limit."""
-MAX_BACKLOG = 64
-"""Messages waiting for the worker above which emissions are dropped."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class HostSession:
         self.name = name
         self._around = around
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._voice = Voice(name, around.link, around.fatal)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue(MAX_JOBS)
         self._closing: asyncio.Future[int] = self._loop.create_future()
         self._processor: FrameProcessor | None = None
@@ -100,8 +96,6 @@ class HostSession:
         self._late: dict[str, int] = {}
         self._gave_up: ProcessorError | None = None
         self._over = False
-        self._dropped = 0
-        self._progress_at = time.monotonic()
         self._inputs = {op: slots.SlotTable(slots.INPUT_SLOTS, writable=True) for op in ("video", "audio")}
         self._outputs = {
             op: slots.SlotPool(slots.OUTPUT_SLOTS, f"headrace-{op}-out") for op in ("video", "audio")
@@ -118,7 +112,7 @@ class HostSession:
         if self._gave_up is not None and message.op != "close":
             raise self._gave_up
         if self._over and message.op == "close":
-            self._answer(call, {})
+            self._voice.answer(call, {})
             return
         memory = None
         if message.op in self._inputs:
@@ -160,19 +154,19 @@ class HostSession:
             await self._end()
         self._over = True
         if self._closing.done() and self._closing.result():
-            self._answer(self._closing.result(), {})
+            self._voice.answer(self._closing.result(), {})
 
     async def _open(self, call: int, body: dict[str, Any]) -> bool:
         try:
             processor = await self._load(body)
             if processor is None:
-                self._fail(call, EngineError("the session was closed while it loaded"))
+                self._voice.fail(call, EngineError("the session was closed while it loaded"))
                 return False
             self._told = _described(processor)
             self._processor = processor
-            self._answer(call, {"info": self._told})
+            self._voice.answer(call, {"info": self._told})
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to code that is not ours)
-            self._fail(call, error)
+            self._voice.fail(call, error)
             return False
         return True
 
@@ -181,10 +175,10 @@ class HostSession:
         spec, kwargs = body.get("spec"), body.get("load", {})
         if not isinstance(spec, dict) or not isinstance(kwargs, dict):
             raise InvalidInput("an opening needs a specification, an object", field="spec")
-        loading = load_in_thread(spec, kwargs, self._around.device, self._around.threads, self._emitted)
+        loading = load_in_thread(spec, kwargs, self._around.device, self._around.threads, self._voice.emitted)
         limit = self._around.open_limit
         while not loading.done():
-            left = self._progress_at + limit - time.monotonic()
+            left = self._voice.progress_at + limit - time.monotonic()
             if left <= 0:
                 loading.cancel()
                 raise ProcessorError(f"loading made no progress within {limit:g} s")
@@ -212,24 +206,24 @@ class HostSession:
             except _NotReturned as error:
                 self._late[job.op] = self._late.get(job.op, 0) + 1
                 if self._late[job.op] < MAX_LATE:
-                    self._fail(job.call, error)
+                    self._voice.fail(job.call, error)
                 else:
                     self._give_up(job, error)
             except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the edge to a processor)
                 self._late[job.op] = 0
-                self._fail(job.call, error)
+                self._voice.fail(job.call, error)
 
     def _give_up(self, job: Job, error: ProcessorError) -> None:
         """Close for good; whatever waits is answered, or the worker would take the engine for hung."""
         reason = f"{error.message}, {MAX_LATE} times in a row; the session is closed"
         self._gave_up = ProcessorError(reason)
-        self._log(reason)
-        self._fail(job.call, self._gave_up)
+        self._voice.log(reason)
+        self._voice.fail(job.call, self._gave_up)
         while not self._jobs.empty():
             waiting = self._jobs.get_nowait()
             if waiting.op != "close":
-                self._fail(waiting.call, self._gave_up)
-        self._around.link.send({"op": "closed", "session": self.name, "error": describe(self._gave_up)})
+                self._voice.fail(waiting.call, self._gave_up)
+        self._voice.closed(self._gave_up)
 
     async def _end(self) -> None:
         """Stop the processor and free everything."""
@@ -240,35 +234,34 @@ class HostSession:
                 async with self._around.turn:
                     await self._ask(processor.on_stream_stop, self._around.call_limit)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
-                self._log(f"on_stream_stop failed: {type(error).__name__}: {error}")
+                self._voice.log(f"on_stream_stop failed: {type(error).__name__}: {error}")
         if processor is not None:
             processor.bind(None)
         for table in self._inputs.values():
             table.close()
         for pool in self._outputs.values():
             pool.close()
-        if self._dropped:
-            self._log(f"{self._dropped} emissions were dropped, because the worker did not read")
+        self._voice.end()
 
     # -- jobs ------------------------------------------------------------------------------------------
 
     async def _start(self, job: Job) -> None:
         processor, params = self._loaded(), _params_of(job)
         await self._ask(lambda: processor.on_stream_start(params), self._around.open_limit)
-        self._started = True
-        self._answer(job.call, self._news(processor))
+        self._started = self._voice.started = True
+        self._voice.answer(job.call, self._news(processor))
 
     async def _params(self, job: Job) -> None:
         processor, params = self._loaded(), _params_of(job)
         await self._ask(lambda: processor.update_params(params), self._around.call_limit)
-        self._answer(job.call, {"frame": self._frames, **self._news(processor)})
+        self._voice.answer(job.call, {"frame": self._frames, **self._news(processor)})
 
     def _news(self, processor: FrameProcessor) -> dict[str, Any]:
         """What the processor says of itself, where that has changed."""
         try:
             told = _described(processor)
         except Exception as error:  # noqa: BLE001 (the edge to a processor; the change itself has taken effect)
-            self._log(f"info failed: {type(error).__name__}: {error}")
+            self._voice.log(f"info failed: {type(error).__name__}: {error}")
             return {}
         if told == self._told:
             return {}
@@ -279,14 +272,14 @@ class HostSession:
         """Beside the frames: without the turn, and without keeping the guardian waiting."""
         try:
             processor, params = self._loaded(), _params_of(job)
-            self._around.link.send({"op": "deferred", "call": job.call})
+            self._voice.deferred(job.call)
             await self._ask(lambda: processor.prepare_params(params), self._around.open_limit)
-            self._answer(job.call, {})
+            self._voice.answer(job.call, {})
         except asyncio.CancelledError:
-            self._fail(job.call, EngineError("the session was closed, or another change was begun"))
+            self._voice.fail(job.call, EngineError("the session was closed, or another change was begun"))
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
-            self._fail(job.call, error)
+            self._voice.fail(job.call, error)
 
     async def _end_preparing(self) -> None:
         preparing, self._preparing = self._preparing, None
@@ -353,7 +346,7 @@ class HostSession:
     def _send(self, job: Job, taken: int, laid: _Laid, more: dict[str, Any]) -> None:
         fds = [fd for slot in laid.slots for fd in slot.announce()[1]]
         try:
-            self._answer(job.call, {"taken": taken, "frames": laid.headers, **more}, fds)
+            self._voice.answer(job.call, {"taken": taken, "frames": laid.headers, **more}, fds)
         except BaseException:
             laid.give_back()
             raise
@@ -381,55 +374,6 @@ class HostSession:
     def _loaded(self) -> FrameProcessor:
         assert self._processor is not None
         return self._processor
-
-    # -- what the worker is told -----------------------------------------------------------------------
-
-    def _answer(self, call: int, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        self._around.link.send({"op": "answer", "call": call, **body}, fds)
-
-    def _fail(self, call: int, error: BaseException) -> None:
-        self._answer(call, {"error": describe(error)})
-        if poisons(error):
-            self._around.fatal(f"{type(error).__name__}: {error}")
-
-    def _emitted(self, emission: Emission) -> None:
-        """A processor's word, from whichever thread it comes."""
-        if emission.kind not in ("text", "data", "event"):
-            raise InvalidInput(f"an emission is text, data or event, not {emission.kind!r}", field="kind")
-        if emission.kind == "event" and not isinstance(emission.data, dict):
-            raise InvalidInput(
-                f"an event is a JSON object, not a {type(emission.data).__name__}", field="data"
-            )
-        if threading.get_ident() == self._thread:
-            self._send_emission(emission)
-        else:
-            self._loop.call_soon_threadsafe(self._send_from_thread, emission)
-
-    def _send_from_thread(self, emission: Emission) -> None:
-        try:
-            self._send_emission(emission)
-        except InvalidInput as error:
-            self._log(error.message)
-
-    def _send_emission(self, emission: Emission) -> None:
-        body: dict[str, Any] = {"op": "emit", "session": self.name}
-        data = emission.data
-        opening = not self._started
-        if opening and emission.kind == "event" and isinstance(data, dict) and data.get("type") == "progress":
-            self._progress_at = time.monotonic()
-            body |= {"op": "progress", "message": data.get("message"), "percent": data.get("percent")}
-        else:
-            body |= {"kind": emission.kind, "data": data, "time": emission.time}
-        if self._around.link.backlog > MAX_BACKLOG:
-            self._dropped += 1
-            return
-        try:
-            self._around.link.send(body)
-        except LinkError as error:
-            raise InvalidInput(f"an emission that cannot be sent: {error.message}") from error
-
-    def _log(self, text: str) -> None:
-        print(f"session {self.name}: {text}", file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)
 
 
 def warm_up(device: torch.device) -> None:

@@ -101,7 +101,7 @@ class Wire(asyncio.Protocol):
         return not self._writable.is_set()
 
     async def drain(self) -> None:
-        """Wait until less than `WRITE_LIMIT` bytes are queued; `ConnectionError` when it is lost meanwhile."""
+        """Wait until less than `WRITE_LIMIT` bytes are queued; raises `ConnectionError` when it is lost."""
         if self.is_full:
             await self._writable.wait()
         if self._lost.is_set():
