@@ -83,6 +83,8 @@ class PeerTable:
         self._factory = factory
         self._entries: dict[str, Entry] = {}
         self._opening = {"publisher": 0, "viewer": 0, "both": 0}
+        self.on_left: list[Callable[[Entry], None]] = []
+        """Called with each peer that has left."""
         self._sweeper: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.closed = False
@@ -148,7 +150,7 @@ class PeerTable:
                 await entry.peer.close(reason)
         except TimeoutError:
             log.warning("peer %s took over %g s to close", entry.peer.id[:8], CLOSE_TIMEOUT)
-        self._entries.pop(entry.peer.id, None)
+        self._forget(entry.peer)
 
     async def close(self, reason: str) -> None:
         """Close every peer, all at once and each within `CLOSE_TIMEOUT` s, and take no more."""
@@ -166,9 +168,16 @@ class PeerTable:
     # -- those that leave ------------------------------------------------------------------------------
 
     def _left(self, peer: Peer) -> None:
-        entry = self._entries.pop(peer.id, None)
+        entry = self._forget(peer)
         if entry is not None and peer.failure is not None:
             self._note_failure(entry, peer.failure)
+
+    def _forget(self, peer: Peer) -> Entry | None:
+        entry = self._entries.pop(peer.id, None)
+        if entry is not None:
+            for callback in self.on_left:
+                callback(entry)
+        return entry
 
     def _note_failure(self, entry: Entry, reason: str) -> None:
         log.warning("%s %s of session %s: %s", entry.role, entry.peer.id[:8], entry.session, reason)
