@@ -144,6 +144,16 @@ class EngineProcessor(FrameProcessor):
         return self._info
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """What runs, as the next engine would be told of it."""
+        return self._spec
+
+    @property
+    def params(self) -> Params:
+        """The parameters that hold on top of that, by the names under which they were given."""
+        return dict(self._params)
+
+    @property
     def pixel_format(self) -> str:
         """How the engine wants pictures to come, to spare a conversion: ``rgb24`` or ``yuv420p``."""
         return "rgb24" if self._engine.facts is None else self._engine.facts.pixel_format

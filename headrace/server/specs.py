@@ -46,7 +46,7 @@ def workflow_spec(
         spec["input_folder"] = str(input_folder.resolve())
         # It lists the pictures that were there when it was last asked.
         registry(spec["input_folder"]).definitions.forget("LoadImage")
-    graphs = _graphs(spec)
+    graphs = spec_graphs(spec)
     if local:
         definitions = registry(spec.get("input_folder")).definitions
         missing = [problem for graph in graphs for problem in not_installed(graph, graph.nodes, definitions)]
@@ -57,7 +57,7 @@ def workflow_spec(
 
 def parameter_table(spec: Spec) -> ParameterTable:
     """The live parameters of a workflow's spec."""
-    return ParameterTable(_graphs(spec), registry(spec.get("input_folder")).definitions)
+    return ParameterTable(spec_graphs(spec), registry(spec.get("input_folder")).definitions)
 
 
 def processor_spec(target: Any) -> Spec:
@@ -108,7 +108,8 @@ def _workflow_data(workflow: Any, *, allow_files: bool) -> Any:
     return library.load(workflow) if allow_files else library.load_bundled(workflow)
 
 
-def _graphs(spec: Spec) -> list[Graph]:
+def spec_graphs(spec: Spec) -> list[Graph]:
+    """The workflows of a spec, checked, their literals as the nodes want them. Raises `InvalidWorkflow`."""
     data, definitions = spec["workflow"], registry(spec.get("input_folder")).definitions
     graphs, problems = [], list[Problem]()
     for item in data if isinstance(data, list) and data else [data]:
