@@ -1,0 +1,162 @@
+"""What a session runs, as workflow graphs with their present values, and how it is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace.engine.client import EngineProcessor
+from headrace.server.specs import parameter_table, registry, spec_graphs, workflow_spec
+from stream.errors import InvalidInput
+from stream.pausing import innermost
+from stream.processor import Params
+from stream.requests import take_media_params
+from stream.session import Session
+from workflows.definitions import InputDefinition
+from workflows.graph import Graph, Link
+from workflows.parameters import ParameterTable, Place
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rules:
+    """What of the worker's settings concerns workflows."""
+
+    input_folder: Path | None = None
+    local: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """The workflows of a session in their order, with the values that hold now."""
+
+    graphs: tuple[Graph, ...]
+    table: ParameterTable
+    input_folder: str | None
+
+
+def running(session: Session) -> Running:
+    """What a session runs. Raises `InvalidInput` when that is no workflow."""
+    processor = innermost(session.processor)
+    if not isinstance(processor, EngineProcessor) or processor.spec.get("kind") != "workflow":
+        raise InvalidInput("this session runs no workflow", field="type")
+    spec = processor.spec
+    table, values = parameter_table(spec), dict[Place, Any]()
+    told = processor.info().schema.get("properties")
+    if told is not None:
+        # The engine tells the present values as defaults.
+        known = {key: about.get("default") for key, about in told.items() if key in table.parameters}
+        values = {table.parameters[key].place: value for key, value in known.items()}
+    else:
+        own = {name: value for name, value in processor.params.items() if table.knows(name)}
+        values = table.resolve(own)
+    graphs = [_with_values(graph, index, values) for index, graph in enumerate(spec_graphs(spec))]
+    folder = spec.get("input_folder")
+    return Running(tuple(graphs), ParameterTable(graphs, registry(folder).definitions), folder)
+
+
+def schema_of(session: Session) -> dict[str, Any]:
+    """JSON Schema of a session's live parameters, known for a workflow before it is loaded."""
+    schema = session.processor.info().schema
+    if schema:
+        return schema
+    try:
+        return running(session).table.schema()
+    except InvalidInput:
+        return {}
+
+
+def change_to(session: Session, workflow: Any, rules: Rules) -> Params:
+    """The parameters that make a session run ``workflow``: the values that differ where nothing else does,
+    else the workflow itself. Empty when it is what runs.
+
+    ``workflow`` is JSON data, a bundled name, or a list of these. Raises `InvalidWorkflow` with every
+    problem, `NotFound` for an unknown name.
+    """
+    before = running(session)
+    spec = workflow_spec(workflow, allow_files=False, input_folder=rules.input_folder, local=rules.local)
+    after = spec_graphs(spec)
+    values = _changed_values(before, after)
+    return {"workflow": spec["workflow"]} if values is None else values
+
+
+async def switch(session: Session, workflow: Any, rules: Rules) -> dict[str, Any]:
+    """Have a session run ``workflow`` from between two frames on; what ran goes on while it loads.
+
+    Returns ``frame``, the first that it holds for, unless nothing had to change, and ``changed``:
+    ``workflow``, ``params`` or None. Raises as `change_to`, or what the processor raises, and then nothing
+    has changed.
+    """
+    params = change_to(session, workflow, rules)
+    if not params:
+        return {"changed": None}
+    applied = await session.update_params(params)
+    return {**applied, "changed": "workflow" if "workflow" in params else "params"}
+
+
+def resize(session: Session, width: Any, height: Any) -> dict[str, int]:
+    """Hand frames to the processor at another size from the next one on. Raises `InvalidInput`."""
+    media, _ = take_media_params({"width": width, "height": height})
+    if media.width is None or media.height is None:
+        raise InvalidInput("width and height are numbers", field="width")
+    pipeline = session.pipeline
+    pipeline.settings = dataclasses.replace(pipeline.settings, width=media.width, height=media.height)
+    return {"width": media.width, "height": media.height}
+
+
+def nodes_info(session: Session) -> dict[str, dict[str, Any]]:
+    """The nodes of each workflow in ComfyStream's form: ``{"0": {"5": {"class_type", "inputs"}}}``."""
+    found = running(session)
+    definitions = registry(found.input_folder).definitions
+    nodes: dict[str, dict[str, Any]] = {}
+    for index, graph in enumerate(found.graphs):
+        nodes[str(index)] = of_graph = {}
+        for node in graph:
+            definition = definitions.get(node.class_type)
+            declared: Mapping[str, InputDefinition] = definition.inputs if definition is not None else {}
+            inputs = {name: _input_info(value, declared.get(name)) for name, value in node.inputs.items()}
+            of_graph[node.id] = {"class_type": node.class_type, "inputs": inputs}
+    return nodes
+
+
+def _input_info(value: Any, declared: InputDefinition | None) -> dict[str, Any]:
+    """One input. ComfyStream gives a combo's options as its value; ``current`` keeps what holds."""
+    plain = [value.node_id, value.output] if isinstance(value, Link) else value
+    info: dict[str, Any] = {"value": plain, "type": "unknown", "min": None, "max": None, "widget": None}
+    if declared is None:
+        return info
+    info |= {"type": declared.type, "min": declared.minimum, "max": declared.maximum}
+    if declared.choices is not None and not isinstance(value, Link):
+        info |= {"type": "combo", "widget": "combo", "value": list(declared.choices), "current": plain}
+    return info
+
+
+def _with_values(graph: Graph, index: int, values: Mapping[Place, Any]) -> Graph:
+    return graph.with_values(
+        {
+            (place.node_id, place.input): value
+            for place, value in values.items()
+            if place.graph == index and place.node_id in graph.nodes
+        }
+    )
+
+
+def _changed_values(before: Running, after: Sequence[Graph]) -> Params | None:
+    """The parameters that differ, by name, when the values of literals are all that does; else None."""
+    if len(before.graphs) != len(after):
+        return None
+    keys = {parameter.place: key for key, parameter in before.table.parameters.items()}
+    params: Params = {}
+    for index, (old, new) in enumerate(zip(before.graphs, after, strict=True)):
+        if list(old.nodes) != list(new.nodes):
+            return None
+        for node in new:
+            changed = old.nodes[node.id].changed_literals(node)
+            if changed is None:
+                return None
+            for name, value in changed.items():
+                key = keys.get(Place(index, node.id, name))
+                if key is not None:
+                    params[key] = value
+    return params
