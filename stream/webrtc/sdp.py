@@ -97,7 +97,7 @@ def check_offer(text: str, purpose: Purpose) -> Offer:
 
 def parse_offer(text: str) -> Offer:
     """The media of a session description; raises `InvalidInput` or `TooLarge`."""
-    lines = _lines(text, MAX_SDP)
+    lines = _lines(text, MAX_SDP, "sdp")
     if not lines or lines[0] != "v=0":
         raise InvalidInput("the body is not a session description: its first line must be v=0", field="sdp")
     session, media, bundle = Media("session", 9), list[Media](), tuple[str, ...]()
@@ -119,18 +119,18 @@ def parse_offer(text: str) -> Offer:
     return Offer(tuple(media), bundle)
 
 
-def _lines(text: str, limit: int) -> list[str]:
+def _lines(text: str, limit: int, field: str) -> list[str]:
     size = len(text.encode(errors="surrogatepass"))
     if size > limit:
-        raise TooLarge(f"the description has {size} bytes; at most {limit} are taken", field="sdp")
+        raise TooLarge(f"the description has {size} bytes; at most {limit} are taken", field=field)
     if "\0" in text:
-        raise InvalidInput("the description is not text", field="sdp")
+        raise InvalidInput("the description is not text", field=field)
     lines = [line.rstrip("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE:
-            raise InvalidInput(f"line {number} has over {MAX_LINE} characters", field="sdp")
+            raise InvalidInput(f"line {number} has over {MAX_LINE} characters", field=field)
     return lines
 
 
@@ -195,7 +195,7 @@ def parse_fragment(text: str) -> Fragment:
     password: str | None = None
     candidates: list[str] = []
     ended = False
-    for number, line in enumerate(_lines(text, MAX_FRAGMENT), 1):
+    for number, line in enumerate(_lines(text, MAX_FRAGMENT, "sdpfrag"), 1):
         if not _LINE.fullmatch(line):
             raise InvalidInput(f"line {number} of the fragment is not SDP: {line[:80]!r}", field="sdpfrag")
         name, _, value = line[2:].partition(":")

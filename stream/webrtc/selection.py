@@ -33,7 +33,7 @@ def parse_selection(query: Iterable[tuple[str, str]], header: str | None) -> Str
     seen: set[str] = set()
     for name, value in query:
         if name in seen:
-            raise InvalidInput(f"{name[:80]} is given twice", field=name[:80])
+            raise InvalidInput(f"{name[:80]} is given twice", field=name[:80] or "query")
         seen.add(name)
         if name.startswith(PREFIX) and len(name) > len(PREFIX):
             params[name.removeprefix(PREFIX)] = _value(value)
@@ -45,7 +45,7 @@ def parse_selection(query: Iterable[tuple[str, str]], header: str | None) -> Str
             known = ", ".join((*PARAMS, *CHANNELS))
             raise InvalidInput(
                 f"{name[:80]!r} is not known; there are {known}, and param.NAME for a parameter NAME",
-                field=name[:80],
+                field=name[:80] or "query",
             )
     return parse_start({**channels, "params": params})
 
