@@ -53,10 +53,10 @@ class AudioToText(Request):
     def _check_timestamps(cls, value: str) -> str:
         if value.lower() not in TIMESTAMPS:
             raise bad_value(f"return_timestamps is {value[:40]!r}; it must be true, false, sentence or word.")
-        return TIMESTAMPS[value.lower()]
+        return value.lower()
 
     def inputs(self) -> dict[str, Any]:
-        return {**super().inputs(), "timestamps": self.return_timestamps}
+        return {**super().inputs(), "timestamps": TIMESTAMPS[self.return_timestamps]}
 
 
 class TextToSpeech(Request):

@@ -236,6 +236,8 @@ class BatchService:
             raise Interrupted(
                 f"the engine gave the request up: {error.message}", retry_after=RETRY_SOON
             ) from error
+        except Interrupted:
+            raise
         except EngineError as error:
             seconds = max(RETRY_SOON, self.queue.retry_after(time.monotonic()))
             text = f"{error.message}; the request may be sent again in {seconds} s"
