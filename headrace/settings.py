@@ -100,6 +100,21 @@ class Settings(BaseSettings):
     allowed_origins: Names = Field(
         (), description="other sites whose pages may use this worker, as `https://example.org`, or `*`"
     )
+    batch: bool = Field(True, description="answer the batch endpoints")
+    batch_models: Names = Field(
+        (), description="models of requests that name none, as `text-to-image=owner/name`, commas between"
+    )
+    demo_weights: bool | None = Field(
+        None, description="let small models of the demo stand in for missing ones (default: as `demo`)"
+    )
+    batch_queue: int = Field(20, ge=1, le=1000, description="batch requests that may wait")
+    batch_places: int = Field(2, ge=1, le=64, description="batch requests that run at once")
+    batch_timeout: float = Field(600.0, gt=0, description="seconds for a batch request, its wait included")
+    batch_uploads: int = Field(
+        1 << 30, ge=1 << 20, description="bytes of all batch requests' uploads together"
+    )
+    media_bytes: int = Field(1 << 30, ge=1 << 20, description="bytes of answers' files kept for URLs")
+    media_seconds: float = Field(3600.0, gt=0, description="seconds for which these are kept")
     demo: bool = Field(False, description="run a generated test pattern as the session `demo`")
     session_metrics: bool = Field(True, description="tell figures at `/metrics` for each session")
     log_level: LogLevel = Field("info", description="least level logged: debug, info, warning, error")

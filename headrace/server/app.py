@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
 
 from aiohttp import web
 
+from headrace.batch import setup as batch
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
@@ -58,6 +60,7 @@ class Worker:
             engines=lambda: [engine_figures(self.engine)],
         )
         self.webrtc = WebRtc(self, settings)
+        self.batch = batch.make_front(settings) if settings.batch else None
         self.demo = self._make_demo() if settings.demo else None
 
     # -- for the routes --------------------------------------------------------------------------------
@@ -150,7 +153,10 @@ class Worker:
         await self.webrtc.close()
         await self.table.close("the worker is shutting down", SESSIONS)
         self._unsubscribe()
-        await self.engine.stop()
+        engines = [self.engine.stop()]
+        if self.batch is not None:
+            engines.append(self.batch.stop())
+        await asyncio.gather(*engines)
 
     def _engine_changed(self, engine: Engine) -> None:
         if engine.state == "restarting":
@@ -189,6 +195,8 @@ def build_app(worker: Worker) -> web.Application:
     worker.metrics.register(app)
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
+    if worker.batch is not None:
+        batch.register(worker.batch, app)
     worker.webrtc.register(app)
     return app
 
