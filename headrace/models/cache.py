@@ -19,6 +19,7 @@ from headrace.models import memory
 from headrace.models.errors import LoadFailed, OutOfMemory
 from headrace.models.ledger import Ledger
 from headrace.models.refs import ModelKey
+from headrace.models.reports import EntryReport as EntryReport
 from stream.errors import Conflict, HeadraceError, NotFound
 
 log = logging.getLogger(__name__)
@@ -114,22 +115,6 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-
-@dataclass(frozen=True, slots=True)
-class EntryReport:
-    """One entry as it is told to others. ``last_used``: seconds of `time.time`."""
-
-    key: ModelKey
-    state: str
-    progress: float
-    what: str
-    parts: Mapping[str, int]
-    leases: int
-    pinned: bool
-    last_used: float
-    weights: str
-    load_seconds: float
 
 
 class ModelCache:
@@ -425,7 +410,7 @@ class ModelCache:
         return EntryReport(
             key=slot.key,
             state=state,
-            progress=slot.progress.fraction if state == "loading" else 1.0,
+            progress=round(slot.progress.fraction, 3) if state == "loading" else 1.0,
             what=slot.progress.what if state == "loading" else "",
             parts=dict(self._ledger[slot.key].parts) if known else {},
             leases=slot.wanted if state != "loading" else 0,

@@ -137,6 +137,10 @@ class Ledger(Generic[K]):
         self._entries[key] = Entry(key, dict(parts), used=self._tick())
         return out
 
+    def put(self, entry: Entry[K]) -> None:
+        """Add an entry as it is, without asking for room: what is there already, or planned by `plan`."""
+        self._entries[entry.key] = entry
+
     def loaded(self, key: K, parts: Mapping[str, int]) -> None:
         """The load is done; ``parts`` are what was measured, in the place of what was reserved."""
         entry = self._entries[key]

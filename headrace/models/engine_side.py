@@ -1,0 +1,120 @@
+"""An engine's part in sharing a device: it asks before it loads, reports what it holds, releases on request.
+
+No loop and no link in here. What the engine says goes through a callback, as plain dictionaries; what the
+worker asks comes in by `EngineSide.ask`:
+
+    engine to worker   {"kind": "report", "device", "total", "entries": [...]}
+                       {"kind": "admit", "request", "key", "size"}
+    worker to engine   {"what": "admitted", "request", "error": {...} or absent}
+                       {"what": "release", "keys": [...]}         answered with {"released": [...]}
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from headrace.engine.host_errors import rebuild
+from headrace.models import memory
+from headrace.models.cache import ModelCache
+from headrace.models.errors import NoRoom
+from headrace.models.refs import ModelKey
+from stream.errors import InvalidInput
+
+QUESTIONS = ("admitted", "release")
+"""Values of ``what`` that `EngineSide.ask` answers."""
+REPORT_EVERY = 0.2
+"""Seconds between two reports; changes in between go into the next."""
+
+
+class Say(Protocol):
+    """Sends a message to the worker, from any thread; what cannot be sent is lost, and the link with it."""
+
+    def __call__(self, body: dict[str, Any]) -> None: ...
+
+
+Later = Callable[[float, Callable[[], None]], None]
+"""Runs a function after so many seconds, in any thread."""
+
+
+class EngineSide:
+    """A `headrace.models.cache.Gate` that asks the worker. ``patience``: seconds that a load may wait."""
+
+    def __init__(self, say: Say, later: Later, *, patience: float = 120.0) -> None:
+        self._say = say
+        self._later = later
+        self._patience = patience
+        self._cache: ModelCache | None = None
+        self._total = 0
+        self._changed = threading.Condition()
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, dict[str, Any] | None] = {}
+        self._scheduled = False
+
+    def serve(self, cache: ModelCache) -> None:
+        """The cache to speak for; made with this object as its gate and `changed` as its ``on_change``."""
+        self._cache, self._total = cache, memory.total(cache.device)
+        self.report()
+
+    # -- for the cache ---------------------------------------------------------------------------------
+
+    def admit(self, key: ModelKey, size: int) -> None:
+        """Wait for the worker's leave. Raises what it answers, or `NoRoom` when it does not."""
+        number = next(self._numbers)
+        with self._changed:
+            self._answers[number] = None
+        self.report()  # so that the worker knows of the load before it is asked
+        self._say({"kind": "admit", "request": number, "key": key.as_dict(), "size": size})
+        deadline = time.monotonic() + self._patience + 5.0
+        with self._changed:
+            while self._answers[number] is None and time.monotonic() < deadline:
+                self._changed.wait(1.0)
+            answer = self._answers.pop(number)
+        if answer is None:
+            raise NoRoom(f"no word from the worker on whether model {key.ref} may be loaded")
+        if answer.get("error") is not None:
+            raise rebuild(answer["error"])
+
+    def settled(self, key: ModelKey) -> None:
+        self.report()
+
+    def changed(self) -> None:
+        """Something of the cache has changed: a report follows within `REPORT_EVERY`."""
+        with self._changed:
+            if self._scheduled:
+                return
+            self._scheduled = True
+        self._later(REPORT_EVERY, self._report_scheduled)
+
+    def _report_scheduled(self) -> None:
+        with self._changed:
+            self._scheduled = False
+        self.report()
+
+    def report(self) -> None:
+        """Tell the worker at once what the cache holds."""
+        cache = self._cache
+        if cache is None:
+            return
+        entries = [entry.as_dict() for entry in cache.entries()]
+        self._say({"kind": "report", "device": cache.device, "total": self._total, "entries": entries})
+
+    # -- for the worker --------------------------------------------------------------------------------
+
+    def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer one of `QUESTIONS`; may take as long as unloading does. Raises `InvalidInput`."""
+        what = body.get("what")
+        if what == "admitted":
+            with self._changed:
+                number = body.get("request")
+                if isinstance(number, int) and number in self._answers:
+                    self._answers[number] = dict(body)
+                self._changed.notify_all()
+            return {}
+        if what == "release" and self._cache is not None:
+            gone = self._cache.release([ModelKey.from_dict(key) for key in body.get("keys", ())])
+            return {"released": [key.as_dict() for key in gone]}
+        raise InvalidInput(f"{what!r} is no question to an engine's models", field="what")
