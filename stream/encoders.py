@@ -9,6 +9,9 @@ from stream.frames import Picture
 from stream.renditions import BitrateRange, PictureEncoder
 from stream.units import Rendition
 
+LIVE_BUFFER = 0.3
+"""Seconds of bitrate that a burst may take where packets go out at once."""
+
 
 class EncoderOpener:
     """Opens encoders by ``settings``; those who watch live get key pictures when they ask for them and every
@@ -29,6 +32,7 @@ class EncoderOpener:
             highest_bitrate=bitrates.highest,
             profile=rendition.profile,
             key_interval=self._live_key_interval if live else self._settings.key_interval,
+            buffer=min(LIVE_BUFFER, self._settings.buffer) if live else self._settings.buffer,
         )
         if rendition.codec == "vp8":
             # libvpx is looked for when the first viewer without H.264 comes.

@@ -23,6 +23,7 @@ from stream.codecs.hardware import (
 from stream.errors import CodecError
 from stream.frames import Timeline, VideoFrame
 from stream.mpegts import AccessUnit
+from stream.recording.sps import sequence_parameters
 from stream.units import TS_TIME_BASE
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 MAX_WITHHELD = 180_000
 """Ticks for which damaged pictures are withheld at most while no key picture comes."""
 
+MAX_PIXELS = 4096 * 4096
+"""Pixels of the largest picture that is decoded."""
 _MAX_PENDING = 64
 _HARDWARE_ATTEMPTS = 5
 _DEVICE_FORMATS = ("nv12", "p010", "p016", "yuv444p")
@@ -162,6 +165,8 @@ class VideoDecoder:
         # Frame threads would each hold a picture back.
         context.thread_count = 1
         context.flags |= Flags.low_delay
+        # Checked before anything is allocated: a few bytes may claim a picture of gigabytes.
+        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
         context.open()
 
     def _fall_back(self, reason: str) -> None:
@@ -181,6 +186,12 @@ class VideoDecoder:
 
     def _fail(self, unit: AccessUnit, error: Exception) -> None:
         self._count_damage(unit.pts)
+        problem = _oversize(unit)
+        if problem is not None:
+            if problem != self.problem:
+                log.error("%s", problem)
+            self.problem = problem
+            return
         if not self.hardware:
             return
         self._failures += 1
@@ -227,8 +238,30 @@ class VideoDecoder:
         return False
 
 
+def _oversize(unit: AccessUnit) -> str | None:
+    """What is wrong with the size of a key picture, in words; None where nothing is, or nothing is known."""
+    size: tuple[int, int] | None = None
+    if unit.codec == "vp8" and len(unit.data) >= 10 and unit.data[3:6] == b"\x9d\x01\x2a":
+        # RFC 6386, 9.1.
+        width, height = (int.from_bytes(unit.data[i : i + 2], "little") & 0x3FFF for i in (6, 8))
+        size = width, height
+    elif unit.codec == "h264":
+        found = [nal for nal in unit.data.split(b"\x00\x00\x01") if nal and nal[0] & 0x1F == 7]
+        try:
+            parameters = sequence_parameters(found[0]) if found else None
+        except ValueError as error:
+            log.debug("a parameter set cannot be read: %s", error)
+        else:
+            size = (parameters.width, parameters.height) if parameters is not None else None
+    if size is None or size[0] * size[1] <= MAX_PIXELS:
+        return None
+    return f"pictures of {size[0]}x{size[1]} are not decoded: {MAX_PIXELS} pixels are the most that is taken"
+
+
 def _has_parameter_sets(unit: AccessUnit) -> bool:
     """Whether a sequence parameter set is in it: a stream without IDR pictures may begin there."""
+    if unit.codec == "vp8":
+        return False
     if unit.codec == "hevc":
         return b"\x00\x00\x01\x42\x01" in unit.data
     return any(b"\x00\x00\x01" + bytes((header,)) in unit.data for header in (0x67, 0x47, 0x27))

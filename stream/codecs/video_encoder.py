@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,6 +12,14 @@ import av.error
 from av.video.frame import PictureType
 
 from stream.codecs.convert import Converter, default_matrix
+from stream.codecs.h264_levels import level_for
+from stream.codecs.h264_options import (
+    constrained,
+    nvenc_options,
+    parameter_sets,
+    threads_for,
+    x264_options,
+)
 from stream.codecs.hardware import (
     HARDWARE,
     NVENC,
@@ -30,11 +37,14 @@ log = logging.getLogger(__name__)
 TICKS = TS_TIME_BASE.denominator
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 MIN_BITRATE = 50_000
+LEAST_LEVEL_RATE = 30.0
+"""Frames a second that a stream's level allows at least, whatever comes in."""
 
 _X264 = "libx264"
 _PROFILES = ("constrained_baseline", "baseline", "main", "high")
 _NO_AUTOMATIC_KEYS = 1 << 20
 _RATE_CHANGE = 1.25
+_BUFFER_CHANGE = 2.0
 _ERRORS = (av.error.FFmpegError, ValueError)
 
 
@@ -120,7 +130,7 @@ class VideoEncoder:
         self._coded = (width // 2 * 2, height // 2 * 2)
         self._converter = Converter()
         self._bitrate = settings.bitrate
-        self._ceiling = settings.bitrate
+        self._ceiling = self._buffer_for = settings.bitrate
         self._framerate = settings.framerate
         self._measured = settings.framerate
         self._last_pts: int | None = None
@@ -196,8 +206,8 @@ class VideoEncoder:
     def set_bitrate(self, bits_per_second: int) -> None:
         """Aim at another bitrate from the next picture on.
 
-        x264 follows downwards, and up to the rate that it was opened with, at once; above that from the next
-        key picture on, where opening it anew costs nothing that is seen.
+        x264 follows at once up to ``highest_bitrate``; above that from the next key picture on, where opening
+        it anew costs nothing that is seen.
         """
         self._bitrate = max(MIN_BITRATE, bits_per_second)
         self._apply_rate()
@@ -213,7 +223,11 @@ class VideoEncoder:
         self._context.bit_rate = wanted if self.hardware else min(wanted, self._ceiling)
 
     def _needs_reopening(self) -> bool:
-        return not self.hardware and self._wanted() > self._ceiling * 1.02
+        """Whether x264 would be served better by other limits; asked where a key picture is due anyway."""
+        if self.hardware:
+            return False
+        buffer_fits = 1 / _BUFFER_CHANGE < self._bitrate / self._buffer_for < _BUFFER_CHANGE
+        return self._wanted() > self._ceiling * 1.02 or not buffer_fits
 
     def _key_is_due(self, pts: int) -> bool:
         return self._last_key is not None and pts - self._last_key >= self.settings.key_interval * TICKS
@@ -232,33 +246,41 @@ class VideoEncoder:
     def _open(self) -> av.VideoCodecContext:
         self._finished = False
         self._framerate = self._measured
-        self._ceiling = self._bitrate
+        self._ceiling = max(self._bitrate, self.settings.highest_bitrate)
+        self._buffer_for = self._bitrate
+        buffer = int(self._bitrate * self.settings.buffer)
         if self.hardware:
             try:
-                return self._opened(NVENC, _nvenc_options(self.settings, self._bitrate))
+                return self._opened(NVENC, self._bitrate, nvenc_options(self.settings.profile, buffer))
             except _ERRORS as error:
                 self._fall_back(str(error))
         try:
-            return self._opened(_X264, _x264_options(self.settings, self._bitrate))
+            options = x264_options(self.settings.preset, self.settings.profile, self._ceiling, buffer)
+            context = self._opened(_X264, self._ceiling, options)
+            context.bit_rate = min(self._wanted(), self._ceiling)
         except _ERRORS as error:
             raise CodecError(f"{_X264} cannot encode {self._coded[0]}x{self._coded[1]}: {error}") from error
+        return context
 
-    def _opened(self, name: str, options: dict[str, str]) -> av.VideoCodecContext:
+    def _opened(self, name: str, bitrate: int, options: dict[str, str]) -> av.VideoCodecContext:
         context = av.CodecContext.create(name, "w")
         assert isinstance(context, av.VideoCodecContext)
         context.width, context.height = self._coded
         context.pix_fmt = "yuv420p"
         context.time_base = TS_TIME_BASE
         context.framerate = Fraction(self._framerate).limit_denominator(1001)
-        context.bit_rate = self._bitrate
+        context.bit_rate = bitrate
         context.gop_size = _NO_AUTOMATIC_KEYS
         context.max_b_frames = 0
-        context.thread_count = self.settings.threads or _threads_for(*self._coded)
+        context.thread_count = self.settings.threads or threads_for(*self._coded)
         context.colorspace = COLORSPACES[self.matrix]
         context.color_range = FULL if self.full_range else LIMITED
         if self.matrix == "bt709":
             context.color_primaries = context.color_trc = 1
-        context.options = options
+        high = self.settings.profile == "high"
+        rate = max(self._framerate, LEAST_LEVEL_RATE)
+        level = level_for(*self._coded, rate, self._ceiling, high=high)
+        context.options = options if level is None else {**options, "level": level.name}
         context.open()
         return context
 
@@ -305,8 +327,10 @@ class VideoEncoder:
         assert pts is not None
         marks = self._marks.pop(pts, _Marks(Timeline(), False, False, None))
         data = bytes(packet)
+        if packet.is_keyframe and self.settings.profile == "constrained_baseline":
+            data = constrained(data)
         if packet.is_keyframe and (not self._extradata or self._extradata not in data):
-            self._extradata = _parameter_sets(data)
+            self._extradata = parameter_sets(data)
         timeline = marks.timeline.copy()
         timeline.stamp("encoded")
         return EncodedUnit(
@@ -322,47 +346,3 @@ class VideoEncoder:
             "h264",
             marks.source,
         )
-
-
-def _x264_options(settings: VideoEncoderSettings, bitrate: int) -> dict[str, str]:
-    """Constant bitrate, the one mode in which x264 takes a new rate while it runs."""
-    return {
-        "preset": settings.preset,
-        "tune": "zerolatency",
-        "profile": settings.profile.removeprefix("constrained_"),
-        "maxrate": str(bitrate),
-        "bufsize": str(int(bitrate * settings.buffer)),
-        "forced-idr": "1",
-        "sc_threshold": "0",
-        "a53cc": "0",
-    }
-
-
-def _nvenc_options(settings: VideoEncoderSettings, bitrate: int) -> dict[str, str]:
-    return {
-        "preset": "p4",
-        "tune": "ull",
-        "profile": settings.profile.removeprefix("constrained_"),
-        "rc": "cbr",
-        "bufsize": str(int(bitrate * settings.buffer)),
-        "bf": "0",
-        "delay": "0",
-        "zerolatency": "1",
-        "rc-lookahead": "0",
-        "no-scenecut": "1",
-        "forced-idr": "1",
-        "a53cc": "0",
-    }
-
-
-def _threads_for(width: int, height: int) -> int:
-    """One thread up to 720p, which costs the least; slices in parallel above, where one would be late."""
-    if width * height <= 1280 * 720:
-        return 1
-    return min(4 if width * height <= 1920 * 1088 else 8, os.cpu_count() or 1)
-
-
-def _parameter_sets(data: bytes) -> bytes:
-    """The SPS and PPS that a key picture begins with, in Annex B."""
-    units = data.replace(b"\x00\x00\x00\x01", b"\x00\x00\x01").split(b"\x00\x00\x01")
-    return b"".join(b"\x00\x00\x00\x01" + unit for unit in units if unit and unit[0] & 0x1F in (7, 8))
