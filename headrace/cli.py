@@ -110,6 +110,9 @@ def serve(
     allow_processors: Annotated[
         bool, typer.Option("--allow-processors", help="Let a stream name a Python class.")
     ] = False,
+    recordings: Annotated[
+        Path | None, typer.Option(help="Folder that streams are recorded to on request.")
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Show a test pattern through the workflow.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings (HEADRACE_CONFIG).")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: listen by TLS.")] = None,
@@ -131,6 +134,7 @@ def serve(
         "capacity": capacity,
         "verify_tls": False if insecure_tls else None,
         "allow_processors": allow_processors or None,
+        "recordings": recordings,
         "demo": demo or None,
         "config": config,
         "tls_certificate": tls_certificate,

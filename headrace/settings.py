@@ -115,6 +115,15 @@ class Settings(BaseSettings):
     )
     media_bytes: int = Field(1 << 30, ge=1 << 20, description="bytes of answers' files kept for URLs")
     media_seconds: float = Field(3600.0, gt=0, description="seconds for which these are kept")
+    recordings: Path | None = Field(
+        None, description="folder that streams are recorded to on request (none: they cannot be)"
+    )
+    recording_limit: float = Field(
+        4 * 3600.0, gt=0, description="seconds after which a recording ends by itself"
+    )
+    recording_reserve: int = Field(
+        1 << 30, ge=0, description="bytes of its disk that recording leaves free; there it ends"
+    )
     demo: bool = Field(False, description="run a generated test pattern as the session `demo`")
     session_metrics: bool = Field(True, description="tell figures at `/metrics` for each session")
     log_level: LogLevel = Field("info", description="least level logged: debug, info, warning, error")

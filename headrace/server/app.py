@@ -13,10 +13,12 @@ from headrace.batch import setup as batch
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
 from headrace.server.specs import spec_from_params
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal
+from headrace.server.switching import Rules, schema_of
 from headrace.server.tls import server_context
 from headrace.server.webrtc import WebRtc
 from headrace.settings import Settings
@@ -31,11 +33,18 @@ from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
 from stream.metrics import EngineFigures, Metrics
 from stream.overlay import OverlaySettings
+from stream.pausing import Pausable
 from stream.pipeline import PipelineSettings
 from stream.preview import PreviewRoutes
+from stream.recording.folder import RecordingFolder
+from stream.recording.recorder import Recorder
+from stream.recording.routes import RecordingRoutes
+from stream.recording.writer import RecordingLimits
 from stream.requests import MediaParams, StreamStart, take_media_params
 from stream.routes import MAX_BODY, StreamRoutes
+from stream.server_events import EventRoutes
 from stream.session import Session, SessionSettings, SideChannels
+from stream.session_feed import Feeds
 from stream.states import Health, worker_health
 from stream.status import session_report
 from stream.table import SessionTable
@@ -60,6 +69,11 @@ class Worker:
             engines=lambda: [engine_figures(self.engine)],
         )
         self.webrtc = WebRtc(self, settings)
+        self.feeds = Feeds()
+        self.recorder = Recorder(
+            RecordingFolder(settings.recordings) if settings.recordings is not None else None,
+            RecordingLimits(settings.recording_limit, settings.recording_reserve),
+        )
         self.batch = batch.make_front(settings) if settings.batch else None
         self.demo = self._make_demo() if settings.demo else None
 
@@ -93,7 +107,7 @@ class Worker:
         session = trickle_session(
             session_id,
             request,
-            processor,
+            Pausable(processor),
             SessionSettings(pipeline=pipeline, input_timeout=settings.input_timeout),
             start_params=params,
             verify_tls=settings.verify_tls,
@@ -152,6 +166,7 @@ class Worker:
         """End everything within the times of `headrace.server.stopping`."""
         await self.webrtc.close()
         await self.table.close("the worker is shutting down", SESSIONS)
+        await self.recorder.close()
         self._unsubscribe()
         engines = [self.engine.stop()]
         if self.batch is not None:
@@ -198,6 +213,10 @@ def build_app(worker: Worker) -> web.Application:
     if worker.batch is not None:
         batch.register(worker.batch, app)
     worker.webrtc.register(app)
+    EventRoutes(worker.table, worker.feeds, schema_of).register(app)
+    RecordingRoutes(worker.table, worker.recorder).register(app)
+    webrtc, rules = worker.webrtc, Rules(settings.input_folder, worker.engine.settings.python is None)
+    ComfyStreamRoutes(worker, webrtc.peers, webrtc.publications, worker.feeds, rules).register(app)
     return app
 
 

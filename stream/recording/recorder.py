@@ -66,7 +66,7 @@ class Recorder:
         """Raises `Forbidden` when there is none."""
         if self._folder is None:
             raise Forbidden(
-                "recording is switched off: --recordings FOLDER (HEADRACE_RECORDINGS) says where to",
+                "recording is switched off: --recordings FOLDER (HEADRACE_RECORDINGS) switches it on",
                 field="recordings",
             )
         return self._folder
