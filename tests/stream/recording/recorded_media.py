@@ -1,13 +1,9 @@
-"""Coded pictures and sound for recordings, and what is in a file."""
+"""Coded pictures and sound for recordings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 
 from stream.codecs.audio_encoder import AudioEncoder
@@ -44,31 +40,3 @@ def sound(count: int, *, start: int = START):
 def together(*parts: list[EncodedUnit]) -> list[EncodedUnit]:
     """Units in the order in which a session puts them out."""
     return sorted((unit for part in parts for unit in part), key=lambda u: (u.pts, u.kind == "audio"))
-
-
-@dataclass
-class Contents:
-    """What decoding a file gives."""
-
-    duration: float
-    size: tuple[int, int] | None
-    codecs: dict[str, str]
-    video: list[float]
-    audio: list[float]
-    """When each frame is to be shown or heard, in seconds."""
-    first_is_key: bool
-
-
-def contents(path: Path) -> Contents:
-    with av.open(str(path)) as container:
-        codecs = {stream.type: stream.codec_context.name for stream in container.streams}
-        times: dict[str, list[float]] = {"video": [], "audio": []}
-        size, first_is_key = None, False
-        for packet in container.demux():
-            frame: Any
-            for frame in packet.decode():
-                if packet.stream.type == "video" and not times["video"]:
-                    size, first_is_key = (frame.width, frame.height), bool(frame.key_frame)
-                times[packet.stream.type].append(float(frame.pts * frame.time_base))
-        duration = (container.duration or 0) / av.time_base
-    return Contents(duration, size, codecs, times["video"], times["audio"], first_is_key)
