@@ -78,9 +78,10 @@ class PeerTable:
         self.ice = ice
         self.max_viewers = max_viewers
         self.max_publishers = max_publishers
+        self.factory = factory
+        """What makes a peer; None until the first one has loaded aiortc."""
         self.failures: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
         self._connect_timeout = connect_timeout
-        self._factory = factory
         self._entries: dict[str, Entry] = {}
         self._opening = {"publisher": 0, "viewer": 0, "both": 0}
         self.on_left: list[Callable[[Entry], None]] = []
@@ -114,13 +115,13 @@ class PeerTable:
         self.check_room(role)
         self._opening[role] += 1
         try:
-            if self._factory is None:
+            if self.factory is None:
                 module = await asyncio.to_thread(importlib.import_module, "stream.webrtc.peer")
                 kind = module.Peer
-                self._factory = lambda ice, on_closed: kind(ice, on_closed=on_closed)
+                self.factory = lambda ice, on_closed: kind(ice, on_closed=on_closed)
             if self.closed:
                 raise AtCapacity("the worker is shutting down")
-            entry = Entry(self._factory(self.ice, self._left), session, role)
+            entry = Entry(self.factory(self.ice, self._left), session, role)
         finally:
             self._opening[role] -= 1
         self._entries[entry.peer.id] = entry

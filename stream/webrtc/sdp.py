@@ -47,6 +47,12 @@ class Media:
     fingerprint: bool = False
     setup: str | None = None
     rtcp_mux: bool = False
+    bundle_only: bool = False
+
+    @property
+    def disabled(self) -> bool:
+        """Offered for the form's sake only (RFC 3264, 5.1)."""
+        return self.port == 0 and not self.bundle_only
 
     @property
     def sends(self) -> bool:
@@ -64,10 +70,6 @@ class Offer:
     media: tuple[Media, ...]
     bundle: tuple[str, ...]
 
-    @property
-    def ufrag(self) -> str:
-        return self.media[0].ufrag or ""
-
 
 def check_offer(text: str, purpose: Purpose) -> Offer:
     """Read an offer and refuse what cannot be answered.
@@ -76,7 +78,8 @@ def check_offer(text: str, purpose: Purpose) -> Offer:
     medium in the direction of ``purpose``; `Unprocessable` for several media of one kind.
     """
     offer = parse_offer(text)
-    live = [m for m in offer.media if m.kind in ("audio", "video")]
+    enabled = [m for m in offer.media if not m.disabled]
+    live = [m for m in enabled if m.kind in ("audio", "video")]
     if not live:
         raise InvalidInput("the offer has no audio and no video", field="sdp")
     for kind in ("audio", "video"):
@@ -87,9 +90,9 @@ def check_offer(text: str, purpose: Purpose) -> Offer:
         wanted = "sendonly, to publish" if purpose == "publish" else "recvonly, to view"
         given = ", ".join(f"{m.kind} {m.direction}" for m in live)
         raise InvalidInput(f"the offer's media must be {wanted}; they are {given}", field="sdp")
-    for media in offer.media:
+    for media in enabled:
         _check_transport(media)
-    names = [m.mid for m in offer.media]
+    names = [m.mid for m in enabled]
     if len(names) > 1 and (None in names or not set(names) <= set(offer.bundle)):
         raise InvalidInput("all media of an offer must be in one BUNDLE group (RFC 9725, 4.4.1)", field="sdp")
     return offer
@@ -165,6 +168,8 @@ def _attribute(media: Media, text: str) -> None:
         media.setup = value
     elif name == "rtcp-mux":
         media.rtcp_mux = True
+    elif name == "bundle-only":
+        media.bundle_only = True
 
 
 def _check_transport(media: Media) -> None:

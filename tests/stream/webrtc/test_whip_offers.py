@@ -19,7 +19,7 @@ def test_offers_are_read_with_their_directions():
         ("audio", True, False),
         ("video", True, False),
     ]
-    assert found.ufrag == "abcd"
+    assert [m.ufrag for m in found.media] == ["abcd", "abcd"]
     assert check_offer(VIEWING.replace("\r\n", "\n"), "view").bundle == ("0", "1")
 
 
@@ -68,6 +68,12 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(text, purpose, words
     assert len(caught.value.message) < 300
 
 
+def test_a_disabled_section_is_neither_taken_nor_asked_for_anything():
+    check_offer(PUBLISHING + "m=video 0 UDP/TLS/RTP/SAVPF 96\r\n", "publish")
+    with pytest.raises(InvalidInput):
+        check_offer(SESSION + "m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=sendonly\r\n", "publish")
+
+
 def test_several_tracks_of_a_kind_are_more_than_is_done():
     with pytest.raises(Unprocessable, match="video"):
         check_offer(offer(("video", "sendonly"), ("video", "sendonly")), "publish")
@@ -98,7 +104,7 @@ def test_shuffled_offers_are_refused_or_sound(lines, data):
     except HeadraceError:
         return
     assert any(m.kind in ("audio", "video") and m.sends for m in found.media)
-    assert all(m.ufrag and m.password and m.fingerprint for m in found.media)
+    assert all(m.ufrag and m.password and m.fingerprint for m in found.media if not m.disabled)
 
 
 def test_fragments_carry_candidates_and_credentials():
