@@ -52,6 +52,7 @@ class Row:
 class Report:
     """Everything that a run of the benchmark found."""
 
+    title: str = "Headrace live path"
     rows: list[Row] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -60,7 +61,7 @@ class Report:
         self.rows.append(Row(measure, worker, value, target, met))
 
     def show(self, console: Console) -> None:
-        table = Table(title="Headrace live path", title_justify="left")
+        table = Table(title=self.title, title_justify="left")
         for column in ("measure", "worker", "value", "target", ""):
             table.add_column(column, overflow="fold")
         for row in self.rows:
