@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aioice import Candidate, Connection
-from aioice.ice import ConnectionClosed, ConnectionEvent, StunProtocol
+from aioice.candidate import candidate_priority
+from aioice.ice import CONSENT_FAILURES, CONSENT_INTERVAL, ConnectionClosed, ConnectionEvent, StunProtocol
 from aioice.mdns import is_mdns_hostname
+from aioice.stun import Message, TransactionError
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceTransport
@@ -63,6 +66,7 @@ class Generation(Connection):
         )
         self._owner = owner
         self._lookups: set[asyncio.Task[None]] = set()
+        self._received = 0
 
     @property
     def ended(self) -> bool:
@@ -108,7 +112,37 @@ class Generation(Connection):
             await asyncio.wait(self._lookups)
         await super().close()
 
+    def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
+        # FFmpeg's WHIP muxer sends none, which RFC 8445 (7.1.1) demands; aioice trusts that it is there.
+        message.attributes.setdefault("PRIORITY", candidate_priority(1, "prflx"))
+        super().check_incoming(message, addr, protocol)
+
+    async def query_consent(self) -> None:
+        """Ask again and again whether the other side still wants packets (RFC 7675); close when it is silent.
+
+        FFmpeg's WHIP muxer answers no check once it is connected. From a peer that only publishes, whose
+        consent we need for a little RTCP alone, media that arrives is taken for an answer.
+        """
+        assert self.remote_password is not None
+        key, failures = self.remote_password.encode(), 0
+        while failures < CONSENT_FAILURES:
+            received = self._received
+            await asyncio.sleep(CONSENT_INTERVAL * (0.8 + 0.4 * random.random()))
+            for pair in list(self._nominated.values()):
+                request = self.build_request(pair, nominate=False)
+                try:
+                    await pair.protocol.request(request, pair.remote_addr, key, retransmissions=0)
+                    failures = 0
+                except TransactionError:
+                    failures += 1
+            if self._received > received and self._owner.only_receives():
+                failures = 0
+        log.info("%s: the other side no longer answers", self)
+        self._query_consent_task = None
+        await self.close()
+
     def data_received(self, data: bytes, component: int) -> None:
+        self._received += 1
         self._owner.arrived(data)
 
     def protocol_lost(self, protocol: StunProtocol) -> None:
@@ -122,8 +156,16 @@ class Generation(Connection):
 class IceConnection:
     """What aiortc's transports take for an aioice `Connection`: the generation in use, and one to come."""
 
-    def __init__(self, settings: IceSettings, *, username: str | None, password: str | None) -> None:
+    def __init__(
+        self,
+        settings: IceSettings,
+        *,
+        username: str | None,
+        password: str | None,
+        only_receives: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.settings = settings
+        self.only_receives = only_receives
         self._current = Generation(self, local_username=username, local_password=password)
         self._next: Generation | None = None
         self._restart: asyncio.Task[None] | None = None
@@ -327,11 +369,18 @@ class PeerConnection(RTCPeerConnection):
         transport = dtls.transport
         stock = transport.iceGatherer._connection
         connection = IceConnection(
-            self.ice_settings, username=stock.local_username, password=stock.local_password
+            self.ice_settings,
+            username=stock.local_username,
+            password=stock.local_password,
+            only_receives=self._only_receives,
         )
         transport.iceGatherer._connection = transport._connection = connection  # type: ignore[assignment]
         transport._recv, transport._send = connection.recv, connection.send
         return dtls
+
+    def _only_receives(self) -> bool:
+        directions = {transceiver.currentDirection for transceiver in self.getTransceivers()}
+        return self.sctp is None and "recvonly" in directions and not directions & {"sendonly", "sendrecv"}
 
     @property
     def ice_transport(self) -> RTCIceTransport:

@@ -6,6 +6,8 @@ import time
 
 import pytest
 from aioice import Candidate, Connection
+from aioice.ice import StunProtocol
+from aioice.stun import TransactionTimeout
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 from turn_server import SECRET, turn_server
 
@@ -234,6 +236,70 @@ async def test_a_real_turn_server_is_reached_by_tcp_and_as_stun_and_refuses_a_wr
         async with Pair(IceSettings(servers=servers)) as pair:
             await pair.connect()
             assert sum(" typ relay" in line for line in set(candidates_of(pair.ours))) == 1
+
+
+class Spare(Connection):
+    """Sends checks as FFmpeg's WHIP muxer does: without a priority and without a role."""
+
+    def build_request(self, pair, nominate):
+        request = super().build_request(pair, nominate)
+        for name in ("PRIORITY", "ICE-CONTROLLING"):
+            del request.attributes[name]
+        return request
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_checks_that_lack_a_priority_are_taken(early):
+    async with Pair(IceSettings()) as pair:
+        await pair.stock.setLocalDescription(await pair.stock.createOffer())
+        await pair.ours.setRemoteDescription(pair.stock.localDescription)
+        ice = pair.ours.ice
+        spare = Spare(ice_controlling=True, local_username="spare", local_password="s" * 22)
+        ice.remote_username, ice.remote_password = spare.local_username, spare.local_password
+        await ice.gather_candidates()
+        await spare.gather_candidates()
+        spare.remote_username, spare.remote_password = ice.local_username, ice.local_password
+        for candidate in ice.local_candidates:
+            await spare.add_remote_candidate(candidate)
+        await spare.add_remote_candidate(None)
+        try:
+            async with asyncio.timeout(LIMIT):
+                first, second = (spare, ice) if early else (ice, spare)
+                begun = asyncio.create_task(first.connect())
+                await asyncio.sleep(0.1)
+                await asyncio.gather(begun, second.connect())
+        finally:
+            await spare.close()
+            await ice.close()
+
+
+@pytest.mark.parametrize("only_receives", [True, False])
+async def test_a_publisher_that_answers_no_checks_stays_as_long_as_it_sends(monkeypatch, only_receives):
+    monkeypatch.setattr(adapter, "CONSENT_INTERVAL", 0.02)
+    monkeypatch.setattr(adapter, "CONSENT_FAILURES", 2)
+    async with Pair(IceSettings()) as pair:
+        await pair.connect()
+        ice = pair.ours.ice
+        ice.only_receives = lambda: only_receives
+
+        async def unanswered(self, *arguments, **options):
+            await asyncio.sleep(0.02)
+            raise TransactionTimeout
+
+        monkeypatch.setattr(StunProtocol, "request", unanswered)
+        async with asyncio.timeout(LIMIT):
+            if only_receives:
+                for number in range(20):
+                    pair.channel.send(str(number))
+                    await asyncio.sleep(0.02)
+                assert pair.ours.connectionState == "connected"
+            # Silence, or data alone of one that we send to, is not enough.
+            while pair.ours.connectionState == "connected":
+                if not only_receives:
+                    pair.stock.sctp.transport.transport._connection._nominated[1].protocol.transport.sendto(
+                        b"\xff", (ice.local_candidates[0].host, ice.local_candidates[0].port)
+                    )
+                await asyncio.sleep(0.02)
 
 
 def test_candidate_lines_are_read_or_refused():
