@@ -23,6 +23,7 @@ if problems:
     sys.stderr.writelines(f"headrace: error: {problem}\n" for problem in problems)
     sys.exit(2)
 
+from headrace.cli_models import models
 from stream.errors import HeadraceError, InvalidInput, NotInstalled
 
 app = typer.Typer(
@@ -32,6 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(models, name="models")
 
 USAGE = 2
 FAILED = 1

@@ -1,0 +1,265 @@
+"""Getting models from the hub: the files that are needed, resumable, with progress.
+
+The worker and the command line use it without torch. huggingface_hub does the transfers (into its own cache,
+where other programs find them), one file after the other, in the calling thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.models.errors import ModelNotFound, amount
+from headrace.models.files import choose
+from headrace.models.refs import ModelRef
+from headrace.models.roots import Roots
+from stream.errors import HeadraceError, InvalidInput, NotInstalled, SourceError
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = 20.0
+"""Seconds without an answer of the hub's API."""
+
+
+class PullFailed(SourceError):
+    """The hub cannot be reached, or broke off; what came is kept, and pulling again goes on from there."""
+
+    code = "pull_failed"
+
+
+class AccessDenied(HeadraceError):
+    """The repository is private, or its licence must be accepted first."""
+
+    code = "access_denied"
+    status = 403
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file of a repository, its size in bytes, and how much of it is here already."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a pull fetches: ``files`` of a ``repository`` at a ``commit``."""
+
+    ref: ModelRef
+    repository: str
+    commit: str
+    files: tuple[Wanted, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+OnBytes = Callable[[str, int, int], None]
+"""Called with a file's name, bytes done of all files, and bytes of all files."""
+
+
+class Puller:
+    """Pulls into the hub's cache. ``endpoint``: of the hub (None: HF_ENDPOINT, else huggingface.co)."""
+
+    def __init__(self, roots: Roots, *, endpoint: str | None = None, token: str | None = None) -> None:
+        self._roots = roots
+        self._endpoint = endpoint
+        self._token = token
+
+    def plan(self, ref: ModelRef | str, *, variant: str | None = None) -> Plan:
+        """What there is to fetch. ``variant``: ``fp16`` takes files of half precision where there are any.
+
+        Raises `InvalidInput` for what is no repository, `ModelNotFound`, `AccessDenied`, `PullFailed`,
+        `UnsafeFile` where there are only pickles, `NotInstalled` without huggingface_hub.
+        """
+        ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+        repository = ref.repository
+        if repository is None:
+            raise InvalidInput(f"{ref} is no repository of the hub", field="model_id")
+        with self._translated(ref):
+            info = self._api().model_info(
+                repository, revision=ref.revision, files_metadata=True, timeout=_TIMEOUT
+            )
+        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
+        names = self._names(ref, repository, str(info.sha), sizes, variant)
+        return Plan(ref, repository, str(info.sha), tuple(Wanted(name, sizes[name]) for name in names))
+
+    def _names(
+        self, ref: ModelRef, repository: str, commit: str, sizes: dict[str, int], variant: str | None
+    ) -> Iterable[str]:
+        inner = ref.file_in_repository
+        if inner is not None:
+            if inner not in sizes:
+                raise ModelNotFound(f"{repository} has no file {inner}", field="model_id")
+            return [inner]
+        index = None
+        if "model_index.json" in sizes:
+            index = json.loads(self._fetch(ref, repository, "model_index.json", commit).read_text())
+        choice = choose(sizes, variant=variant, index=index, name=f"model {ref}")
+        if choice.layout == "other" and len(choice.weights) > 1:
+            one = f"{repository}/{choice.weights[0]}"
+            raise InvalidInput(
+                f"{repository} has {len(choice.weights)} files of weights; name one, as {one}",
+                field="model_id",
+            )
+        if not choice.weights:
+            gguf = [name for name in sizes if name.endswith(".gguf")]
+            hint = f"; name one of its files, as {repository}/{gguf[0]}" if gguf else ""
+            raise ModelNotFound(f"{repository} has no weights that can be used{hint}", field="model_id")
+        return choice.files
+
+    def fetch(
+        self, plan: Plan, on_bytes: OnBytes | None = None, cancel: threading.Event | None = None
+    ) -> Path:
+        """Fetch what is missing; the folder of the snapshot.
+
+        What was fetched before, also half of a file, is not fetched again. ``cancel`` ends it between two
+        pieces of a file (`PullFailed`). Raises as `plan`.
+        """
+        done = 0
+        folder: Path | None = None
+        for file in plan.files:
+            before = done
+
+            def tell(count: int, name: str = file.name, before: int = before, size: int = file.size) -> None:
+                if cancel is not None and cancel.is_set():
+                    raise PullFailed(f"pulling {plan.ref} was given up; what came so far is kept")
+                if on_bytes is not None:
+                    on_bytes(name, before + min(count, size), plan.size)
+
+            tell(0)
+            path = self._fetch(plan.ref, plan.repository, file.name, plan.commit, tell)
+            folder = folder or Path(str(path)[: -len(file.name) - 1])
+            done += file.size
+            tell(file.size)
+        self._write_ref(plan)
+        assert folder is not None
+        return folder
+
+    def _fetch(
+        self,
+        ref: ModelRef,
+        repository: str,
+        name: str,
+        commit: str,
+        tell: Callable[[int], None] | None = None,
+    ) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        with self._translated(ref):
+            return Path(
+                hf_hub_download(
+                    repository,
+                    name,
+                    revision=commit,
+                    cache_dir=self._roots.hub,
+                    endpoint=self._endpoint,
+                    token=self._token,
+                    etag_timeout=_TIMEOUT,
+                    tqdm_class=_bar(tell),
+                )
+            )
+
+    def _write_ref(self, plan: Plan) -> None:
+        """The branch that was asked for means this commit from now on, as the hub's own tools write it."""
+        revision = plan.ref.revision or "main"
+        if revision == plan.commit:
+            return
+        refs = self._roots.hub / f"models--{plan.repository.replace('/', '--')}" / "refs"
+        target = refs / revision
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(plan.commit)
+
+    def _api(self) -> Any:
+        try:
+            from huggingface_hub import HfApi
+        except ModuleNotFoundError as error:
+            if error.name != "huggingface_hub":
+                raise
+            raise NotInstalled("pulling needs huggingface_hub: pip install 'headrace[batch]'") from error
+        return HfApi(endpoint=self._endpoint, token=self._token, library_name="headrace")
+
+    def _translated(self, ref: ModelRef) -> _Translated:
+        return _Translated(ref)
+
+
+class _Translated:
+    """Turns what huggingface_hub raises into our errors."""
+
+    def __init__(self, ref: ModelRef) -> None:
+        self._ref = ref
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, HeadraceError):
+            return
+        from huggingface_hub import errors
+
+        ref = self._ref
+        if isinstance(error, errors.GatedRepoError):
+            page = f"https://huggingface.co/{ref.repository}"
+            raise AccessDenied(
+                f"{ref} is gated: accept its licence at {page}, then set HF_TOKEN", field="model_id"
+            ) from None
+        if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
+            raise ModelNotFound(
+                f"the hub has no model {ref}, or it is private (then set HF_TOKEN)", field="model_id"
+            ) from None
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            raise PullFailed(f"{ref} cannot be pulled: HF_HUB_OFFLINE is set", field="model_id") from None
+        if isinstance(error, OSError):
+            raise PullFailed(_reason(ref, error), field="model_id") from None
+        if isinstance(error, Exception) and type(error).__module__.partition(".")[0].startswith(
+            ("httpx", "httpcore")
+        ):
+            raise PullFailed(_reason(ref, error), field="model_id") from None
+
+
+def _reason(ref: ModelRef, error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    return f"pulling {ref} broke off ({text}); what came so far is kept, pull it again to go on"
+
+
+def _bar(tell: Callable[[int], None] | None) -> type:
+    """A stand-in for the progress bar that huggingface_hub draws: it tells the bytes that are there."""
+    from huggingface_hub.utils import tqdm
+
+    class Silent(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._count = int(kwargs.get("initial") or 0)
+            super().__init__(*args, **{**kwargs, "disable": True})
+            if tell is not None:
+                tell(self._count)
+
+        def update(self, n: float | None = 1) -> None:
+            self._count += int(n or 0)
+            if tell is not None:
+                tell(self._count)
+
+    return Silent
+
+
+def space_needed(plan: Plan, roots: Roots) -> None:
+    """Raise `InvalidInput` when the disk has no room for what ``plan`` still has to fetch."""
+    import shutil
+
+    folder = roots.hub
+    while not folder.exists():
+        folder = folder.parent
+    snapshot = roots.hub / f"models--{plan.repository.replace('/', '--')}" / "snapshots" / plan.commit
+    wanted = sum(file.size for file in plan.files if not (snapshot / file.name).exists())
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise InvalidInput(
+            f"{plan.ref} needs {amount(wanted)} more on {folder}, which has {amount(free)} free",
+            field="model_id",
+        )

@@ -1,0 +1,79 @@
+"""Asking a running worker about its models, from the command line."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
+
+from headrace.engine.host_errors import rebuild
+from headrace.models import errors as errors  # (its errors come back by their codes)
+from stream.errors import HeadraceError, InvalidInput, NotFound, SourceError, Unauthorized
+
+TIMEOUT = 30.0
+
+
+class Remote:
+    """A worker under ``url``. Every call raises `InvalidInput` for a URL that is none, `Unauthorized`,
+    `SourceError` where no worker answers, and what the worker answers in the place of a result."""
+
+    def __init__(self, url: str, token: str | None = None, *, verify_tls: bool = True) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInput(f"{url!r} is not an http or https URL", field="--url")
+        self._url = url.rstrip("/")
+        self._headers = {"Accept": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        context = ssl.create_default_context()
+        if not verify_tls:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        # No proxy: the worker is on this machine or in its network.
+        self._opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._ask(Request(self._url + path, headers=self._headers))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {**self._headers, "Content-Type": "application/json"}
+        return self._ask(Request(self._url + path, json.dumps(body).encode(), headers))
+
+    def _ask(self, request: Request) -> dict[str, Any]:
+        try:
+            with self._opener.open(request, timeout=TIMEOUT) as response:
+                answer = json.loads(response.read())
+        except HTTPError as error:
+            with error:
+                raise _answered(error, request.full_url) from None
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            raise SourceError(f"no worker answers at {self._url}: {reason}") from None
+        except ValueError:
+            raise SourceError(f"{request.full_url} does not answer with JSON; is that a worker?") from None
+        if not isinstance(answer, dict):
+            raise SourceError(f"{request.full_url} does not answer as a Headrace worker does")
+        return answer
+
+
+def _answered(error: HTTPError, url: str) -> HeadraceError:
+    if error.code == 401:
+        return Unauthorized(f"{url} asks for a token: give --token or HEADRACE_TOKEN", field="--token")
+    try:
+        body = json.loads(error.read())
+    except (ValueError, OSError):
+        body = None
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return failure(body)
+    if error.code == 404:
+        return NotFound(f"{url} is not there; is that a worker with batch endpoints?")
+    return SourceError(f"{url} answered {error.code}")
+
+
+def failure(data: Mapping[str, Any]) -> HeadraceError:
+    """The error that a worker describes."""
+    return rebuild(dict(data))
