@@ -125,8 +125,8 @@ class Audience:
         for seat in list(self._seats.values()):
             self._start(seat)
 
-    async def close(self) -> None:
-        """End every sink within `LEAVE` seconds; what does not end is cancelled."""
+    async def close(self, timeout: float = LEAVE) -> None:
+        """End every sink within ``timeout`` seconds; what does not end is cancelled. Safe to call twice."""
         self._closed = True
         tasks = [seat.task for seat in self._seats.values() if seat.task is not None]
         for seat in self._seats.values():
@@ -135,7 +135,7 @@ class Audience:
                 seat.sink.end()
         try:
             if tasks:
-                await asyncio.wait(tasks, timeout=LEAVE)
+                await asyncio.wait(tasks, timeout=timeout)
         finally:
             for task in tasks:
                 task.cancel()

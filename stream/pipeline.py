@@ -10,18 +10,16 @@ waits for room in the next.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from stream.calls import ProcessorCalls
 from stream.canvas import Shown
 from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks, to_ticks
-from stream.codecs.convert import Converter
 from stream.encoding import EncodingSettings, EncodingStage
 from stream.errors import CodecError, EngineError, HeadraceError, ProcessorError
 from stream.figures import Figures
@@ -31,13 +29,10 @@ from stream.logs import session_thread
 from stream.overlay import Notice, OverlaySettings
 from stream.presenter import Presenter
 from stream.processor import FrameProcessor, Params
-from stream.sound import ENGINE_RETRIES, SoundStage, is_cancelled
+from stream.sound import SoundStage
 from stream.units import EncodedUnit, Rendition
 
 log = logging.getLogger(__name__)
-
-MAX_RESULTS = 16
-"""Frames that one call of a processor may return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,10 @@ class PipelineSettings:
     overlay: OverlaySettings = field(default_factory=OverlaySettings)
     encoding: EncodingSettings = field(default_factory=EncodingSettings)
     ready_timeout: float = 300.0
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return None if self.width is None or self.height is None else (self.width, self.height)
 
 
 class Decoding(Protocol):
@@ -106,17 +105,15 @@ class Pipeline:
         )
         self._encoding = EncodingStage(settings.encoding, self._loop, self)
         self._sound = SoundStage(processor, self._encoding, self._loop, self._frame_failed, lossless=lossless)
-        self._scaling = ThreadPoolExecutor(1, thread_name_prefix="scale")
         self._presenter = Presenter(settings.overlay)
+        patience = settings.ready_timeout if lossless else None
+        self._calls = ProcessorCalls(processor, settings.size, self._presenter.began, patience=patience)
         self._clock = SessionClock()
         self._out = Monotonic()
         self._shown_at = 0
         self._rate = EvenRate(settings.max_fps) if settings.max_fps else None
-        self._converter = Converter()
         self._between_frames = asyncio.Lock()
         self._steering = asyncio.Lock()
-        self.ready = False
-        """Whether the processor has been loaded and told that the stream starts; set by the session."""
         self._number = 0
         self._last_job_pts: int | None = None
         self._failure: asyncio.Future[None] = self._loop.create_future()
@@ -126,6 +123,15 @@ class Pipeline:
     @property
     def encoding(self) -> EncodingStage:
         return self._encoding
+
+    @property
+    def ready(self) -> bool:
+        """Whether the processor has been loaded and told that the stream starts; set by the session."""
+        return self._calls.ready
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._calls.ready = ready
 
     @property
     def audio_dropped(self) -> int:
@@ -188,7 +194,7 @@ class Pipeline:
             await asyncio.shield(asyncio.to_thread(thread.join, 5.0))
             if thread.is_alive():
                 log.error("the %s thread did not end within 5 s", thread.name)
-        self._scaling.shutdown(wait=False, cancel_futures=True)
+        self._calls.close()
 
     # -- decoding thread -------------------------------------------------------------------------------
 
@@ -260,8 +266,8 @@ class Pipeline:
         job.number = self._number
         self._number += 1
         try:
-            frame = await self._prepare(job.frame)
-            return self._results(job, frame, await self._offer(frame))
+            frame = await self._calls.prepare(job.frame)
+            return self._results(job, frame, await self._calls.offer(frame))
         except EngineError as error:
             if self.settings.lossless:
                 raise
@@ -274,41 +280,6 @@ class Pipeline:
         except Exception as error:  # the edge to a processor that is not ours
             log.debug("the processor raised", exc_info=True)
             return self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
-
-    async def _prepare(self, frame: VideoFrame) -> VideoFrame:
-        """The frame at the size that the processor is promised."""
-        width, height = self.settings.width, self.settings.height
-        if width is None or height is None or (frame.width, frame.height) == (width, height):
-            return frame
-        scale = functools.partial(self._converter.scale, frame.picture, width, height, crop=True)
-        return frame.replace_picture(await self._loop.run_in_executor(self._scaling, scale))
-
-    async def _offer(self, frame: VideoFrame) -> list[VideoFrame]:
-        """Hand a frame to the processor; lossless, again after the engine came back."""
-        for attempt in range(ENGINE_RETRIES + 1):
-            frame.timeline.stamp("taken")
-            self._presenter.began(frame.timeline.taken)
-            self.processor.frame_time = frame.time
-            try:
-                if not self.ready:
-                    raise self._not_ready()
-                if not self.processor.info().video:
-                    return [frame]
-                return _normalised(await self.processor.process_video_async(frame))
-            except asyncio.CancelledError:
-                if is_cancelled():
-                    raise
-                raise ProcessorError("the processor's work was cancelled") from None
-            except EngineError:
-                if not self.settings.lossless or attempt == ENGINE_RETRIES:
-                    raise
-                log.warning("the engine was lost over the frame at %.3f s; trying it again", frame.time)
-                await self.processor.wait_ready(self.settings.ready_timeout)
-        raise AssertionError("unreachable")
-
-    def _not_ready(self) -> EngineError:
-        message, progress = self.processor.progress()
-        return EngineError(message, progress=progress)
 
     def _frame_failed(self, error: HeadraceError) -> list[Shown]:
         if self.settings.lossless:
@@ -378,9 +349,7 @@ class Pipeline:
         if what is None:
             return
         notice = what if isinstance(what, Notice) else None
-        width, height = self.settings.width, self.settings.height
-        if width is not None and height is not None:
-            size = (width, height)
+        size = self.settings.size or size
         shown = Shown(self._next_pts(pts, now), notice=notice, size=size, timeline=Timeline(processed=now))
         self._encoding.show([shown])
 
@@ -397,20 +366,3 @@ class Pipeline:
             self.encoding_failed(error)
         else:
             self._rendition_failed(rendition, error)
-
-
-def _normalised(result: object) -> list[VideoFrame]:
-    """What a processor returned as a list of frames; anything else is an error that says what it was."""
-    if result is None:
-        return []
-    if isinstance(result, VideoFrame):
-        return [result]
-    if isinstance(result, (list, tuple)) and all(isinstance(item, VideoFrame) for item in result):
-        if len(result) > MAX_RESULTS:
-            raise ProcessorError(
-                f"the processor returned {len(result)} frames; at most {MAX_RESULTS} are taken"
-            )
-        return list(result)
-    raise ProcessorError(
-        f"the processor returned {type(result).__name__}, not a VideoFrame, a list of them or None"
-    )

@@ -6,21 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from stream.audience import Audience
 from stream.decoding import UnitDecoding
 from stream.errors import HeadraceError, InvalidInput, ProcessorError, SinkError, SourceError
 from stream.ingest import Ingest
-from stream.listeners import Listener, Listeners
-from stream.mpegts import AccessUnit
-from stream.pipeline import Decoding, Pipeline, PipelineSettings
-from stream.processor import Emission, FrameProcessor, Params
+from stream.pipeline import Pipeline
+from stream.processor import FrameProcessor, Params
 from stream.renditions import RenditionHandle
+from stream.session_parts import Ending, KeySource, SessionSettings, SideChannels, Source, StreamDecoding
 from stream.sinks import Sink
-from stream.states import Counters, State, session_state
+from stream.standing import Standing
+from stream.states import Counters, State
 from stream.units import EncodedUnit, Rendition
+from stream.voice import Listener, Voice
+
+__all__ = ["Ending", "Session", "SessionSettings", "SideChannels", "Source", "StreamDecoding"]
 
 log = logging.getLogger(__name__)
 
@@ -30,58 +32,6 @@ REPLACING = ("workflow", "prompt", "prompts")
 """Parameters that put something else in place of what runs: those before them no longer hold."""
 CLOSE = 3.0
 """Seconds in which each of the closing steps must be done."""
-
-
-class Source(Protocol):
-    """Reads access units until its end; raises `SourceError` when it cannot."""
-
-    async def run(self, put: Callable[[AccessUnit], None], tracks: Callable[[bool, bool], None]) -> None: ...
-
-
-@runtime_checkable
-class KeySource(Protocol):
-    """A source that can be asked for a key picture."""
-
-    def request_key(self) -> None: ...
-
-
-class SideChannels(Protocol):
-    """Control in, events and data out. `run` ends when the other side says that the stream is over, and
-    returns how it did, in words."""
-
-    async def run(self, session: Session) -> str: ...
-    def event(self, event: dict[str, Any], kind: str) -> None: ...
-    def data(self, emission: Emission) -> None: ...
-    async def close(self) -> None: ...
-
-
-class StreamDecoding(Decoding, Protocol):
-    """The first stage of a live stream: `UnitDecoding` behind a `Source`, or one that makes its frames."""
-
-    errors: int
-    dropped: int
-    decoder_name: str | None
-    fallback_reason: str | None
-    last_problem: str | None
-
-    def end(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """``input_timeout``: seconds without a picture or sound after which the session ends (None: never)."""
-
-    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
-    input_timeout: float | None = 60.0
-    on_stream_stop_timeout: float = 5.0
-
-
-@dataclass(slots=True)
-class Ending:
-    """Why and how a session ended; ``error`` is None for a clean end."""
-
-    reason: str
-    error: HeadraceError | None = None
 
 
 class Session:
@@ -101,30 +51,23 @@ class Session:
         self.id = session_id
         self.processor = processor
         self.settings = settings
-        self.started_at = time.time()
-        self.started = time.monotonic()
         self.ending: Ending | None = None
         self.fatal: HeadraceError | None = None
         self.params: Params = dict(start_params or {})
         self.params_updated_at: float | None = None
         self.urls: dict[str, str | None] = {}
         """Where it reads and writes, for its status."""
-        self.state_changed_at = self.started_at
         self.tracks: tuple[bool, bool] | None = None
         """Whether the source has pictures, and sound, once that is known."""
         self.restarts = 0
         self.restarted_at: float | None = None
         self.restart_logs: str | None = None
-        self.pipeline_name = "headrace"
-        """The name that its events carry."""
         self._running = self._loaded = False
-        self._state = State.LOADING
-        self._ready_since: float | None = None
-        self._restarted_at: float | None = None
+        self._standing = Standing()
         self._source = source
         self._key_source: KeySource | None = source if isinstance(source, KeySource) else None
         self._side = side
-        self._listeners = Listeners()
+        self._voice = Voice(side)
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.decoding = decoding or UnitDecoding(settings.pipeline.encoding.video.hardware)
@@ -135,7 +78,31 @@ class Session:
             self.decoding.source_changed = self.pipeline.source_changed
             self.decoding.key_wanted = self._key_wanted
         self._audience = Audience(self.pipeline.encoding, self._fail)
-        processor.bind(self._emitted)
+        processor.bind(self._voice.emitted)
+
+    @property
+    def pipeline_name(self) -> str:
+        """The name that its events carry."""
+        return self._voice.name
+
+    @pipeline_name.setter
+    def pipeline_name(self, name: str) -> None:
+        self._voice.name = name
+
+    @property
+    def started(self) -> float:
+        """When it was made, in seconds of the monotonic clock."""
+        return self._standing.started
+
+    @property
+    def started_at(self) -> float:
+        """The same in epoch seconds."""
+        return self._standing.started_at
+
+    @property
+    def state_changed_at(self) -> float:
+        """Epoch seconds."""
+        return self._standing.changed_at
 
     @property
     def publisher(self) -> str | None:
@@ -187,7 +154,7 @@ class Session:
         ``callback`` gets a kind and: ``event`` a dict, ``data`` an `Emission`, ``params`` ``{"params",
         "frame"}``, ``ended`` ``{"reason", "error"}`` (the error's `as_dict`, or None), which is the last.
         """
-        return self._listeners.add(callback)
+        return self._voice.listen(callback)
 
     def stop(self, reason: str) -> None:
         """Ask for the end; `run` returns in a bounded time."""
@@ -215,52 +182,25 @@ class Session:
             self.params = {}
         self.params.update(params)
         self.params_updated_at = time.time()
-        self._event({"type": "params_updated", "params": params, "frame": frame})
-        self._listeners.tell("params", {"params": params, "frame": frame})
+        self._voice.params_updated(params, frame)
         return {"frame": frame}
 
     def restarted(self, count: int, logs: Sequence[str]) -> None:
         """The processor's engine was restarted under this session."""
-        self._restarted_at = time.monotonic()
+        self._standing.restarted = time.monotonic()
         self.restarts, self.restarted_at, self.restart_logs = count, time.time(), "\n".join(logs)
-        event = {
-            "type": "restart",
-            "pipeline": self.pipeline_name,
-            "restart_count": count,
-            "restart_time": int(self.restarted_at * 1000),
-            "restart_logs": self.restart_logs,
-        }
-        self._event(event)
+        self._voice.restarted(count, self.restarted_at, self.restart_logs)
 
     @property
     def state(self) -> State:
-        state = session_state(self.counters())
-        if state is not self._state:
-            self._state, self.state_changed_at = state, time.time()
-        return state
+        return self._standing.state(self.counters())
 
     def counters(self) -> Counters:
         """A snapshot for `session_state`."""
-        figures, now = self.pipeline.figures, time.monotonic_ns()
-        inputs = [m for m in (figures.input_rate.last, figures.audio_in_rate.last) if m is not None]
-        sound_alone = figures.counts.frames_in == 0 and figures.counts.audio_in > 0
-        outputs = figures.audio_out_rate if sound_alone else figures.answer_rate
-        return Counters(
-            now=now / 1e9,
-            started=self.started,
-            ready=self.pipeline.ready,
-            ready_since=self._ready_since,
-            has_input=self._source is not None,
-            last_input=max(inputs) / 1e9 if inputs else None,
-            input_fps=figures.input_rate.rate(now),
-            first_output=None if figures.first_answer is None else figures.first_answer / 1e9,
-            last_output=None if outputs.last is None else outputs.last / 1e9,
-            output_fps=outputs.rate(now),
-            last_error=None if figures.last_error_at is None else figures.last_error_at / 1e9,
-            last_restart=self._restarted_at,
-            fatal=self.fatal is not None,
-            ended=self.ending is not None and not self._running,
-        )
+        standing = self._standing
+        standing.fatal = self.fatal is not None
+        standing.ended = self.ending is not None and not self._running
+        return standing.counters(self.pipeline.figures, has_input=self._source is not None)
 
     # -- its life --------------------------------------------------------------------------------------
 
@@ -301,7 +241,7 @@ class Session:
             for task in (source, pipeline, stop):
                 task.cancel()
             results = await asyncio.gather(source, pipeline, stop, return_exceptions=True)
-            await self._audience.close()
+            await self._audience.close(0)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -339,13 +279,13 @@ class Session:
             log.info("loading failed", exc_info=True)
             self._load_failed(ProcessorError(f"loading failed: {type(error).__name__}: {error}"))
         else:
-            self._ready_since = time.monotonic()
+            self._standing.ready_since = time.monotonic()
             self.pipeline.ready = True
 
     def _load_failed(self, error: HeadraceError) -> None:
         self.fatal = error
         log.error("session %s: %s", self.id, error.message)
-        self._event(self._error_event(error))
+        self._voice.error(error)
 
     async def _watch_input(self) -> None:
         limit = self.settings.input_timeout
@@ -381,17 +321,8 @@ class Session:
         if self.ending is None or self.ending.error is None:
             self.ending = Ending(error.message, error)
         if isinstance(error, (SourceError, SinkError)) or self._running:
-            self._event(self._error_event(error))
+            self._voice.error(error)
         self._stop.set()
-
-    def _error_event(self, error: HeadraceError) -> dict[str, Any]:
-        return {
-            "type": "error",
-            "pipeline": self.pipeline_name,
-            "message": error.message,
-            "time": time.time(),
-            **({"details": error.details} if error.details else {}),
-        }
 
     def _end(self, reason: str) -> None:
         if self.ending is None:
@@ -404,11 +335,7 @@ class Session:
         self.processor.bind(None)
         self._end("stopped")
         assert self.ending is not None
-        ending = self.ending
-        self._event({"type": "stream_stopped", "reason": ending.reason})
-        error = ending.error.as_dict() if ending.error is not None else None
-        self._listeners.tell("ended", {"reason": ending.reason, "error": error})
-        self._listeners.clear()
+        self._voice.ended(self.ending.reason, self.ending.error)
         await self._bounded(self._side.close(), CLOSE)
         side.cancel()
         await asyncio.gather(side, return_exceptions=True)
@@ -438,16 +365,3 @@ class Session:
         except RuntimeError:
             # The loop has ended, and this session with it.
             pass
-
-    def _event(self, event: dict[str, Any]) -> None:
-        self._side.event(event, "ai_stream_events")
-        self._listeners.tell("event", event)
-
-    def _emitted(self, emission: Emission) -> None:
-        if emission.kind == "event" and not isinstance(emission.data, dict):
-            log.warning("an event must be a JSON object, not %s", type(emission.data).__name__)
-        elif emission.kind == "event":
-            self._event(emission.data)
-        else:
-            self._side.data(emission)
-            self._listeners.tell("data", emission)

@@ -97,7 +97,7 @@ def at_work(session: Session, frames: int = 300, results: int = 300) -> None:
     """As after ten seconds of 30 fps of which ``results`` were processed."""
     session.pipeline.ready = True
     session._running = True
-    session._ready_since = session.started
+    session._standing.ready_since = session.started
     figures, now = session.pipeline.figures, time.monotonic_ns()
     session.started -= 20
     for index in range(frames):
@@ -153,6 +153,6 @@ async def test_an_error_for_good_and_the_end_are_told() -> None:
 async def test_silence_of_over_ten_seconds_is_told() -> None:
     silent = session()
     at_work(silent, results=0)
-    silent.started = silent._ready_since = time.monotonic() - 20
+    silent._standing.started = silent._standing.ready_since = time.monotonic() - 20
     silent.pipeline.figures.first_answer = None
     assert explain(silent, "ready") == "There has been no result for over ten seconds."
