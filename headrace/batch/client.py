@@ -19,6 +19,8 @@ from headrace.engine.blobs import Blobs, pack
 from headrace.engine.guardian import Engine
 from headrace.engine.link import Message
 from headrace.engine.settings import EngineSettings
+from headrace.models.ledger_service import SESSION as LEDGER
+from headrace.models.ledger_service import LedgerService
 from stream.errors import EngineError, HeadraceError, NotInstalled
 
 log = logging.getLogger(__name__)
@@ -102,9 +104,15 @@ class _Request:
 class BatchEngine:
     """Requests to the engine that runs batch pipelines. Belongs to the loop of the main thread."""
 
-    def __init__(self, settings: BatchSettings | None = None) -> None:
+    def __init__(self, settings: BatchSettings | None = None, ledger: LedgerService | None = None) -> None:
         self.settings = settings or BatchSettings()
         self.engine = Engine(self.settings.engine)
+        self._ledger = ledger
+        if ledger is not None:
+            name = self.settings.engine.name
+            ledger.attach(name, self._ask)
+            self.engine.route(LEDGER, lambda message: ledger.received(name, message))
+            self.engine.subscribe(self._engine_changed)
         self._requests: dict[str, _Request] = {}
         self._told = 0
         """The generation of the engine that has been told of the models."""
@@ -237,11 +245,16 @@ class BatchEngine:
         elif isinstance(self.engine.failure, NotInstalled):
             raise self.engine.failure
 
+    def _engine_changed(self, engine: Engine) -> None:
+        if self._ledger is not None and engine.state != "ready":
+            self._ledger.lost(engine.settings.name)
+
     async def _tell_models(self) -> None:
         if self._told == self.engine.generation:
             return
         self._told = self.engine.generation
-        models = {"folders": dict(self.settings.folders), "budget": self.settings.budget}
+        models: dict[str, Any] = {"folders": dict(self.settings.folders), "budget": self.settings.budget}
+        models["ledger"] = self._ledger is not None
         pipelines = dict(self.settings.pipelines)
         await self.engine.call({"op": "batch_set", "models": models, "pipelines": pipelines})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines import registry
 from headrace.batch.turns import DeviceTurns
 from headrace.models.cache import EntryReport, ModelCache
+from headrace.models.engine_side import QUESTIONS, EngineSide, Later, Say
 from headrace.models.roots import Roots
 from headrace.models.store import ModelStore
 from stream.errors import InvalidInput, NotFound, ProcessorError
@@ -25,10 +27,23 @@ log = logging.getLogger(__name__)
 class Runner:
     """Runs jobs, each in the thread that asks. ``wishes`` is what the worker said in ``batch_set``."""
 
-    def __init__(self, device: torch.device, wishes: dict[str, Any]) -> None:
+    def __init__(
+        self, device: torch.device, wishes: dict[str, Any], say: Say | None = None, later: Later | None = None
+    ) -> None:
         models = wishes.get("models") or {}
         budget = models.get("budget")
-        self.cache = ModelCache(str(device), budget if type(budget) is int else None)
+        self.side: EngineSide | None = None
+        if models.get("ledger") and say is not None and later is not None:
+            self.side = EngineSide(say, later)
+        self.cache = ModelCache(
+            str(device),
+            budget if type(budget) is int else None,
+            gate=self.side,
+            on_change=self.side.changed if self.side is not None else None,
+            on_thread=_as_this_thread(device),
+        )
+        if self.side is not None:
+            self.side.serve(self.cache)
         self.store = ModelStore(_roots(models.get("folders") or {}))
         self.pipelines = registry.Pipelines(wishes.get("pipelines"))
         self.turns = DeviceTurns(*_on_cuda(device)) if device.type == "cuda" else DeviceTurns()
@@ -53,8 +68,10 @@ class Runner:
     def ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a question of the worker about the cache: ``models`` or ``unload``."""
         what = body.get("what")
+        if what in QUESTIONS and self.side is not None:
+            return self.side.ask(body)
         if what == "models":
-            return {"models": [_told(entry) for entry in self.cache.entries()], "used": self.cache.used}
+            return {"models": [entry.as_dict() for entry in self.cache.entries()], "used": self.cache.used}
         if what == "unload":
             before = self.cache.used
             found = self._of(str(body.get("model")))
@@ -79,20 +96,18 @@ def _roots(folders: dict[str, str]) -> Roots:
     )
 
 
-def _told(entry: EntryReport) -> dict[str, Any]:
-    return {
-        "key": entry.key.as_dict(),
-        "state": entry.state,
-        "progress": entry.progress,
-        "what": entry.what,
-        "bytes": sum(entry.parts.values()),
-        "parts": dict(entry.parts),
-        "leases": entry.leases,
-        "pinned": entry.pinned,
-        "last_used": entry.last_used,
-        "weights": entry.weights,
-        "load_seconds": entry.load_seconds,
-    }
+def _as_this_thread(device: torch.device) -> Callable[[], None]:
+    """Gives a thread that loads the settings of the one that calls this: both hold for one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+
+    def settle() -> None:
+        torch.set_num_threads(threads)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    return settle
 
 
 def _on_cuda(device: torch.device) -> tuple[Any, Any]:

@@ -263,8 +263,26 @@ class BatchHost:
             if self._runner is None:
                 from headrace.batch.runner import Runner
 
-                self._runner = Runner(self._device, self._wishes)
+                self._runner = Runner(self._device, self._wishes, self._say, self._later)
             return self._runner
+
+    def _say(self, body: dict[str, Any]) -> None:
+        """From any thread: words of the model cache to the worker's ledger."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is ending
+            self._loop.call_soon_threadsafe(self._tell, body)
+
+    def _tell(self, body: dict[str, Any]) -> None:
+        """On the loop, and later where the worker does not read at the moment: none may be lost."""
+        try:
+            self._link.send({"op": "words", "session": "models", **body})
+        except LinkOverflow:
+            self._loop.call_later(_HELD_BACK, self._tell, body)
+        except LinkError as error:
+            log.warning("words of the model cache cannot be sent: %s", error.message)
+
+    def _later(self, delay: float, work: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # as above
+            self._loop.call_soon_threadsafe(self._loop.call_later, delay, work)
 
     def _ask(self, call: int, body: dict[str, Any]) -> None:
         """A question that may wait for the cache's lock, so not on the loop."""
