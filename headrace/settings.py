@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     allowed_origins: Names = Field(
         (), description="other sites whose pages may use this worker, as `https://example.org`, or `*`"
     )
+    models_folder: Path | None = Field(
+        None, description="folder of your own models (default: `~/.local/share/headrace/models`)"
+    )
+    models_budget: int | None = Field(
+        None, ge=1 << 20, description="bytes that models may take of a device (default: 80 % of its memory)"
+    )
     batch: bool = Field(True, description="answer the batch endpoints")
     batch_models: Names = Field(
         (), description="models of requests that name none, as `text-to-image=owner/name`, commas between"
