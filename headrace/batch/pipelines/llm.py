@@ -43,10 +43,10 @@ class Llm:
     """``/llm``: see `headrace.batch.contract.BatchPipeline`.
 
     Inputs: ``messages`` or ``prompt``, ``max_tokens``, ``temperature``, ``top_p``, ``top_k``, ``stop``,
-    ``seed``, ``presence_penalty``, ``frequency_penalty``, ``tools``, ``tool_choice``. Pieces: ``{"text"}``.
-    The body has ``text``, ``finish_reason`` (``stop``, ``length``, ``tool_calls``), ``tool_calls``,
-    ``prompt_tokens``, ``completion_tokens``, ``seed``. An answer that reaches the end of the model's context
-    ends there, with ``length``.
+    ``seed``, ``presence_penalty``, ``frequency_penalty``, ``tools``, ``tool_choice``. Pieces: ``text`` and
+    the counts so far. The body has ``text``, ``finish_reason`` (``stop``, ``length``, ``tool_calls``),
+    ``tool_calls``, ``usage`` (``prompt_tokens``, ``completion_tokens``), ``seed``. An answer that reaches the
+    end of the model's context ends there, with ``length``.
     """
 
     name: ClassVar[str] = "llm"
@@ -66,8 +66,7 @@ class Llm:
             body: dict[str, Any] = {
                 "text": text,
                 "finish_reason": "tool_calls" if calls else finish,
-                "prompt_tokens": len(prompt),
-                "completion_tokens": made,
+                "usage": {"prompt_tokens": len(prompt), "completion_tokens": made},
                 "seed": seed,
                 "weights": lease.weights,
             }
@@ -113,7 +112,8 @@ def _listen(job: Job, generation: Generation, decoder: Decoder) -> tuple[str, Fi
                 parts.append(said.text)
                 text = scanner.push(said.text) + ("" if said.finish is None else scanner.finish())
                 if text:
-                    job.emit({"text": text})
+                    counts = {"prompt_tokens": len(generation.prompt), "completion_tokens": said.tokens}
+                    job.emit({"text": text, **counts})
                 if said.tokens:
                     job.progress(said.tokens, generation.max_tokens, "tokens")
                 if said.finish is not None:

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from headrace.batch.contract import Job, Progress
 from headrace.batch.turns import DeviceTurns
 from headrace.models.demos import DEMOS
 from headrace.models.roots import Roots
 from headrace.models.store import ModelStore
+
+
+# Two threads of one operation wait for each other where another process has one of the cores.
+torch.set_num_threads(1)
 
 
 def store_of(config: pytest.Config) -> ModelStore:

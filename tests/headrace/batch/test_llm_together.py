@@ -59,8 +59,8 @@ def ask(store: ModelStore, models: ModelCache) -> Asking:
 def test_an_answer_counts_its_tokens_and_says_why_it_ended_and_with_which_weights(ask: Asking) -> None:
     body = ask(TINY, "Hello", max_tokens=7)
     assert body["finish_reason"] == "length"
-    assert body["completion_tokens"] == 7
-    assert body["prompt_tokens"] == len("Hello") + 3
+    assert body["usage"]["completion_tokens"] == 7
+    assert body["usage"]["prompt_tokens"] == len("Hello") + 3
     assert body["weights"] == "random"
 
 
@@ -68,7 +68,7 @@ def test_what_is_streamed_is_the_answer(ask: Asking) -> None:
     heard = Heard()
     body = ask(TINY, "Hello", heard, max_tokens=60, temperature=1.0, seed=5)
     assert "".join(piece["text"] for piece in heard.pieces) == body["text"]
-    assert [p.step for p in heard.told if p.phase == "running"][-1] == body["completion_tokens"]
+    assert [p.step for p in heard.told if p.phase == "running"][-1] == body["usage"]["completion_tokens"]
 
 
 def test_seeds_repeat_an_answer_and_differ_from_each_other(ask: Asking) -> None:
@@ -104,7 +104,7 @@ def test_an_answer_ends_before_a_stop_sequence(ask: Asking) -> None:
     assert body["finish_reason"] == "stop"
     assert body["text"] == whole[: whole.index(stop)]
     assert "".join(piece["text"] for piece in heard.pieces) == body["text"]
-    assert body["completion_tokens"] <= 40
+    assert body["usage"]["completion_tokens"] <= 40
 
 
 def test_a_cancelled_request_leaves_the_others_running(ask: Asking) -> None:
@@ -144,11 +144,15 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(ask: Asking) -
 
 def test_an_answer_ends_with_the_context(ask: Asking) -> None:
     body = ask(TINY, "x" * 2030, max_tokens=500)
-    assert (body["prompt_tokens"], body["completion_tokens"], body["finish_reason"]) == (2033, 15, "length")
+    assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"], body["finish_reason"]) == (
+        2033,
+        15,
+        "length",
+    )
 
 
 def test_a_plain_prompt_is_continued_without_a_template(ask: Asking) -> None:
-    assert ask(TINY, "", prompt="abc", max_tokens=2)["prompt_tokens"] == 3
+    assert ask(TINY, "", prompt="abc", max_tokens=2)["usage"]["prompt_tokens"] == 3
 
 
 @pytest.mark.parametrize(
