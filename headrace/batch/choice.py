@@ -27,6 +27,7 @@ class Store(Protocol):
     """What is needed of `headrace.models.store.ModelStore`; may read disks."""
 
     def find(self, ref: str) -> Located: ...
+    def list(self) -> list[Located]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class ModelChooser:
     def __init__(
         self, store: Store, *, demo_weights: bool, defaults: Mapping[str, str] | None = None
     ) -> None:
-        self._store = store
-        self._demo_weights = demo_weights
+        self.store = store
+        self.demo_weights = demo_weights
         self._defaults = {**DEFAULT_MODELS, **(defaults or {})}
         self._used: dict[str, OrderedDict[str, None]] = {}
         self._seen: OrderedDict[str, float] = OrderedDict()
@@ -87,13 +88,13 @@ class ModelChooser:
             if now - self._seen.get(ref, -SEEN_FOR) < SEEN_FOR:
                 continue
             parsed = ModelRef.parse(ref)
-            if parsed.kind == "demo" and not self._demo_weights:
+            if parsed.kind == "demo" and not self.demo_weights:
                 raise ModelNotFound(
                     f"model {ref} is one of the demo, which is not switched on (HEADRACE_DEMO_WEIGHTS)",
                     field="model_id",
                 )
             try:
-                await asyncio.to_thread(self._store.find, ref)
+                await asyncio.to_thread(self.store.find, ref)
             except (ModelNotFound, InvalidInput):
                 raise
             except NotFound as error:
@@ -109,7 +110,7 @@ class ModelChooser:
 
     def substitute(self, pipeline: str) -> str | None:
         """The small model that may stand in, where the operator allows it."""
-        return SUBSTITUTES.get(pipeline) if self._demo_weights else None
+        return SUBSTITUTES.get(pipeline) if self.demo_weights else None
 
     def used(self, pipeline: str, model: str) -> None:
         """A request of ``pipeline`` was answered with ``model``."""

@@ -47,7 +47,11 @@ class Durations:
         if len(self._means) > MOST_LANES:
             self._means.popitem(last=False)
 
+    def known(self, lane: str) -> bool:
+        return lane in self._means
+
     def of(self, lane: str) -> float:
+        """The mean in seconds; `FIRST_GUESS` for a lane that has none."""
         return self._means.get(lane, FIRST_GUESS)
 
 
