@@ -9,7 +9,11 @@ from aiohttp import web
 from headrace.batch.choice import ModelChooser, Store
 from headrace.batch.client import BatchEngine, BatchSettings, default_engine
 from headrace.batch.defaults import PIPELINES
+from headrace.batch.discovery import Catalogue, DiscoveryRoutes
 from headrace.batch.front import Front, FrontSettings
+from headrace.batch.job_routes import JobRoutes
+from headrace.batch.openai_routes import OpenAiRoutes
+from headrace.batch.openapi import OpenApiRoutes
 from headrace.batch.routes import BatchRoutes
 from headrace.batch.service import BatchService, Engine, ServiceSettings
 from headrace.models.roots import Roots
@@ -62,4 +66,9 @@ def default_models(named: tuple[str, ...]) -> dict[str, str]:
 
 def register(front: Front, app: web.Application) -> None:
     """Add every route of the batch endpoints."""
+    catalogue = Catalogue(front.service)
     BatchRoutes(front).register(app)
+    JobRoutes(front).register(app)
+    OpenAiRoutes(front, catalogue).register(app)
+    DiscoveryRoutes(catalogue).register(app)
+    OpenApiRoutes().register(app)
