@@ -17,6 +17,7 @@ from headrace.batch.fields import Request
 from headrace.batch.jobs import Job, JobLimits, JobTable
 from headrace.batch.media_store import MediaStore
 from headrace.batch.service import DEAF, BatchService, Ears, Outcome, Work
+from headrace.models.routes import ModelRoutes
 from stream.errors import InvalidInput
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -36,15 +37,23 @@ class FrontSettings:
 class Front:
     """The service with what HTTP needs around it. Belongs to the loop."""
 
-    def __init__(self, service: BatchService, settings: FrontSettings | None = None) -> None:
+    def __init__(
+        self,
+        service: BatchService,
+        settings: FrontSettings | None = None,
+        models: ModelRoutes | None = None,
+    ) -> None:
         settings = settings or FrontSettings()
         self.service = service
+        self.models = models
         self.budget = UploadBudget(settings.uploads)
         self.media = MediaStore(settings.media, settings.media_seconds)
         self.jobs = JobTable(settings.jobs)
 
     async def stop(self) -> None:
         """End jobs and the engine, delete what was kept."""
+        if self.models is not None:
+            await self.models.close()
         await self.jobs.close()
         await self.service.stop()
         self.media.close()

@@ -15,7 +15,7 @@ from headrace.models.ledger_service import LedgerService
 from headrace.models.purpose import pipeline_of
 from headrace.models.store import Located, ModelStore
 from stream.answers import answering
-from stream.errors import AtCapacity, HeadraceError, InvalidInput
+from stream.errors import AtCapacity, HeadraceError, InvalidInput, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,14 @@ class ModelRoutes:
             app.router.add_get(f"/models{slash}", answering(self.list))
             app.router.add_post(f"/models/warm{slash}", answering(self.warm))
             app.router.add_post(f"/models/unload{slash}", answering(self.unload))
-        app.on_shutdown.append(self._close)
+
+    async def close(self) -> None:
+        """Nothing is made warm any more; the ledger ends."""
+        tasks = list(self._warming.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._ledger.close()
 
     # -- handlers --------------------------------------------------------------------------------------
 
@@ -102,6 +109,8 @@ class ModelRoutes:
     async def unload(self, request: web.Request) -> web.Response:
         """Unload a model, pinned or not. 404 when it is not loaded, 409 while it is in use."""
         wanted = await _read(request)
+        if all(entry["model"] != wanted.model for entry in self._ledger.report()["models"]):
+            raise NotFound(f"model {wanted.model} is not loaded", field="model_id")
         freed = await self._keeper.unload(wanted.model)
         return web.json_response({"status": "unloaded", "model": wanted.model, "freed": freed})
 
@@ -115,12 +124,6 @@ class ModelRoutes:
             self._ledger.failed(model, error)
         finally:
             self._warming.pop(model, None)
-
-    async def _close(self, app: web.Application) -> None:
-        tasks = list(self._warming.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def described(found: Located) -> dict[str, Any]:
