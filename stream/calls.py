@@ -23,9 +23,9 @@ MAX_RESULTS = 16
 class ProcessorCalls:
     """Hands frames to the processor; belongs to the loop.
 
-    ``size``: the width and height that the processor is promised. ``began`` is told the moment (ns) of each
-    attempt. ``patience``: seconds for which the return of a lost engine is waited for, to offer it the frame
-    again (None: not at all).
+    ``size``: the width and height that the processor is promised; it may change. ``began`` is told the moment
+    (ns) of each attempt. ``patience``: seconds for which the return of a lost engine is waited for, to offer
+    it the frame again (None: not at all).
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ProcessorCalls:
     ) -> None:
         self.ready = False
         self._processor = processor
-        self._size = size
+        self.size = size
         self._began = began
         self._patience = patience
         self._converter = Converter()
@@ -49,9 +49,10 @@ class ProcessorCalls:
 
     async def prepare(self, frame: VideoFrame) -> VideoFrame:
         """The frame at the size that the processor is promised."""
-        if self._size is None or (frame.width, frame.height) == self._size:
+        size = self.size
+        if size is None or (frame.width, frame.height) == size:
             return frame
-        scale = functools.partial(self._converter.scale, frame.picture, *self._size, crop=True)
+        scale = functools.partial(self._converter.scale, frame.picture, *size, crop=True)
         loop = asyncio.get_running_loop()
         return frame.replace_picture(await loop.run_in_executor(self._scaling, scale))
 

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from stream.calls import ProcessorCalls
@@ -149,6 +149,11 @@ class Pipeline:
     def source_changed(self) -> None:
         """From the decoding thread: what comes next has another clock than what came before."""
         self._clock.restart()
+
+    def resize(self, width: int, height: int) -> None:
+        """Promise the processor another size, from the next frame on."""
+        self.settings = replace(self.settings, width=width, height=height)
+        self._calls.size = (width, height)
 
     def expect_video(self, expected: bool) -> None:
         """Once the source knows whether it carries pictures."""

@@ -100,8 +100,7 @@ def resize(session: Session, width: Any, height: Any) -> dict[str, int]:
     media, _ = take_media_params({"width": width, "height": height})
     if media.width is None or media.height is None:
         raise InvalidInput("width and height are numbers", field="width")
-    pipeline = session.pipeline
-    pipeline.settings = dataclasses.replace(pipeline.settings, width=media.width, height=media.height)
+    session.pipeline.resize(media.width, media.height)
     return {"width": media.width, "height": media.height}
 
 
