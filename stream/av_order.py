@@ -21,7 +21,8 @@ JUMP = 1.0
 """Seconds of difference that are too many to be followed slowly."""
 JUMPS = 3
 """Results in a row that must be that far off: a single call that hung is no reason to interrupt the sound."""
-_LONGEST_STEP = TICKS // 2
+PURSUIT = 1.0
+"""Seconds after a result for which its delay is still made for."""
 
 
 class SoundDelay:
@@ -33,8 +34,9 @@ class SoundDelay:
 
     def __init__(self) -> None:
         self._delay: float | None = None
+        self._wanted = 0.0
         self._first_result: int | None = None
-        self._followed_at = 0
+        self._moved_at = self._pursued_until = 0
         self._far_off = 0
 
     def picture_leaves(self, pts: int, now: int, *, is_result: bool) -> None:
@@ -43,25 +45,35 @@ class SoundDelay:
         if is_result:
             self._follow(lag, now)
         elif self._delay is None:
-            self._delay = lag
+            self._delay = self._wanted = lag
 
-    def due(self, pts: int) -> float | None:
-        """The moment at which sound of ``pts`` leaves; None before the first picture."""
-        return None if self._delay is None else pts + self._delay
+    def due(self, pts: int, now: int) -> float | None:
+        """The moment at which sound of ``pts`` leaves, as far as is known at ``now``; None before the first
+        picture."""
+        if self._delay is None:
+            return None
+        self._move(now)
+        return pts + self._delay
 
     def _follow(self, lag: int, now: int) -> None:
         if self._first_result is None:
             self._first_result = now
+        self._move(now)
         if self._delay is None or now - self._first_result <= SETTLE * TICKS:
             self._delay = lag
-        else:
-            error = lag - self._delay
-            self._far_off = self._far_off + 1 if abs(error) > JUMP * TICKS else 0
-            step = FOLLOW * min(now - self._followed_at, _LONGEST_STEP)
-            if self._far_off >= JUMPS:
-                step, self._far_off = abs(error), 0
-            self._delay += min(max(error, -step), step)
-        self._followed_at = now
+        self._far_off = self._far_off + 1 if abs(lag - self._delay) > JUMP * TICKS else 0
+        if self._far_off >= JUMPS:
+            self._delay, self._far_off = lag, 0
+        self._wanted = lag
+        self._moved_at, self._pursued_until = now, now + int(PURSUIT * TICKS)
+
+    def _move(self, now: int) -> None:
+        until = min(now, self._pursued_until)
+        if self._delay is None or until <= self._moved_at:
+            return
+        step = FOLLOW * (until - self._moved_at)
+        self._delay += min(max(self._wanted - self._delay, -step), step)
+        self._moved_at = until
 
 
 class Timed(Protocol):
@@ -149,7 +161,7 @@ class AvOrder(Generic[V, A]):
         """How long after ``now`` sound becomes due if nothing else happens; None when none does."""
         if not self._sound or self._lossless:
             return None
-        due = self._delay.due(self._sound[0].pts)
+        due = self._delay.due(self._sound[0].pts, now)
         return None if due is None else max(0.0, due - now)
 
     def _may_leave(self, sound: A, now: int) -> bool:
@@ -157,7 +169,7 @@ class AvOrder(Generic[V, A]):
             return True
         if self._lossless:
             return self._shown is not None and sound.pts <= self._shown
-        due = self._delay.due(sound.pts)
+        due = self._delay.due(sound.pts, now)
         return due is not None and due <= now
 
     def _pop_sound(self) -> A:
