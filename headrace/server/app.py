@@ -10,6 +10,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from headrace.batch import setup as batch
+from headrace.batch.metrics import BatchCollector
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
@@ -212,6 +213,7 @@ def build_app(worker: Worker) -> web.Application:
     PageRoutes(worker).register(app)
     if worker.batch is not None:
         batch.register(worker.batch, app)
+        worker.metrics.registry.register(BatchCollector(worker.batch))
     worker.webrtc.register(app)
     EventRoutes(worker.table, worker.feeds, schema_of).register(app)
     RecordingRoutes(worker.table, worker.recorder).register(app)
