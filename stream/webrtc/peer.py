@@ -243,6 +243,12 @@ class Peer:
             return "disconnected" if has_media else state
         return state
 
+    def describe_paths(self) -> str | None:
+        """Which candidates are tried, and what helps when none of them connects."""
+        if self._connection is None or not self._connection.getTransceivers():
+            return None
+        return self._connection.describe_failure()
+
     def report(self) -> dict[str, Any]:
         """Formats, rates, losses and feedback, of what comes in and what goes out."""
         report: dict[str, Any] = {"reason": self.reason, "failure": self.failure}

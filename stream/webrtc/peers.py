@@ -151,7 +151,8 @@ class PeerTable:
                 await entry.peer.close(reason)
         except TimeoutError:
             log.warning("peer %s took over %g s to close", entry.peer.id[:8], CLOSE_TIMEOUT)
-        self._forget(entry.peer)
+        finally:
+            self._forget(entry.peer)
 
     async def close(self, reason: str) -> None:
         """Close every peer, all at once and each within `CLOSE_TIMEOUT` s, and take no more."""
@@ -203,5 +204,8 @@ class PeerTable:
                     self._close_soon(entry, "the connection failed")
                 elif not entry.connected and now - entry.since > self._connect_timeout:
                     if entry.peer.failure is None:
-                        self._note_failure(entry, f"not connected within {self._connect_timeout:g} s")
+                        paths = entry.peer.describe_paths() or "nothing was tried"
+                        self._note_failure(
+                            entry, f"not connected within {self._connect_timeout:g} s: {paths}"
+                        )
                     self._close_soon(entry, "it did not connect in time")

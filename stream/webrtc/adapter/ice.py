@@ -98,6 +98,14 @@ class Generation(Connection):
         else:
             await super().add_remote_candidate(remote_candidate)
 
+    async def connect(self) -> None:
+        await super().connect()
+        # aioice begins to ask for consent even when it was closed a moment after a path was found.
+        if self._closing:
+            if self._query_consent_task is not None:
+                self._query_consent_task.cancel()
+            raise ConnectionError("the ICE connection was closed")
+
     async def _look_up(self, candidate: Candidate) -> None:
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT):

@@ -132,6 +132,9 @@ class StandIn:
                 self.feed.close(reason)
             self.on_closed(self)
 
+    def describe_paths(self) -> str | None:
+        return None
+
     def report(self) -> dict[str, Any]:
         return {}
 
