@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located
 from stream.errors import NotInstalled
 
@@ -46,6 +47,7 @@ def _convert(found: Located, folder: Path) -> None:
     log.info("converting %s to safetensors in %s", found.path, folder)
     source = found.path if found.path.is_file() else found.path / found.files[-1]
     options = {"gguf_file": source.name, "local_files_only": True}
+    hide_progress_bars()
     work = Path(tempfile.mkdtemp(prefix=".gguf-", dir=folder.parent))
     try:
         read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)

@@ -18,6 +18,7 @@ from headrace.models import tensors, weights
 from headrace.models.cache import Loaded, Progress
 from headrace.models.errors import LoadFailed
 from headrace.models.files import components as components_of
+from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located
 from stream.errors import InvalidInput, NotInstalled
 
@@ -96,6 +97,7 @@ def _component(
     found: Located, folder: Path, library: str, class_name: str, device: str, dtype: torch.dtype
 ) -> Any:
     kind = _class(library, class_name)
+    hide_progress_bars()
     options: dict[str, Any] = {"local_files_only": True}
     if not issubclass(kind, torch.nn.Module):
         return kind.from_pretrained(folder, **options)
@@ -236,6 +238,7 @@ def load_transformers(
     if progress is not None:
         progress(0.3, "loading")
     options.setdefault("local_files_only", True)
+    hide_progress_bars()
     options["torch_dtype" if isinstance(kind, type) and _is_diffusers(kind) else "dtype"] = dtype
     if found.variant is not None:
         options["variant"] = found.variant

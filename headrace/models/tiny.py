@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.models.demos import DEMOS, demo_path
+from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located, ModelStore
 from stream.errors import NotInstalled
 
@@ -74,6 +75,7 @@ def _build(name: str, folder: Path) -> None:
             f"demo:{name} needs {error.name}, which is not installed: pip install 'headrace[engine,batch]'"
         ) from error
     work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    hide_progress_bars()
     try:
         recipe(work)
         work.chmod(0o755)
