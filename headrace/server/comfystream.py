@@ -225,7 +225,8 @@ class ComfyStreamRoutes:
         """A peer for the session; returns its answer."""
         entry = await self._peers.open(session.id, wanted.role)
         peer = entry.peer
-        channels = Channels(session, self._rules, self._feeds, peer.take_timings if wanted.receive else None)
+        timings = peer.timings if wanted.receive else None
+        channels = Channels(session, self._rules, self._feeds, timings)
         self._links[peer.id] = _Link(channels, session if own else None)
         try:
             with about_session(session.id):
