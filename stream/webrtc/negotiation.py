@@ -327,6 +327,9 @@ def _carry_transport(
         ours[0].ice_candidates_complete = any(media.ice_candidates_complete for media in group)
     for media in kept:
         _check_transport(media)
+        if media.rtcp_port is None:
+            # aiortc writes rtcp-mux only beside an a=rtcp line, which FFmpeg's offers do not have.
+            media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"
 
 
 def _check_transport(media: sdp.MediaDescription) -> None:

@@ -179,7 +179,7 @@ class Peer:
             video = ins["video"].video if ins["video"] is not None else None
             self._publisher = Publisher(
                 receive,
-                self.id,
+                self.id[:8],
                 video=receivers.get("video"),
                 audio=receivers.get("audio"),
                 parameter_sets=video.parameter_sets if video is not None else "",
