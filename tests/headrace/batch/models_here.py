@@ -15,7 +15,6 @@ from headrace.models.demos import DEMOS
 from headrace.models.roots import Roots
 from headrace.models.store import ModelStore
 
-
 # Two threads of one operation wait for each other where another process has one of the cores.
 torch.set_num_threads(1)
 
