@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from stream.pausing import Pausable
 from stream.processor import Emission
 from stream.session import Session
 
@@ -26,9 +27,9 @@ _ELSEWHERE = frozenset({"params_updated", "stream_stopped", "status"})
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """``kind``: ``state`` (``state``, ``message``, ``progress`` 0 to 1), ``params`` (``params``, ``frame``),
-    ``text`` and ``data`` (``data``, ``time``), ``error``, ``restart``, ``event`` (what else the processor
-    says), ``dropped`` (``count``), ``ended`` (``reason``, ``error``), which is the last."""
+    """``kind``: ``state`` (``state``, ``message``, ``progress`` 0 to 1, ``hold``), ``params`` (``params``,
+    ``frame``), ``text`` and ``data`` (``data``, ``time``), ``error``, ``restart``, ``event`` (what else the
+    processor says), ``dropped`` (``count``), ``ended`` (``reason``, ``error``), which is the last."""
 
     kind: str
     body: dict[str, Any]
@@ -95,7 +96,9 @@ class SessionFeed:
     def _state(self) -> dict[str, Any]:
         words, progress = self._session.processor.progress()
         rounded = None if progress is None else round(progress, 2)
-        return {"state": str(self._session.state), "message": words, "progress": rounded}
+        processor = self._session.processor
+        hold = processor.hold if isinstance(processor, Pausable) else "running"
+        return {"state": str(self._session.state), "message": words, "progress": rounded, "hold": hold}
 
     async def _look(self) -> None:
         """Nobody says when a state changes, since it follows from the clock."""

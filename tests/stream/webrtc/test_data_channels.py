@@ -214,7 +214,8 @@ async def test_states_are_told_when_they_change():
     follower = Follower(feeds.of(session))
     session.processor.progress = lambda: ("Halfway", 0.5)
     assert (await follower.next(1)).body["message"] == "Loading"
-    assert (await follower.next(2)).body == {"state": "LOADING", "message": "Halfway", "progress": 0.5}
+    told = (await follower.next(2)).body
+    assert told == {"state": "LOADING", "message": "Halfway", "progress": 0.5, "hold": "running"}
     follower.close()
 
 
