@@ -174,7 +174,9 @@ class Ingest:
             if remaining == 0:
                 break
             try:
-                await asyncio.wait_for(self._changed.wait(), remaining)
+                # Unlike wait_for, it never takes a cancellation for the event.
+                async with asyncio.timeout(remaining):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
         if self.end_reason is None:
