@@ -119,10 +119,10 @@ class ViewerRate:
 
 
 class SentRate:
-    """Bits a second that were sent, over about the last one."""
+    """Bits a second that were sent, over the last whole ten tenths of a second."""
 
     SPAN = 0.1
-    SPANS = 10
+    SPANS = 11
 
     def __init__(self) -> None:
         self._spans = [0] * self.SPANS
@@ -135,7 +135,7 @@ class SentRate:
 
     def bits(self, now: float) -> int:
         self._advance(now)
-        return sum(self._spans) * 8
+        return (sum(self._spans) - self._spans[self._at % self.SPANS]) * 8
 
     def _advance(self, now: float) -> None:
         at = int(now / self.SPAN)

@@ -158,7 +158,7 @@ def negotiate(
     _check(sections, description, receive=receive, send=send)
     _carry_transport(description, kept, bundled)
     reduced = copy.copy(description)
-    reduced.media = kept
+    reduced.media, reduced.host = kept, None
     mids: list[int | str] = [section.mid for section in sections if section.mid in bundled]
     reduced.group = [sdp.GroupDescription("BUNDLE", mids)] if mids else []
     return Negotiated(str(reduced), sections, order)
@@ -300,7 +300,8 @@ def _check(
 def _reduced(media: sdp.MediaDescription, section: Section) -> sdp.MediaDescription:
     """The section with the chosen format alone, in the words that aiortc's own list has for it."""
     reduced = copy.copy(media)
-    reduced.port = media.port or 9
+    # Addresses stand in candidates; those beside them may be names, which aiortc cannot write.
+    reduced.port, reduced.host, reduced.rtcp_host = media.port or 9, None, None
     if section.kind == "application":
         return reduced
     chosen = section.codecs(0)
