@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     demo_weights: bool | None = Field(
         None, description="let small models of the demo stand in for missing ones (default: as `demo`)"
     )
+    parler_python: str | None = Field(
+        None, description="interpreter with torch and parler-tts, for text to speech by Parler-TTS models"
+    )
     batch_queue: int = Field(20, ge=1, le=1000, description="batch requests that may wait")
     batch_places: int = Field(2, ge=1, le=64, description="batch requests that run at once")
     batch_timeout: float = Field(600.0, gt=0, description="seconds for a batch request, its wait included")
