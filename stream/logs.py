@@ -147,3 +147,5 @@ def configure(level: str, log_format: str = "text", stream: TextIO | None = None
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # aioice tells every step of every ICE check.
+    logging.getLogger("aioice").setLevel("DEBUG" if level == "debug" else "WARNING")
