@@ -14,6 +14,7 @@ from stream.pausing import innermost
 from stream.processor import Params
 from stream.requests import take_media_params
 from stream.session import Session
+from stream.webrtc.channels import READY_WAIT
 from workflows.definitions import InputDefinition
 from workflows.graph import Graph, Link
 from workflows.parameters import ParameterTable, Place
@@ -82,7 +83,8 @@ def change_to(session: Session, workflow: Any, rules: Rules) -> Params:
 
 
 async def switch(session: Session, workflow: Any, rules: Rules) -> dict[str, Any]:
-    """Have a session run ``workflow`` from between two frames on; what ran goes on while it loads.
+    """Have a session run ``workflow`` from between two frames on; what ran goes on while it loads. One that
+    is still being loaded itself is waited for.
 
     Returns ``frame``, the first that it holds for, unless nothing had to change, and ``changed``:
     ``workflow``, ``params`` or None. Raises as `change_to`, or what the processor raises, and then nothing
@@ -91,6 +93,7 @@ async def switch(session: Session, workflow: Any, rules: Rules) -> dict[str, Any
     params = change_to(session, workflow, rules)
     if not params:
         return {"changed": None}
+    await session.processor.wait_ready(READY_WAIT)
     applied = await session.update_params(params)
     return {**applied, "changed": "workflow" if "workflow" in params else "params"}
 

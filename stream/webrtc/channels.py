@@ -28,6 +28,8 @@ MAX_WAITING = 32
 """Requests that wait for their turn."""
 MAX_BUFFERED = 1 << 20
 """Bytes that may wait for a slow receiver before news are left out."""
+READY_WAIT = 30.0
+"""Seconds for which a change waits for a processor that is still being loaded, or started again."""
 TIMING_INTERVAL = 0.5
 MAX_TIMINGS = 120
 
@@ -240,6 +242,7 @@ def session_requests(
         params = message.get("params")
         if not isinstance(params, dict):
             raise InvalidInput(f"params is a JSON object, not {repr(params)[:60]}", field="params")
+        await session.processor.wait_ready(READY_WAIT)
         return await session.update_params(params)
 
     async def get_schema(message: Message) -> Message:

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from aiortc import RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
 from live_rig import INVERT, running
 
@@ -49,7 +49,7 @@ class Microphone(AudioStreamTrack):
 class Page:
     """A page as ComfyStream's: sends a camera, shows what comes back, has two data channels."""
 
-    def __init__(self, *, send=True, audio=False):
+    def __init__(self, *, send=True, audio=False, codec=None):
         self.connection = RTCPeerConnection()
         self.control = self.connection.createDataChannel("control")
         self.data = self.connection.createDataChannel("data")
@@ -69,6 +69,10 @@ class Page:
             self.connection.addTransceiver("video", direction="recvonly")
         if audio:
             self.connection.addTrack(Microphone())
+        if codec is not None:
+            known = RTCRtpSender.getCapabilities("video").codecs
+            wanted = [each for each in known if each.mimeType == codec]
+            self.connection.getTransceivers()[0].setCodecPreferences(wanted)
 
     def _hear(self, label, text):
         self.said.append((label, json.loads(text)))
@@ -172,6 +176,30 @@ async def test_a_page_is_processed_steered_recorded_and_gone(tmp_path):
             assert len(found.video) > 5
             assert found.audio
             assert abs(found.audio[0] - found.video[0]) < 0.3
+
+
+async def test_vp8_is_recorded_as_it_came_and_the_answer_says_so(tmp_path):
+    folder = tmp_path / "recordings"
+    async with running(tmp_path, recordings=folder, recording_reserve=0) as rig:
+        page = Page(codec="video/VP8", audio=True)
+        try:
+            status, answer = await page.connect(rig, session="vp8")
+            assert status == 200, answer
+            await page.until(lambda: len(page.pictures) > 10)
+            record = {"stream_id": "vp8", "what": "in", "name": "came"}
+            status, begun = await rig.post("/stream/record", record)
+            assert (status, begun["files"]) == (201, ["came.webm"]), begun
+            file = begun["recordings"][0]["files"][0]
+            assert (file["container"], file["video"], file["audio"]) == ("webm", "vp8", "opus")
+            await asyncio.sleep(1.5)
+        finally:
+            await page.close()
+        rig.worker.table.find("vp8").stop("enough")
+        await gone(rig)
+    found = contents(folder / "came.webm")
+    assert found.size == SIZE
+    assert len(found.video) > 20
+    assert abs(found.audio[0] - found.video[0]) < 0.3
 
 
 async def test_connections_are_sessions_of_their_own_up_to_the_capacity(tmp_path):
