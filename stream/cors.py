@@ -29,14 +29,16 @@ class Origins:
                     field="allowed_origins",
                 )
 
-    def __bool__(self) -> bool:
-        return bool(self._listed)
+    @property
+    def any(self) -> bool:
+        """Whether every page of the web may ask."""
+        return "*" in self._listed
 
     def allows(self, origin: str | None) -> bool:
         """Whether pages of ``origin`` (the header's value) may ask."""
         if origin is None or origin == "null":
             return False
-        return "*" in self._listed or origin.lower() in self._listed
+        return self.any or origin.lower() in self._listed
 
 
 def preflights(origins: Origins) -> Middleware:

@@ -29,6 +29,7 @@ from stream.codecs.audio_encoder import AudioEncoderSettings
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.cors import Origins, mark_answers, preflights
 from stream.encoding import EncodingSettings
+from stream.errors import InvalidInput
 from stream.hosts import HostRules
 from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
@@ -201,6 +202,10 @@ def build_app(worker: Worker) -> web.Application:
     """The HTTP application over ``worker``; does not start it."""
     settings, release = worker.settings, package_version()
     origins = Origins(settings.allowed_origins)
+    if origins.any and settings.token is None:
+        raise InvalidInput(
+            "pages of any site (*) may not use a worker without a token", field="allowed_origins"
+        )
     access = guard(_token(settings), OPEN_ROUTES | FILES.keys(), origins)
     app = web.Application(middlewares=[preflights(origins), access], client_max_size=MAX_BODY)
     mark_answers(app, origins)

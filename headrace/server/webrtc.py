@@ -23,7 +23,12 @@ class WebRtc:
 
     def __init__(self, host: Host, settings: Settings) -> None:
         self._host = host
-        self.peers = PeerTable(ice_settings(settings), max_viewers=settings.max_viewers)
+        self.peers = PeerTable(
+            ice_settings(settings),
+            max_viewers=settings.max_viewers,
+            # One that takes over is there beside the one that it replaces.
+            max_publishers=2 * settings.capacity,
+        )
         self.publications = Publications(host, grace=settings.publisher_grace)
         host.table.on_ended.append(self.peers.session_ended)
 

@@ -8,6 +8,7 @@ import pytest
 from fuzzed_server import FuzzedServer
 from pydantic import SecretStr
 
+from headrace.server.app import Worker, build_app
 from headrace.server.webrtc import ice_settings
 from headrace.settings import Settings
 from stream.errors import InvalidInput
@@ -67,6 +68,13 @@ def test_the_worker_has_the_routes_and_guards_them():
         assert server.ask("POST", "/whip/x", b"v=0", sdp).status == 400
         assert server.ask("POST", "/key/s3cret/whip/x?token=s3cret", b"v=0").status == 415
         assert server.ask("DELETE", "/whip/x/guessed").status == 404
+
+
+@pytest.mark.parametrize("origins", [("example.org",), ("https://a/b",), ("ftp://a",), ("*",)])
+def test_origins_that_are_none_or_too_many_are_refused(origins):
+    with pytest.raises(InvalidInput) as caught:
+        build_app(Worker(Settings(allowed_origins=origins)))
+    assert caught.value.field == "allowed_origins"
 
 
 def test_aiortc_is_not_loaded_before_the_first_peer():

@@ -117,9 +117,9 @@ async def restart(client, peer):
 
 
 @pytest.mark.descriptors
-async def test_ten_peers_that_come_and_go_leave_nothing():
+async def test_fifty_peers_that_come_and_go_leave_nothing():
     async with whip_program(real=True) as program:
-        for _ in range(5):
+        for _ in range(25):
             publisher, viewer = Publisher(program.client, RED), Viewer(program.client)
             async with closing(publisher, viewer):
                 assert await publisher.post("/whip/live") == 201
