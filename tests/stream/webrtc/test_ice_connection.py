@@ -12,8 +12,8 @@ from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 from turn_server import SECRET, turn_server
 
 from stream.errors import AtCapacity, InvalidInput, NotInstalled
-from stream.webrtc.adapter import ice as adapter
-from stream.webrtc.adapter.ice import PeerConnection, candidate_lines, parse_candidate
+from stream.webrtc.adapter import connection as adapter
+from stream.webrtc.adapter.ice import PeerConnection, candidate_lines, check_versions, parse_candidate
 from stream.webrtc.ice import IceServer, IceSettings, timed_credentials
 
 LIMIT = 20
@@ -327,7 +327,7 @@ async def test_candidates_beyond_the_limit_are_left_out():
 
 
 def test_unknown_versions_are_refused(monkeypatch):
-    adapter.check_versions()
+    check_versions()
     monkeypatch.setattr("importlib.metadata.version", lambda package: "2.0.0")
     with pytest.raises(NotInstalled, match="aiortc"):
-        adapter.check_versions()
+        check_versions()
