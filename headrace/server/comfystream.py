@@ -30,6 +30,7 @@ from stream.webrtc.peers import Entry, PeerTable, Role
 from stream.webrtc.publications import CHANNELS, Publications
 from stream.webrtc.sdp import check_offer, parse_offer
 from stream.webrtc.signalling import answering
+from workflows.processor import WORKFLOW_KEYS
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +121,20 @@ def _params(body: dict[str, Any]) -> dict[str, Any]:
     if len(chosen) > 1:
         raise InvalidInput("give prompts or workflow, not both", field="workflow")
     found.update(chosen)
-    if not any(found.get(key) for key in ("prompts", "prompt", "workflow", "processor")):
-        found["workflow"] = PASSTHROUGH
     resolution = body.get("resolution")
     if resolution is not None:
         if not isinstance(resolution, dict) or not resolution.keys() >= {"width", "height"}:
             raise InvalidInput('resolution is an object {"width": ..., "height": ...}', field="resolution")
         found |= {"width": resolution["width"], "height": resolution["height"]}
     return found
+
+
+def _with_workflow(start: StreamStart) -> StreamStart:
+    """A start that names no workflow gets `PASSTHROUGH`."""
+    params = start.params or {}
+    if any(params.get(key) for key in (*WORKFLOW_KEYS, "processor")):
+        return start
+    return start.model_copy(update={"params": {**params, "workflow": PASSTHROUGH}})
 
 
 @dataclass(slots=True, eq=False)
@@ -211,13 +218,16 @@ class ComfyStreamRoutes:
                 raise InvalidInput("an offer that only receives names a session", field="session")
             return self._host.table.find(wanted.name), None, False
         if wanted.name is not None:
-            publication, made = await self._publications.join(wanted.name, wanted.start)
+            # Who takes a session over without a word about workflows leaves it as it is.
+            known = self._publications.find(wanted.name) is not None
+            start = wanted.start if known else _with_workflow(wanted.start)
+            publication, made = await self._publications.join(wanted.name, start)
             return publication.session, publication.ingest, made
         name = new_session_id()
         self._host.table.check_room(name)
         with about_session(name):
             ingest = Ingest(grace=OWN_GRACE)
-            session = self._host.make_session(name, wanted.start, ingest=ingest)
+            session = self._host.make_session(name, _with_workflow(wanted.start), ingest=ingest)
             self._host.table.add(session)
         return session, ingest, True
 

@@ -227,7 +227,7 @@ async def test_connections_are_sessions_of_their_own_up_to_the_capacity(tmp_path
 
 async def test_a_viewer_joins_a_named_session(tmp_path):
     async with running(tmp_path) as rig:
-        page, viewer, lost = Page(), Page(send=False), Page(send=False)
+        page, viewer, lost, other = Page(), Page(send=False), Page(send=False), Page()
         try:
             status, answer = await page.connect(rig, session="show", workflow=INVERT, receive=False)
             assert (status, answer["session"]) == (200, "show")
@@ -238,8 +238,13 @@ async def test_a_viewer_joins_a_named_session(tmp_path):
             assert (await viewer.ask({"type": "get_status"}, "status"))["status"]["id"] == "show"
             assert (await lost.connect(rig, session="elsewhere"))[0] == 404
             assert (await lost.connect(rig))[1]["field"] == "session"
+            # Another publisher takes over; the viewer stays, and so does the workflow.
+            assert (await other.connect(rig, session="show"))[0] == 200
+            await other.until(lambda: other.pictures and inverted(other.pictures[-1]))
+            count = len(viewer.pictures)
+            await viewer.until(lambda: len(viewer.pictures) > count + 5 and inverted(viewer.pictures[-1]))
         finally:
-            await asyncio.gather(*(each.close() for each in (page, viewer, lost)))
+            await asyncio.gather(*(each.close() for each in (page, viewer, lost, other)))
         rig.worker.table.find("show").stop("enough")
         await gone(rig)
 
