@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from headrace.batch.errors import QueueFull, ValidationFailed
 from headrace.batch.fields import MAX_UPLOAD
@@ -86,7 +87,7 @@ async def read_body(request: web.Request, account: UploadAccount, files: frozens
                 return await _read_parts(await request.multipart(), account, files)
     except TimeoutError:
         raise InvalidInput(f"the body did not come within {BODY_TIME:g} s", field="body") from None
-    except (web.RequestPayloadError, ValueError) as error:
+    except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
         raise InvalidInput(f"the body cannot be read: {str(error)[:200]}", field="body") from None
     text = f"the body has the type {kind[:100]!r}; application/json or multipart/form-data is taken"
     detail = {"type": "content_type", "loc": ["body"], "msg": text, "input": kind[:100]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -202,3 +203,7 @@ def _header(name: str, text: str) -> dict[str, Any]:
 
 def _summary(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(document(), indent=1) + "\n")

@@ -164,7 +164,7 @@ async def batch_server(
     )
     app = web.Application(middlewares=[guard(token, OPEN_ROUTES)])
     setup.register(front, app)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, lingering_time=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
