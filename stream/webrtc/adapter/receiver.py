@@ -91,6 +91,7 @@ class PacketReceiver:
         self._key_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._sends: set[asyncio.Task[None]] = set()
         self._round_trip: int | None = None
         self._nack = self._pli = self._remb = False
@@ -131,7 +132,8 @@ class PacketReceiver:
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
         """The connection stands. Only the format that was agreed on is taken."""
-        if self._task is not None:
+        # aiortc begins even when it was closed while its DTLS handshake ended.
+        if self._task is not None or self._stopped:
             return
         self._codecs = {
             codec.payloadType: codec for codec in parameters.codecs if codec.payloadType is not None
@@ -150,6 +152,7 @@ class PacketReceiver:
             self.on_started()
 
     async def stop(self) -> None:
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -129,6 +129,7 @@ class PacketSender:
         self._last_sent = 0.0
         self._reports: deque[tuple[int, float]] = deque(maxlen=8)
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._fir_numbers: dict[int, int] = {}
 
     @property
@@ -196,7 +197,8 @@ class PacketSender:
 
     async def send(self, parameters: RTCRtpSendParameters) -> None:
         """The connection stands. The first of ``parameters.codecs`` is what was agreed on."""
-        if self._task is not None:
+        # aiortc begins even when it was closed while its DTLS handshake ended.
+        if self._task is not None or self._stopped:
             return
         codec = parameters.codecs[0]
         assert codec.payloadType is not None
@@ -217,6 +219,7 @@ class PacketSender:
             self.on_started()
 
     async def stop(self) -> None:
+        self._stopped = True
         task = self._task
         if task is None:
             return
