@@ -166,9 +166,9 @@ async def test_an_engine_that_dies_interrupts_its_requests_and_the_next_are_answ
     await until(lambda: told)
     assert engine.engine.pid is not None
     os.kill(engine.engine.pid, signal.SIGKILL)
-    for task in waiting:
-        with pytest.raises(Interrupted, match="may be sent again"):
-            await task
+    for error in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(error, Interrupted)
+        assert "may be sent again" in error.message
     # Sent while the engine is still starting again.
     assert (await engine.run("echo", "m", {"text": "again"})).body["inputs"] == {"text": "again"}
     assert engine.engine.restarts == 1
@@ -228,5 +228,5 @@ async def test_nothing_is_left_open_however_requests_end(tmp_path: Path) -> None
             with pytest.raises(InvalidInput):
                 await engine.run("trouble", "m", {"how": "invalid"}, {"a": blob})
         await until(lambda: engine.under_way == 0)
-        assert process.num_fds() == before
+        await until(lambda: process.num_fds() <= before)
         assert not [m for m in process.memory_maps() if "headrace-blobs" in m.path]
