@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -11,10 +12,28 @@ from stream.errors import HeadraceError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+"""OpenAI's types of errors by status; for others `openai_error` says whose fault it is."""
+
+
 def error_response(error: HeadraceError) -> web.Response:
-    """The error as JSON, with the message where PyTrickle's and ai-runner's clients look for it too."""
-    body = {"status": "error", "detail": {"msg": error.message}, **error.as_dict()}
-    return web.json_response(body, status=error.status)
+    """The error as JSON, with the message where PyTrickle's, ai-runner's and OpenAI's clients look for it."""
+    told = {"detail": {"msg": error.message}, "error": openai_error(error)}
+    return web.json_response({"status": "error", **told, **error.as_dict()}, status=error.status)
+
+
+def openai_error(error: HeadraceError) -> dict[str, Any]:
+    """The error as OpenAI's clients know it."""
+    kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    told: dict[str, Any] = {"message": error.message, "type": kind, "code": error.code}
+    if error.field is not None:
+        told["param"] = error.field
+    return told
 
 
 def answering(handler: Handler) -> Handler:

@@ -16,6 +16,7 @@ from headrace.batch.errors import ValidationFailed
 from headrace.batch.media_store import MediaStore
 from headrace.batch.media_types import content_type_of
 from headrace.batch.service import Outcome
+from stream.answers import openai_error
 from stream.errors import HeadraceError
 
 log = logging.getLogger(__name__)
@@ -25,23 +26,13 @@ Delivery = Literal["data_url", "url"]
 
 IN_THREAD = 1 << 18
 """Bytes from which on an answer is put together in a thread."""
-TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
-
 
 # -- errors --------------------------------------------------------------------------------------------
 
 
 def error_body(error: HeadraceError) -> dict[str, Any]:
     """The error in ai-runner's form (``detail``) and in OpenAI's (``error``)."""
-    kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    told: dict[str, Any] = {"message": error.message, "type": kind, "code": error.code}
-    if error.field is not None:
-        told["param"] = error.field
+    told = openai_error(error)
     if isinstance(error, ValidationFailed):
         return {"detail": error.details, "error": told}
     return {"detail": {"msg": error.message}, "error": told}

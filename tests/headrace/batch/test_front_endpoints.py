@@ -252,7 +252,7 @@ async def test_a_token_is_asked_for_before_anything_is_checked():
     async with batch_server(StandInEngine(), token="s3cret") as server:
         status, body, headers = await server.json("/text-to-image", {})
         assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
-        assert body["detail"]["msg"]
+        assert body["detail"]["msg"] == body["error"]["message"]
         status, _, _ = await server.json("/text-to-image", {}, Authorization="Bearer s3cret")
         assert status == 422
     async with batch_server(StandInEngine()) as server:
