@@ -17,7 +17,7 @@ from stream.errors import Forbidden, HeadraceError, InvalidInput, Unauthorized
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_ROUTES = frozenset({"/health", "/version", "/app-version", "/hardware/info", "/hardware/stats"})
 """What orchestrators read without a token, as ai-runner lets them. None of it acts or names a session."""
-UNGUESSABLE = frozenset(
+UNGUESSABLE = frozenset({"/media/{file}"}) | frozenset(
     f"{key}/{way}/{{session}}/{{peer}}" for key in ("", "/key/{key}") for way in ("whip", "whep")
 )
 """Resources whose path holds 128 random bits that only its owner was told: whoever knows it may act on it.

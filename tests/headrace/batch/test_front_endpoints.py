@@ -253,8 +253,14 @@ async def test_a_token_is_asked_for_before_anything_is_checked():
         status, body, headers = await server.json("/text-to-image", {})
         assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
         assert body["detail"]["msg"] == body["error"]["message"]
-        status, _, _ = await server.json("/text-to-image", {}, Authorization="Bearer s3cret")
-        assert status == 422
+        allowed = {"Authorization": "Bearer s3cret"}
+        assert (await server.json("/text-to-image", {}, **allowed))[0] == 422
+        for path in ("/capabilities", "/openapi.json", "/v1/models", "/jobs/x"):
+            async with server.client.get(path) as response:
+                assert response.status == 401, path
+        _, body, _ = await server.json("/text-to-image", {"prompt": "x", "output": "url"}, **allowed)
+        async with server.client.get(body["images"][0]["url"]) as response:
+            assert response.status == 200, "whoever was told the name may have the file"
     async with batch_server(StandInEngine()) as server:
         assert (await server.json("/text-to-image", {}, Authorization="Bearer any"))[0] == 422
 
