@@ -7,8 +7,9 @@ from functools import cache
 from typing import Any
 
 from headrace.server.specs import workflow_spec
-from stream.errors import HeadraceError
+from stream.errors import HeadraceError, InvalidInput, InvalidWorkflow
 from workflows import library
+from workflows.graph import load_json
 
 ABOUT = {
     "blur-background": ("Blurred background", "Keeps the person sharp and blurs what is behind."),
@@ -19,6 +20,9 @@ ABOUT = {
     "style-transfer": ("Style transfer", "Paints the whole picture in a style."),
 }
 """Title and description of a workflow; one that is not here is called by its file's name."""
+
+MAX_LISTED = 500
+"""Nodes of a workflow that are listed by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,45 @@ def _entry(name: str, local: bool) -> CatalogueEntry:
     steps = steps_of(library.load_bundled(name))
     _, description = ABOUT.get(name, ("", " → ".join(steps)))
     return CatalogueEntry(name, title_of(name), description, steps, problem)
+
+
+def examined(workflow: Any, *, local: bool = False) -> dict[str, Any]:
+    """A workflow that somebody brought, JSON data or text: ``nodes`` (``id``, ``title``, ``class_type``) and
+    ``problems`` (as `Problem.as_dict` has them), none when it can run. ``local`` as in `workflow_spec`.
+
+    Raises `InvalidInput` for what is not even an object.
+    """
+    data = load_json(workflow, "workflow") if isinstance(workflow, str) else workflow
+    if not isinstance(data, dict):
+        raise InvalidInput(
+            f"a workflow is a JSON object of nodes, not {type(data).__name__}", field="workflow"
+        )
+    problems: list[dict[str, Any]] = []
+    try:
+        workflow_spec(data, allow_files=False, local=local)
+    except InvalidWorkflow as error:
+        problems = error.details or [{"code": error.code, "message": error.message}]
+    return {"nodes": _nodes_of(data), "problems": problems}
+
+
+def _nodes_of(workflow: dict[str, Any]) -> list[dict[str, str]]:
+    """The nodes as they stand in the file, in either of ComfyUI's formats, readable or not."""
+    if isinstance(workflow.get("nodes"), list):
+        found = [(node.get("id"), node.get("title"), node.get("type")) for node in _dicts(workflow["nodes"])]
+    else:
+        found = [
+            (key, (node.get("_meta") or {}).get("title"), node.get("class_type"))
+            for key, node in workflow.items()
+            if isinstance(node, dict) and isinstance(node.get("_meta", {}), dict | None)
+        ]
+    return [
+        {"id": str(key), "title": str(title or kind or "?"), "class_type": str(kind or "?")}
+        for key, title, kind in found[:MAX_LISTED]
+    ]
+
+
+def _dicts(items: list[Any]) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)]
 
 
 def steps_of(workflow: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.server.catalogue import title_of
-from headrace.server.specs import Spec, parameter_table, workflow_spec
+from headrace.server.specs import Spec, workflow_spec
 from stream.errors import AtCapacity
 from stream.logs import about_session
 from stream.pattern import PatternSettings
@@ -29,11 +29,10 @@ DEFAULT_WORKFLOW = "cartoon"
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """A workflow with the schema of its parameters, which is known before the engine is."""
+    """A workflow and what it is called."""
 
     name: str
     spec: Spec
-    schema: dict[str, Any]
 
 
 class Demo:
@@ -72,10 +71,6 @@ class Demo:
         session = self._session
         return session if session is not None and session.ending is None else None
 
-    def schema(self) -> dict[str, Any]:
-        """JSON Schema of the parameters of the workflow that runs."""
-        return self._chosen.schema if self._chosen is not None else {}
-
     def describe(self) -> dict[str, Any]:
         """What the page says of it."""
         pattern = self._pattern
@@ -87,13 +82,16 @@ class Demo:
             "source": f"test pattern, {pattern.width} × {pattern.height}, {pattern.fps:g} fps",
         }
 
-    async def start(self, workflow: str | None = None) -> Session:
-        """Run a bundled workflow (or the one before) from the beginning, in place of what runs.
+    async def start(
+        self, workflow: str | dict[str, Any] | None = None, *, title: str | None = None
+    ) -> Session:
+        """Run a workflow (a bundled one's name, or JSON data called ``title``; None: the one before) from the
+        beginning, in place of what runs.
 
         Raises `NotFound` or `InvalidWorkflow` and leaves alone what runs; `AtCapacity`, `Conflict`.
         """
         async with self._lock:
-            chosen = self._choose(workflow)
+            chosen = self._choose(workflow, title)
             await self._end("another workflow was chosen")
             processor = EngineProcessor(self._engine, chosen.spec, session=DEMO_ID)
             with about_session(DEMO_ID):
@@ -110,7 +108,7 @@ class Demo:
         async with self._lock:
             await self._end("stopped on the page")
 
-    def _choose(self, workflow: str | None) -> _Chosen:
+    def _choose(self, workflow: str | dict[str, Any] | None, title: str | None) -> _Chosen:
         local = self._engine.settings.python is None
         if workflow is None:
             if self._chosen is not None:
@@ -118,10 +116,13 @@ class Demo:
             # What the operator named may be a file.
             name = self._default
             spec = workflow_spec(name, allow_files=True, input_folder=self._input_folder, local=local)
-        else:
+        elif isinstance(workflow, str):
             name = workflow
             spec = workflow_spec(library.load_bundled(workflow), allow_files=False, local=local)
-        return _Chosen(name, spec, parameter_table(spec).schema())
+        else:
+            name = title or "Your workflow"
+            spec = workflow_spec(workflow, allow_files=False, local=local)
+        return _Chosen(name, spec)
 
     async def _end(self, reason: str) -> None:
         session = self._session

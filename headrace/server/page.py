@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from headrace.engine.guardian import Engine
-from headrace.server.catalogue import catalogue
+from headrace.server.catalogue import catalogue, examined
 from headrace.server.demo import DEMO_ID, Demo
-from headrace.server.page_state import session_state_of_page
+from headrace.server.page_state import RunningWorkflows, session_state_of_page
+from headrace.server.tls import names_of_this_machine
+from headrace.server.webrtc import WebRtc
+from headrace.settings import Settings
 from headrace.version import package_version
+from stream.access import is_loopback
 from stream.answers import answering
 from stream.errors import InvalidInput, NotFound
 from stream.routes import read_json
@@ -21,19 +27,31 @@ from stream.session import Session
 from stream.states import Health
 from stream.table import SessionTable
 
-FILES = {
-    "/": ("index.html", "text/html"),
-    "/page/style.css": ("style.css", "text/css"),
-    "/page/app.js": ("app.js", "text/javascript"),
-}
+MAX_TITLE = 120
+CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+
+def _files() -> dict[str, tuple[str, str]]:
+    """Path on the worker to file name and content type, for every file of the page."""
+    found = {"/": ("index.html", "text/html")}
+    for entry in sorted((resources.files("headrace") / "web").iterdir(), key=lambda entry: entry.name):
+        content_type = CONTENT_TYPES.get(PurePath(entry.name).suffix)
+        if content_type is not None and entry.name != "index.html":
+            found[f"/page/{entry.name}"] = (entry.name, content_type)
+    return found
+
+
+FILES = _files()
 """What is answered without a token: it says nothing of this worker."""
 
 HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
+        "img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
     ),
+    "Permissions-Policy": "camera=(self), microphone=(self), display-capture=(self), fullscreen=(self)",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -43,9 +61,11 @@ HEADERS = {
 class Host(Protocol):
     """What the page needs of the worker."""
 
+    settings: Settings
     table: SessionTable
     engine: Engine
     demo: Demo | None
+    webrtc: WebRtc
 
     def health(self) -> Health: ...
 
@@ -64,11 +84,14 @@ class PageRoutes:
         self._host = host
         self._version = package_version()
         self._files = {path: _read(*about) for path, about in FILES.items()}
+        self._running = RunningWorkflows()
+        self._hosts = _outward_names(host.settings.host)
 
     def register(self, app: web.Application) -> None:
         for path in FILES:
             app.router.add_get(path, self.file)
         app.router.add_get("/workflows", self.workflows)
+        app.router.add_post("/workflows/check", answering(self.check_workflow))
         app.router.add_get("/api/page", answering(self.state))
         app.router.add_post("/api/demo/start", answering(self.start_demo))
         app.router.add_post("/api/demo/stop", answering(self.stop_demo))
@@ -89,6 +112,18 @@ class PageRoutes:
         entries = catalogue(local=self._host.engine.settings.python is None)
         return web.json_response({"workflows": [entry.as_dict() for entry in entries]})
 
+    async def check_workflow(self, request: web.Request) -> web.Response:
+        """Whether ``workflow``, as JSON data or text, can run here: its nodes, and every problem of it.
+
+        What can be read is answered with status 200 even when it cannot run; its problems say why.
+        """
+        body = await read_json(request)
+        if not isinstance(body, dict) or "workflow" not in body:
+            raise InvalidInput("expected an object with the workflow under `workflow`", field="workflow")
+        engine = self._host.engine.settings
+        found = await asyncio.to_thread(examined, body["workflow"], local=engine.python is None)
+        return web.json_response(found)
+
     async def state(self, request: web.Request) -> web.Response:
         """Worker, engine, demo, the ids of all sessions, and one session in full.
 
@@ -102,10 +137,13 @@ class PageRoutes:
             "version": self._version,
             "health": str(host.health()),
             "capacity": host.table.capacity,
+            "hosts": self._hosts,
             "engine": _engine(host.engine),
             "demo": host.demo.describe() if host.demo is not None else None,
             "sessions": [{"id": each.id, "state": str(each.state)} for each in host.table],
-            "session": session_state_of_page(session, self._schema(session)) if session is not None else None,
+            "session": session_state_of_page(session, self._running.of(session)) if session else None,
+            "failure": self._failure_of(wanted) if wanted else None,
+            "workflow": host.settings.workflow,
             "ended": ended,
         }
         return web.json_response(body, headers={"Cache-Control": "no-store"})
@@ -120,22 +158,23 @@ class PageRoutes:
                 return found
         return None
 
-    def _schema(self, session: Session) -> dict[str, Any]:
-        demo = self._host.demo
-        if demo is not None and session is demo.running:
-            return demo.schema()
-        return session.processor.info().schema
+    def _failure_of(self, session_id: str) -> str | None:
+        """Why the last connection to that session did not come about, where one lately did not."""
+        failures = [each for each in self._host.webrtc.peers.failures if each["session"] == session_id]
+        return failures[-1]["reason"] if failures else None
 
     # -- the demo --------------------------------------------------------------------------------------
 
     async def start_demo(self, request: web.Request) -> web.Response:
-        """Start the demo, or start it anew with the bundled workflow that ``workflow`` names."""
+        """Start the demo, or start it anew with ``workflow``: a bundled one's name, or one as JSON data,
+        which is called ``title``."""
         demo = self._demo()
         body = await read_json(request)
         workflow = body.get("workflow") if isinstance(body, dict) else None
-        if not isinstance(body, dict) or not (workflow is None or isinstance(workflow, str)):
-            raise InvalidInput("workflow must be the name of a bundled workflow", field="workflow")
-        await demo.start(workflow)
+        if not isinstance(body, dict) or not isinstance(workflow, str | dict | None):
+            raise InvalidInput("workflow must be the name of a bundled workflow, or one", field="workflow")
+        title = body.get("title")
+        await demo.start(workflow, title=title[:MAX_TITLE] if isinstance(title, str) else None)
         return web.json_response({"status": "success", "demo": demo.describe()})
 
     async def stop_demo(self, request: web.Request) -> web.Response:
@@ -149,6 +188,13 @@ class PageRoutes:
         if self._host.demo is None:
             raise NotFound("this worker has no demo; `headrace serve --demo` has")
         return self._host.demo
+
+
+def _outward_names(host: str) -> list[str]:
+    """Under which names other machines reach this worker; none when it listens to this machine alone."""
+    if is_loopback(host):
+        return []
+    return [name for name in names_of_this_machine(host) if not is_loopback(name)]
 
 
 def _engine(engine: Engine) -> dict[str, Any]:

@@ -4,21 +4,75 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from headrace.engine.client import EngineProcessor
+from headrace.server.specs import parameter_table, workflow_spec
+from stream.errors import HeadraceError
+from stream.pausing import innermost
 from stream.session import Session
 from stream.states import ERROR_MEMORY, RESTART_MEMORY, State
 from stream.status import session_report
+from workflows import library
 
 
-def session_state_of_page(session: Session, schema: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class RunningWorkflow:
+    """``name`` is that of a bundled workflow, None for any other; ``schema`` has the workflow's own values
+    as defaults."""
+
+    spec: dict[str, Any]
+    name: str | None
+    schema: dict[str, Any]
+
+
+class RunningWorkflows:
+    """What each session runs, worked out once for each workflow."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Session, RunningWorkflow] = WeakKeyDictionary()
+
+    def of(self, session: Session) -> RunningWorkflow:
+        """What ``session`` runs; for what is no workflow, the parameters that the processor tells of."""
+        processor = innermost(session.processor)
+        spec = processor.spec if isinstance(processor, EngineProcessor) else {}
+        if spec.get("kind") != "workflow":
+            return RunningWorkflow(spec, None, session.processor.info().schema)
+        known = self._known.get(session)
+        if known is None or known.spec is not spec:
+            known = self._known[session] = _examined(spec)
+        return known
+
+
+def _examined(spec: dict[str, Any]) -> RunningWorkflow:
+    try:
+        # After a change it is as the caller gave it: JSON data, text, or a name.
+        data = workflow_spec(spec["workflow"], allow_files=False)["workflow"]
+        schema = parameter_table({**spec, "workflow": data}).schema()
+    except HeadraceError:
+        # The engine said the same to whoever asked for it.
+        return RunningWorkflow(spec, None, {})
+    return RunningWorkflow(spec, next((name for name, it in _bundled() if it == data), None), schema)
+
+
+@cache
+def _bundled() -> tuple[tuple[str, Any], ...]:
+    return tuple((name, library.load_bundled(name)) for name in library.names())
+
+
+def session_state_of_page(session: Session, running: RunningWorkflow) -> dict[str, Any]:
     """The figures of a session with its parameters and the reason for its state in words."""
     words, progress = session.processor.progress()
     return {
         **session_report(session),
         "workflow": session.pipeline_name,
-        "schema": schema,
-        "values": current_values(schema, session.params),
+        "begun": session.started_at,
+        "chosen": running.name,
+        "schema": running.schema,
+        "values": current_values(running.schema, session.params),
         "explanation": explain(session, words),
         "progress": progress,
         "restarts": session.restarts,

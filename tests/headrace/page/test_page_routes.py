@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,6 +59,34 @@ async def test_the_bundled_workflows_are_listed() -> None:
     assert [entry["name"] for entry in listed] == library.names()
     assert all(entry["title"] and entry["description"] for entry in listed)
     assert all(entry["problem"] is None for entry in listed if entry["name"] in ("cartoon", "edges"))
+
+
+async def test_a_workflow_is_checked_without_a_stream_and_its_problems_name_their_nodes() -> None:
+    async with idle_worker() as client:
+        workflow = library.load_bundled("edges")
+        for given in (workflow, json.dumps(workflow)):
+            async with client.post("/workflows/check", json={"workflow": given}) as answer:
+                found = await answer.json()
+                assert (answer.status, found["problems"]) == (200, [])
+                assert [node["id"] for node in found["nodes"]] == ["1", "2", "3"]
+        workflow["2"]["class_type"] = "Cany"
+        async with client.post("/workflows/check", json={"workflow": workflow}) as answer:
+            (problem,) = (await answer.json())["problems"]
+            assert problem["node_id"] == "2"
+            assert "did you mean Canny" in problem["message"]
+        for body in ({"workflow": "{"}, {"workflow": 3}, {}, []):
+            async with client.post("/workflows/check", json=body) as answer:
+                assert answer.status == 400, body
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_other_machines_addresses_are_told_where_it_listens_to_them(host: str) -> None:
+    async with idle_worker(host=host, token="secret") as client:
+        headers = {"Authorization": "Bearer secret"}
+        async with client.get("/api/page", headers=headers) as answer:
+            hosts = (await answer.json())["hosts"]
+    assert not {"localhost", "127.0.0.1", "::1", "0.0.0.0"} & set(hosts)
+    assert bool(hosts) == (host == "0.0.0.0")
 
 
 async def test_a_worker_without_a_stream_or_a_demo_says_so() -> None:
@@ -183,6 +212,21 @@ async def test_a_workflow_that_is_none_is_refused_and_what_runs_goes_on(
         after = await state_of(client)
     assert after["session"]["uptime_s"] >= before["session"]["uptime_s"]
     assert after["demo"]["workflow"] == before["demo"]["workflow"]
+
+
+async def test_the_demo_runs_a_workflow_that_somebody_brings(server: PageServer) -> None:
+    own = library.load_bundled("edges")
+    own["2"]["inputs"]["low_threshold"] = 0.1
+    async with client_of(server) as client:
+        status, body = await post(client, "/api/demo/start", {"workflow": own, "title": "night sky"})
+        assert (status, body["demo"]["workflow"]) == (200, "night sky")
+        state = await online(client)
+        assert state["session"]["chosen"] is None
+        assert state["session"]["values"]["2.low_threshold"] == 0.1
+        own["2"]["class_type"] = "Cany"
+        status, body = await post(client, "/api/demo/start", {"workflow": own})
+        assert (status, body["details"][0]["node_id"]) == (400, "2")
+        assert (await state_of(client))["session"]["begun"] == state["session"]["begun"]
 
 
 async def test_the_demo_stops_and_starts_again_with_the_workflow_it_had(server: PageServer) -> None:

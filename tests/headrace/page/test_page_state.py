@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.server.catalogue import catalogue, steps_of, title_of
-from headrace.server.page_state import current_values, explain
+from headrace.engine.client import EngineProcessor
+from headrace.engine.guardian import Engine
+from headrace.engine.settings import EngineSettings
+from headrace.server.catalogue import catalogue, examined, steps_of, title_of
+from headrace.server.page_state import RunningWorkflows, current_values, explain
 from headrace.server.specs import parameter_table, workflow_spec
-from stream.errors import InvalidWorkflow, ProcessorError
+from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError
 from stream.frames import VideoFrame
 from stream.pattern import PatternSettings
 from stream.pattern_session import pattern_session
@@ -84,9 +87,73 @@ def test_a_workflow_from_a_file_has_a_name_too() -> None:
     )
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=12,
+)
+NODES = st.fixed_dictionaries(
+    {},
+    optional={
+        "class_type": st.sampled_from(["LoadTensor", "Canny", "SaveTensor", "Nonsense"]) | JSON,
+        "inputs": JSON,
+        "_meta": JSON,
+        "type": JSON,
+        "id": JSON,
+        "title": JSON,
+    },
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), NODES | JSON) | st.fixed_dictionaries({"nodes": st.lists(NODES)}))
+def test_whatever_somebody_drops_is_answered_with_nodes_and_problems(workflow: dict[str, Any]) -> None:
+    found = examined(workflow)
+    assert found["problems"]
+    for node in found["nodes"]:
+        assert set(node) == {"id", "title", "class_type"}
+        assert all(isinstance(value, str) for value in node.values())
+
+
+def test_a_workflow_that_can_run_has_no_problem_and_one_that_cannot_names_the_node() -> None:
+    workflow = library.load_bundled("edges")
+    assert examined(workflow) == {
+        "nodes": [
+            {"id": "1", "title": "Stream in", "class_type": "LoadTensor"},
+            {"id": "2", "title": "Edges", "class_type": "Canny"},
+            {"id": "3", "title": "Stream out", "class_type": "SaveTensor"},
+        ],
+        "problems": [],
+    }
+    workflow["2"]["inputs"]["low_threshold"] = "much"
+    (problem,) = examined(workflow)["problems"]
+    assert (problem["node_id"], problem["title"], problem["input"]) == ("2", "Edges", "low_threshold")
+    for nonsense in (3, [], None):
+        with pytest.raises(InvalidInput, match="JSON object of nodes"):
+            examined(nonsense)
+
+
 class Works(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         return frame
+
+
+async def test_what_a_session_runs_is_known_by_name_and_with_its_own_values_before_the_engine_is() -> None:
+    spec = workflow_spec("edges", allow_files=False)
+    processor = EngineProcessor(Engine(EngineSettings()), spec, session="one")
+    one = pattern_session("one", processor, SessionSettings(), PatternSettings(width=64, height=64))
+    workflows = RunningWorkflows()
+    running = workflows.of(one)
+    assert running.name == "edges"
+    assert running.schema["properties"]["2.low_threshold"]["default"] == 0.4
+    assert workflows.of(one) is running
+    processor._spec = {**spec, "workflow": "cartoon"}
+    assert workflows.of(one).name == "cartoon"
+    own = library.load_bundled("edges")
+    own["2"]["inputs"]["low_threshold"] = 0.1
+    processor._spec = {**spec, "workflow": own}
+    running = workflows.of(one)
+    assert running.name is None
+    assert running.schema["properties"]["2.low_threshold"]["default"] == 0.1
 
 
 def session() -> Session:
@@ -99,7 +166,7 @@ def at_work(session: Session, frames: int = 300, results: int = 300) -> None:
     session._running = True
     session._standing.ready_since = session.started
     figures, now = session.pipeline.figures, time.monotonic_ns()
-    session.started -= 20
+    session._standing.started -= 20
     for index in range(frames):
         figures.input_rate.tick(now - (frames - index) * 10**10 // frames)
     for index in range(results):

@@ -1,0 +1,437 @@
+// The page of a worker: this browser's own stream, or the watching of another. What the worker knows of either
+// comes from GET /api/page once a second; what a connection tells is measured here.
+
+import { Addresses } from "./addresses.js";
+import { Refusal, json } from "./api.js";
+import { Connection } from "./connection.js";
+import { Controls } from "./controls.js";
+import { $, el, say, sentence, show, sleep } from "./dom.js";
+import { followEvents } from "./events.js";
+import { clearFigures, showConnection, showCounts, showStages } from "./figures.js";
+import { Graph } from "./graph.js";
+import { STATES, Trouble, engineWords, wordsOf } from "./messages.js";
+import { Meter } from "./meter.js";
+import { Preview } from "./preview.js";
+import { Recorder } from "./recorder.js";
+import { Sources } from "./sources.js";
+import { Stage } from "./stage.js";
+import { Texts } from "./texts.js";
+import { Viewer } from "./viewer.js";
+import { Workflows } from "./workflow.js";
+
+const POLL = 1000; // ms between two looks at the worker
+const ENDING = 4000; // ms for which the end of a stream is told over another that is shown
+const PHASES = { connecting: "Connecting", reconnecting: "Reconnecting", failed: "Not connected", ended: "Ended" };
+
+class Page {
+  constructor() {
+    this.state = null;
+    this.own = null;
+    this.note = null;
+    this.shown = null;
+    this.wake = () => {};
+    this.graph = new Graph($("graph"));
+    this.meters = { own: this.newMeter("own"), watch: this.newMeter("watch") };
+    this.stage = new Stage();
+    this.stage.onFrame = (about) => this.meter.shown(about);
+    this.stage.onFresh = () => this.state && this.showPicture();
+    this.preview = new Preview($("picture"), () => this.stage.drew());
+    this.viewer = this.newViewer();
+    this.texts = new Texts();
+    this.recorder = new Recorder(() => this.stage.recorded(), (words) => this.tell(words));
+    this.controls = new Controls($("params"), (session, params) => this.applyParams(session, params));
+    this.workflows = new Workflows({
+      onChosen: (workflow, title) => this.runWorkflow(workflow, title),
+      onMedia: (file) => this.sources.useFile(file),
+    });
+    this.sources = new Sources({
+      onEnded: (kind) => this.own?.stop(kind === "screen" ? "The screen is no longer shared." : "The source has ended."),
+      onChanged: () => this.showStart(),
+      onFile: (file) => this.sources.useFile(file),
+    });
+    this.addresses = new Addresses();
+    this.listen();
+  }
+
+  listen() {
+    $("start").addEventListener("click", () => (this.own ? this.own.stop("Stopped here.") : this.start()));
+    $("demo").addEventListener("click", () => this.toggleDemo());
+    $("session").addEventListener("change", () => {
+      const { value } = $("session");
+      location.hash = value ? new URLSearchParams({ session: value }).toString() : "";
+    });
+    addEventListener("hashchange", () => {
+      this.note = null;
+      this.wake();
+    });
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) this.preview.watch(null);
+      else this.wake();
+    });
+    addEventListener("pagehide", () => {
+      this.own?.finish();
+      this.viewer.watch(null);
+    });
+  }
+
+  newMeter(mode) {
+    return new Meter((point) => this.mode === mode && this.graph.add(point));
+  }
+
+  newViewer() {
+    const viewer = new Viewer();
+    viewer.addEventListener("peer", () => this.meters.watch.follow(viewer.pc));
+    viewer.addEventListener("stream", ({ detail }) => this.mode === "watch" && this.stage.setResult(detail));
+    viewer.addEventListener("fallback", ({ detail }) => {
+      this.fallback = detail;
+      this.meters.watch.reset();
+      this.wake();
+    });
+    return viewer;
+  }
+
+  // -- what is on stage --------------------------------------------------------------------------------
+
+  get wanted() {
+    return new URLSearchParams(location.hash.slice(1)).get("session");
+  }
+
+  /** `own` while this browser's stream is shown, `watch` otherwise. */
+  get mode() {
+    return this.own && (this.wanted === null || this.wanted === this.own.session) ? "own" : "watch";
+  }
+
+  get meter() {
+    return this.meters[this.mode];
+  }
+
+  /** Bring stage, viewer and preview in line with what is to be shown. */
+  attach(session) {
+    const { mode } = this;
+    const key = `${mode} ${session?.id ?? ""}`;
+    if (key !== this.attached) {
+      this.attached = key;
+      this.fallback = null;
+      this.graph.clear();
+      this.texts.clear();
+      if (mode === "own") {
+        this.stage.setResult(this.incoming ?? null);
+        this.stage.setSource(this.own.stream);
+      } else this.stage.clear();
+      this.followTexts(mode === "watch" ? session?.id : null);
+    }
+    const watched = mode === "watch" ? (session?.id ?? null) : null;
+    this.viewer.watch(watched, session?.begun);
+    this.preview.watch(watched && this.fallback && !document.hidden ? watched : null);
+    if (this.fallback && mode === "watch") this.stage.usePicture(true);
+  }
+
+  followTexts(session) {
+    this.events?.abort();
+    this.events = session ? new AbortController() : null;
+    if (!session) return;
+    followEvents(session, this.events.signal, (name, data) => {
+      if (name === "text" || name === "data") this.texts.add(data?.data ?? data);
+      else this.wake();
+    });
+  }
+
+  // -- this browser's own stream -----------------------------------------------------------------------
+
+  async start() {
+    this.note = null;
+    $("start").disabled = true;
+    this.setStatus("LOADING", "Opening", `Waiting for the ${this.sources.name}.`);
+    try {
+      const stream = await this.sources.open();
+      this.begin(stream);
+    } catch (error) {
+      this.note = error instanceof Trouble ? error : new Trouble("The source cannot be opened", sentence(String(error)));
+    }
+    $("start").disabled = false;
+    this.showStart();
+    this.wake();
+  }
+
+  begin(stream) {
+    const { width, height } = stream.getVideoTracks()[0].getSettings();
+    const size = width && height ? { width, height } : null;
+    const own = new Connection(stream, { workflow: this.workflows.chosen, size });
+    this.own = own;
+    this.incoming = null;
+    this.phase = { phase: "connecting" };
+    if (this.wanted !== null) location.hash = "";
+    own.addEventListener("phase", ({ detail }) => this.phaseChanged(own, detail));
+    own.addEventListener("peer", ({ detail: pc }) => {
+      const sender = pc.getSenders().find((each) => each.track?.kind === "video");
+      this.meters.own.follow(pc, sender);
+    });
+    own.addEventListener("stream", ({ detail }) => {
+      this.incoming = detail;
+      if (this.mode === "own") this.stage.setResult(detail);
+    });
+    own.addEventListener("timing", ({ detail }) => this.meters.own.timing(detail));
+    for (const kind of ["text", "data"]) own.addEventListener(kind, ({ detail }) => this.texts.add(detail));
+    own.addEventListener("notice", ({ detail }) => this.noticed(own, detail));
+    this.attach(null);
+    this.stage.setView(matchMedia("(max-width: 500px)").matches ? "result" : this.stage.view);
+    own.run();
+  }
+
+  phaseChanged(own, detail) {
+    if (own !== this.own) return;
+    this.phase = detail;
+    if (detail.phase === "failed" || detail.phase === "ended") {
+      this.recorder.stop();
+      this.sources.close();
+      this.own = this.incoming = null;
+      this.meters.own.reset();
+      this.note = detail.trouble ?? new Trouble("Your stream has ended", detail.reason ?? "", { ending: true });
+      const { cause } = detail.trouble ?? {};
+      if (cause instanceof Refusal && cause.details.length) {
+        this.workflows.showProblems(this.workflows.title, this.workflows.own?.nodes ?? [], cause.details);
+      }
+      this.stage.setSource(null);
+      this.stage.clear();
+      this.attached = null;
+    }
+    this.showStart();
+    this.wake();
+  }
+
+  /** An event of the worker's about this browser's stream. */
+  noticed(own, event) {
+    if (event?.type === "ended" || event?.type === "stream_stopped") own.stop(sentence(event.reason ?? "The worker ended it"));
+    else this.wake();
+  }
+
+  async applyParams(session, params) {
+    if (session === this.own?.session && this.own.live) {
+      return this.own.updateParams(params);
+    }
+    return (await json("/stream/params", { method: "POST", body: params, session })).applied.frame;
+  }
+
+  /** Make a chosen workflow run where there is a stream; without one it is what the next runs. */
+  async runWorkflow(workflow, title) {
+    const { mode, state } = this;
+    const session = state?.session;
+    if (mode === "own") {
+      await this.own.switchWorkflow(workflow);
+    } else if (session && session.id === state.demo?.id) {
+      await json("/api/demo/start", { method: "POST", body: { workflow, title } });
+    } else if (session) {
+      await json("/stream/params", { method: "POST", body: { workflow }, session: session.id });
+    }
+    this.wake();
+  }
+
+  // -- the demo ----------------------------------------------------------------------------------------
+
+  async toggleDemo() {
+    const running = this.state?.demo?.running;
+    $("demo").disabled = true;
+    this.note = null;
+    try {
+      await json(`/api/demo/${running ? "stop" : "start"}`, { method: "POST", body: {} });
+      if (!running && this.wanted !== null && this.wanted !== this.state.demo.id) location.hash = "";
+    } catch (error) {
+      this.note = new Trouble(running ? "The demo was not stopped" : "The demo was not started", sentence(wordsOf(error)));
+    }
+    $("demo").disabled = false;
+    this.wake();
+  }
+
+  // -- looking at the worker ---------------------------------------------------------------------------
+
+  async run() {
+    for (;;) {
+      await this.look();
+      const woken = new Promise((wake) => (this.wake = wake));
+      await Promise.race([sleep(document.hidden ? 5 * POLL : POLL), woken]);
+    }
+  }
+
+  async look() {
+    const id = this.mode === "own" ? this.own.session : this.wanted;
+    const query = id === null ? "" : `?${new URLSearchParams({ session: id })}`;
+    try {
+      if (!this.workflows.known.length) await this.workflows.load();
+      const [state] = await Promise.all([
+        json(`/api/page${query}`, { signal: AbortSignal.timeout(5000) }), this.meter.look(),
+      ]);
+      this.state = state;
+    } catch (error) {
+      this.away(error);
+      return;
+    }
+    show("banner", false);
+    $("main").classList.remove("past");
+    try {
+      this.update(this.state);
+    } catch (error) {
+      console.error(error);
+      this.tell(`This page has a fault: ${error}`);
+    }
+  }
+
+  tell(words) {
+    say("banner", words);
+    show("banner", true);
+  }
+
+  /** The worker does not answer: what was known is shown as the past that it is. */
+  away(error) {
+    this.tell(`${wordsOf(error)} Trying again …`);
+    $("engine").dataset.state = "unknown";
+    say("engine-text", "No answer");
+    if (!this.own) {
+      this.setStatus("UNKNOWN", "No answer", "");
+      $("screen").classList.add("stale");
+      this.attach(null);
+    }
+    $("main").classList.add("past");
+    show("demo", false);
+  }
+
+  update(state) {
+    const { session, demo } = state;
+    say("version", state.version);
+    $("engine").dataset.state = state.engine.state;
+    say("engine-text", engineWords(state.engine));
+    this.updateChoice(state);
+    this.attach(session);
+    this.updateWorkflow(state);
+    this.addresses.update({
+      hosts: state.hosts ?? [], watched: session?.id ?? null,
+      workflow: typeof this.workflows.chosen === "string" ? this.workflows.chosen : null,
+    });
+    show("demo", this.mode === "watch" && Boolean(demo) && (!session || session.id === demo.id));
+    say("demo", demo?.running ? "Stop demo" : "Start demo");
+    if (session) this.showSession(session, demo);
+    else this.showNone(state);
+    this.showStatus(state);
+    this.showPicture();
+  }
+
+  updateWorkflow({ session, demo }) {
+    if (this.mode === "own") this.workflows.follow(session?.chosen, "of your stream");
+    else if (session && session.id === demo?.id) this.workflows.follow(demo.workflow, demo.source);
+    else if (session) this.workflows.follow(session.chosen, `of ${session.id}`);
+    else this.workflows.follow(this.workflows.selected ?? this.workflows.known.find((each) => each.name === this.state.workflow)?.name ?? "passthrough", "for the next stream");
+  }
+
+  showSession(session) {
+    const { meter, mode } = this;
+    showCounts(session);
+    showConnection(meter.figures, this.latencyOf(session), this.shownFps(), mode === "own");
+    showStages(session);
+    this.controls.update(session.id, session.schema, session.values);
+  }
+
+  latencyOf(session) {
+    const all = session.latency?.total ?? session.latency?.received_to_encoded;
+    const latency = this.meter.latency(all?.p50_ms);
+    if (latency && latency.kind !== "measured") this.graph.add({ low: latency.p50, p50: latency.p50, high: latency.p50 });
+    return latency;
+  }
+
+  /** Pictures shown a second, since the look before. */
+  shownFps() {
+    const { frames } = this.stage;
+    const at = performance.now();
+    const fps = this.counted ? ((frames - this.counted.frames) * 1000) / Math.max(1, at - this.counted.at) : 0;
+    if (!this.counted || at - this.counted.at > POLL / 2) {
+      this.counted = { frames, at };
+      this.fps = this.fps === undefined ? fps : (this.fps + fps) / 2;
+    }
+    return this.fps ?? 0;
+  }
+
+  showNone({ ended }) {
+    clearFigures();
+    showStages(ended);
+    this.controls.clear("There are parameters while a stream runs.");
+  }
+
+  // -- words -------------------------------------------------------------------------------------------
+
+  showStatus({ session, ended, demo }) {
+    // An end that was meant is news for a moment only, where there is something else to see.
+    if (this.note?.ending && session && performance.now() - this.note.since > ENDING) this.note = null;
+    const name = this.mode === "own" ? "Your stream" : session?.id === demo?.id ? "Demo" : (session?.id ?? "");
+    if (this.mode === "own" && this.phase.phase !== "live") this.showPhase();
+    else if (this.note) this.setStatus(this.note.ending ? "OFFLINE" : "ERROR", this.note.title, this.note.advice);
+    else if (session) {
+      const over = this.fallback ? " Shown over HTTP." : "";
+      this.setStatus(session.state, STATES[session.state] ?? session.state, session.explanation + over);
+    } else if (this.mode === "own") this.setStatus("LOADING", "Connecting", "Waiting for the worker.");
+    else this.setStatus("OFFLINE", "No stream", ended ? `${ended.id}: ${ended.error?.message ?? ended.reason ?? "ended"}.` : "");
+    const state = $("state-name").textContent;
+    document.title = [state, name, "Headrace"].filter(Boolean).join(" · ");
+  }
+
+  showPhase() {
+    const { phase, trouble, attempt } = this.phase;
+    const words = trouble ? `${trouble.title}. ${trouble.advice}` : phase === "connecting" ? "Asking the worker to take your stream." : "The connection was lost.";
+    const again = phase === "reconnecting" && attempt ? ` Attempt ${attempt + 1}.` : "";
+    this.setStatus(phase === "failed" ? "ERROR" : "LOADING", PHASES[phase] ?? phase, words + again);
+  }
+
+  setStatus(state, name, reason) {
+    $("status").dataset.state = state;
+    say("state-name", name);
+    say("reason", reason);
+  }
+
+  showStart() {
+    const { own } = this;
+    say("start-words", own ? "Stop" : `Start ${this.sources?.name ?? "camera"}`);
+    $("start").classList.toggle("primary", !own);
+    $("sources").disabled = Boolean(own);
+    show("live-note", Boolean(own));
+  }
+
+  /** What lies over the picture: nothing while there is one. */
+  showPicture() {
+    const { state } = this;
+    const { session, demo } = state;
+    const live = this.mode === "own" ? this.phase.phase === "live" : true;
+    const seen = (session !== null || this.mode === "own") && this.stage.fresh && live;
+    $("screen").classList.toggle("stale", !seen);
+    show("empty", !seen);
+    $("record").disabled = !seen && !this.recorder.recorder;
+    const progress = session?.progress;
+    show("progress", !seen && progress != null);
+    if (progress != null) $("progress").value = progress;
+    if (seen) return;
+    if (this.mode === "own" && this.phase.phase !== "live") {
+      this.overlay(PHASES[this.phase.phase] ?? "", $("reason").textContent);
+    } else if (session) this.overlay("Waiting for a picture", session.explanation);
+    else if (this.note) this.overlay(this.note.title, this.note.advice);
+    else if (this.wanted) this.overlay(`There is no session ${this.wanted}`, "It has ended, or has not begun yet; this page shows it when it is there.");
+    else this.overlay("No stream is running", demo ? "Start your own below, or the demo again." : "Choose a source and start it below, or send one from OBS to the address on this page.");
+  }
+
+  overlay(title, text) {
+    say("empty-title", title);
+    say("empty-text", text);
+  }
+
+  updateChoice({ sessions, session }) {
+    const own = this.own?.session;
+    const options = new Map(sessions.map(({ id }) => [id, id === own ? "Your stream" : id]));
+    const current = (this.mode === "own" ? own : session?.id ?? this.wanted) ?? "";
+    if (own) options.set(own, "Your stream");
+    if (current && !options.has(current)) options.set(current, current);
+    show("session-choice", options.size > 1 || (this.wanted !== null && options.size > 0));
+    const key = JSON.stringify([...options]);
+    if (key !== this.choiceKey) {
+      $("session").replaceChildren(...[...options].map(([value, words]) => el("option", { value }, words)));
+    }
+    this.choiceKey = key;
+    if (document.activeElement !== $("session")) $("session").value = current;
+  }
+}
+
+new Page().run();
