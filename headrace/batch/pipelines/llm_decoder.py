@@ -131,9 +131,10 @@ class Decoder:
                     self._fail(error)
 
     def _admit(self) -> bool:
-        """Let go of those that were given up, take in those that wait; False when there is nobody left."""
+        """Take in those that wait; False when there is nobody left."""
         with self._lock:
-            self._drop_cancelled()
+            self._waiting = [one for one in self._waiting if not one.given_up]
+            self._reading = [one for one in self._reading if not one.given_up]
             running = len(self._reading) + sum(len(group[1]) for group in self._groups)
             taken = self._waiting[: max(0, self._limit - running)]
             del self._waiting[: len(taken)]
@@ -143,9 +144,8 @@ class Decoder:
             self._thread = None
             return False
 
-    def _drop_cancelled(self) -> None:
-        self._waiting = [one for one in self._waiting if not one.given_up]
-        self._reading = [one for one in self._reading if not one.given_up]
+    def _drop(self) -> None:
+        """Let go of the rows of those that were given up."""
         for number, (rows, owners, last) in enumerate(self._groups):
             stay = [row for row, one in enumerate(owners) if not one.given_up]
             if len(stay) < len(owners):
@@ -155,6 +155,8 @@ class Decoder:
 
     def _step(self) -> None:
         """A chunk of one prompt, and a token for everybody else; each is a slice of the device's time."""
+        if any(one.given_up for _, owners, _ in self._groups for one in owners):
+            self._slice(self._drop)
         if self._reading:
             self._slice(self._read)
         for number in range(len(self._groups)):
