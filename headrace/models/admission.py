@@ -60,9 +60,7 @@ class _Wish:
     size: int
     until: float
     asked: set[Owned] = field(default_factory=set)
-    """What others have been asked to release for it."""
-    refused: set[Owned] = field(default_factory=set)
-    """What they did not."""
+    """What others have been asked to release for it and have not answered."""
 
 
 class DeviceBook:
@@ -120,11 +118,11 @@ class DeviceBook:
             if key in gone:
                 self._ledger.drop(owned)
             elif owned in self._ledger:
-                self._ledger[owned].leaving = False
+                # In use again, which its next report will confirm, or say otherwise.
+                entry = self._ledger[owned]
+                entry.leaving, entry.leases = False, max(1, entry.leases)
             for wish in self._wishes:
-                if owned in wish.asked:
-                    wish.asked.discard(owned)
-                    wish.refused |= set() if key in gone else {owned}
+                wish.asked.discard(owned)
         return self._settle(now)
 
     def lost(self, engine: str, now: float) -> list[Action]:
@@ -204,11 +202,7 @@ class DeviceBook:
         if not out:
             self._ledger.put(Entry(owned, {_part(owned): wish.size}))
             return Grant(wish.engine, wish.request)
-        if now >= wish.until or wish.refused & set(out):
-            # What was idle when we asked is not any more, as the next report will say.
-            wish.refused.clear()
-            if now < wish.until:
-                return []
+        if now >= wish.until:
             error_text = f"model {wish.key.ref} waited for memory that others did not release in time"
             return Deny(wish.engine, wish.request, NoRoom(error_text, field="model_id"))
         wish.asked = set(out)

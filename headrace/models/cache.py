@@ -260,6 +260,8 @@ class ModelCache:
         """The thread of one load."""
         error = self._try(slot, load)
         if error is not None and memory.is_out_of_memory(error):
+            # Whoever else holds the error does not hold the tensors of its frames.
+            _clear(error)
             error = None
             self.unload_idle()
             error = self._try(slot, load)

@@ -116,5 +116,6 @@ class EngineSide:
             return {}
         if what == "release" and self._cache is not None:
             gone = self._cache.release([ModelKey.from_dict(key) for key in body.get("keys", ())])
+            self.report()  # what was not released is in use, and the worker has to know until when
             return {"released": [key.as_dict() for key in gone]}
         raise InvalidInput(f"{what!r} is no question to an engine's models", field="what")
