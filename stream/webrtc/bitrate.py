@@ -1,9 +1,10 @@
 """What a viewer's connection carries, from what its browser reports. Pure; moments are in seconds.
 
-The receiver's estimate (REMB, draft-alvestrand-rmcat-remb) is a limit only while we send about as much as it
-says: a browser that gets a still picture cannot know more, and says little more than it gets. So an estimate
-below what was sent is congestion and obeyed at once; one above it lets the bitrate grow slowly. Loss from
-receiver reports is a brake beside it, with the limits of draft-ietf-rmcat-gcc, section 6.
+The receiver's estimate (REMB, draft-alvestrand-rmcat-remb) is no limit by itself: a browser that gets a still
+picture cannot know more than that passes, says little more than it gets, and corrects itself by 8 % a second
+when the picture moves. So an estimate below what was sent is congestion when it falls, is the first, or does
+not move; then it is obeyed at once. Otherwise the bitrate grows slowly. Loss from receiver reports is a brake
+beside it, with the limits of draft-ietf-rmcat-gcc, section 6.
 
 All viewers of a rendition share it, and the slowest decides down to a floor. One that stays below the floor
 moves to a second, lower rendition, and comes back after a calm time that grows when coming back failed.
@@ -17,8 +18,14 @@ from stream.renditions import BitrateRange
 
 GROWTH = 0.08
 """Share by which the bitrate grows in a second without trouble."""
-CONGESTED = 0.95
-"""An estimate below this share of what was sent is a sign of congestion."""
+CONGESTED = 0.9
+"""An estimate below this share of what was sent may be a sign of congestion."""
+FALLING = 0.97
+"""It is one below this share of the estimate before it."""
+STUCK = 3.0
+"""It is one when it has not grown for so many seconds, though more was sent."""
+OBEYED = 0.95
+"""Share of such an estimate that is used, so that what waits in the network drains."""
 USED = 0.6
 """Share of the bitrate that must be in use for it to grow: nothing is known of what was never sent."""
 LOSSY = 0.10
@@ -51,6 +58,8 @@ class ViewerRate:
         self.low = False
         self.target = limits.main.start if start is None else limits.main.clamped(start)
         self.moves = 0
+        self._estimate: int | None = None
+        self._stuck_since: float | None = None
         self._trouble_at = float("-inf")
         self._grown_at: float | None = None
         self._below_since: float | None = None
@@ -58,11 +67,22 @@ class ViewerRate:
         self._wait = RETURN
 
     def estimate(self, bits: int, sent: int, now: float) -> None:
-        """The receiver says that it can take ``bits`` a second; ``sent`` went there in the last one."""
-        if bits < CONGESTED * sent:
-            self._reduce(bits * CONGESTED, now)
-        else:
+        """The receiver says that it can take ``bits`` a second; ``sent`` of pictures went there in the last
+        one."""
+        before, self._estimate = self._estimate, bits
+        content_is_still = not self.low and sent < self._limits.main.lowest
+        if bits >= CONGESTED * sent or content_is_still or (before is not None and bits > before):
+            self._stuck_since = None
             self._grow(sent, now)
+        elif before is None or bits < FALLING * before:
+            self._reduce(bits * OBEYED, now)
+        elif self._stuck_since is None:
+            self._stuck_since = now
+            self._hold(now)
+        elif now - self._stuck_since >= STUCK:
+            self._reduce(bits * OBEYED, now)
+        else:
+            self._hold(now)
 
     def loss(self, fraction: float, sent: int, now: float) -> None:
         """A receiver report: ``fraction`` (0..1) of the packets since the last one is missing."""
@@ -71,8 +91,7 @@ class ViewerRate:
         elif fraction < CLEAN:
             self._grow(sent, now)
         else:
-            self._grown_at = now
-            self._decide(now)
+            self._hold(now)
 
     # -- inside ----------------------------------------------------------------------------------------
 
@@ -81,8 +100,13 @@ class ViewerRate:
         """Between what `target` moves. Below the floor is where it shows that the viewer is too slow."""
         return self._limits.low.lowest, (self._limits.low if self.low else self._limits.main).highest
 
+    def _hold(self, now: float) -> None:
+        self._grown_at = now
+        self._decide(now)
+
     def _reduce(self, bits: float, now: float) -> None:
         self._trouble_at = self._grown_at = now
+        self._stuck_since = None
         lowest, highest = self._range
         self.target = min(max(int(min(bits, self.target)), lowest), highest)
         self._decide(now)

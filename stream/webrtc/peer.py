@@ -192,7 +192,7 @@ class Peer:
                 video=senders.get("video"),
                 audio=senders.get("audio"),
                 rendition=video.rendition if video is not None else None,
-                on_ended=lambda: self._close_later("the session ended"),
+                on_ended=self._close_later,
             )
 
     def add_candidate(self, line: str, mid: str | None) -> None:

@@ -82,18 +82,18 @@ class ViewerSink:
         self._backlog.end()
 
     async def run(self) -> None:
+        reason = "the session ended"
         try:
             while (unit := await self._backlog.take()) is not None:
                 self.bytes_sent += await self._viewer.send(unit)
         except ConnectionError:
-            log.debug("a viewer's connection is gone")
+            reason = "the connection is gone"
         finally:
-            self._viewer.left(self)
+            self._viewer.left(self, reason)
 
 
 class Viewer:
-    """One peer that watches. `begin` when its connection stands; ``on_ended``: the session ended or cannot be
-    watched any more."""
+    """One peer that watches. `begin` when its connection stands; ``on_ended`` is told why it is over."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Viewer:
         video: PacketSender | None,
         audio: PacketSender | None,
         rendition: Rendition | None,
-        on_ended: Callable[[], None],
+        on_ended: Callable[[str], None],
     ) -> None:
         self.timings: deque[tuple[int | None, int, float]] = deque(maxlen=MAX_TIMINGS)
         """Of the latest pictures: the source's timestamp (1/90000 s), the RTP timestamp, ms in the worker."""
@@ -178,13 +178,13 @@ class Viewer:
             self.timings.append((unit.source, sender.timestamp(unit.pts), spent))
         return size
 
-    def left(self, sink: ViewerSink) -> None:
+    def left(self, sink: ViewerSink, reason: str) -> None:
         """A sink's task has ended."""
         if sink is self._coming:
             self._coming = None
         elif sink is self._active and not self._closed:
             self._closed = True
-            self._on_ended()
+            self._on_ended(reason)
 
     # -- feedback --------------------------------------------------------------------------------------
 
@@ -198,9 +198,9 @@ class Viewer:
             self._active.handle.request_key()
 
     def _estimated(self, bits: int) -> None:
+        # Sound carries no time of sending, and so is not part of the estimate.
         now = time.monotonic()
-        sound = self._sent_audio.bits(now)
-        self._rate.estimate(max(bits - sound, 0), self._sent_video.bits(now), now)
+        self._rate.estimate(bits, self._sent_video.bits(now), now)
         self._adapt()
 
     def _lost(self, fraction: float) -> None:
