@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -105,7 +104,8 @@ class Worker:
             local=self.engine.settings.python is None,
         )
         processor = EngineProcessor(self.engine, spec, session=session_id, params=params)
-        pipeline = self._pipeline_settings(media)
+        # The default size is what gateways expect of trickle streams; cameras and OBS keep their own.
+        pipeline = self._pipeline_settings(media, sized=ingest is None)
         session = trickle_session(
             session_id,
             request,
@@ -119,11 +119,12 @@ class Worker:
         session.pipeline_name = request.model_id or settings.model_id
         return session
 
-    def _pipeline_settings(self, media: MediaParams) -> PipelineSettings:
+    def _pipeline_settings(self, media: MediaParams, *, sized: bool) -> PipelineSettings:
+        """``sized``: a stream that names no size gets the default one, else it keeps its source's."""
         settings = self.settings
         return PipelineSettings(
-            width=media.width or settings.width,
-            height=media.height or settings.height,
+            width=media.width or (settings.width if sized else None),
+            height=media.height or (settings.height if sized else None),
             max_fps=media.max_framerate or settings.max_framerate,
             overlay=OverlaySettings(enabled=settings.overlay),
             encoding=EncodingSettings(
@@ -136,12 +137,10 @@ class Worker:
 
     def _make_demo(self) -> Demo:
         settings = self.settings
-        pipeline = self._pipeline_settings(MediaParams(None, None, None))
         return Demo(
             self.engine,
             self.table,
-            # The pattern is drawn at its own size.
-            dataclasses.replace(pipeline, width=None, height=None),
+            self._pipeline_settings(MediaParams(None, None, None), sized=False),
             workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
             input_folder=settings.input_folder,
         )
