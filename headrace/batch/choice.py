@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from headrace.batch.defaults import DEFAULT_MODELS, SUBSTITUTES
 from headrace.models.demos import DEMOS
 from headrace.models.errors import ModelNotFound
+from headrace.models.purpose import pipeline_of
 from headrace.models.refs import ModelRef
 from headrace.models.store import Located
 from stream.errors import HeadraceError, InvalidInput, NotFound
@@ -57,10 +58,11 @@ class ModelChooser:
         self._defaults = {**DEFAULT_MODELS, **(defaults or {})}
         self._used: dict[str, OrderedDict[str, None]] = {}
         self._seen: OrderedDict[str, float] = OrderedDict()
+        self._purposes: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     # -- choosing --------------------------------------------------------------------------------------
 
-    async def choose(self, pipeline: str, asked: str, loaded: frozenset[str]) -> Choice:
+    async def choose(self, pipeline: str, asked: str, loaded: Collection[str]) -> Choice:
         """``asked`` is what the request names, ``loaded`` what is in memory.
 
         Raises `InvalidInput` for what is no name of a model, `ModelNotFound` with what to run to get it.
@@ -69,9 +71,8 @@ class ModelChooser:
             await self.check(asked)
             return Choice(asked)
         default, substitute = self._defaults[pipeline], self.substitute(pipeline)
-        for warm in reversed(self._used.get(pipeline, ())):
-            if warm in loaded and warm != substitute:
-                return Choice(warm)
+        if (warm := await self._warm(pipeline, loaded)) is not None:
+            return Choice(warm)
         try:
             await self.check(default)
         except ModelNotFound as missing:
@@ -80,6 +81,26 @@ class ModelChooser:
             await self.check(substitute)
             return Choice(substitute, substitute.removeprefix("demo:"))
         return Choice(default)
+
+    async def _warm(self, pipeline: str, loaded: Collection[str]) -> str | None:
+        """A loaded model of the pipeline, the one that answered last first; none of the demo's."""
+        for model in dict.fromkeys([*self.known(pipeline), *loaded]):
+            if model in loaded and not model.startswith("demo:") and pipeline in await self.purposes(model):
+                return model
+        return None
+
+    async def purposes(self, model: str) -> tuple[str, ...]:
+        """The endpoints that a model is for: those that it answered for, and what its files say."""
+        used = [pipeline for pipeline, models in self._used.items() if model in models]
+        if model not in self._purposes:
+            try:
+                self._purposes[model] = await asyncio.to_thread(lambda: purposes_of(self.store.find(model)))
+            except (NotFound, InvalidInput):
+                # Loaded under another name than its files have.
+                self._purposes[model] = ()
+            if len(self._purposes) > MOST_SEEN:
+                self._purposes.popitem(last=False)
+        return tuple(dict.fromkeys([*used, *self._purposes[model]]))
 
     async def check(self, model: str) -> None:
         """Raise as `choose` does for a model that is not there."""
@@ -131,6 +152,16 @@ class ModelChooser:
         except HeadraceError:
             return False
         return True
+
+
+def purposes_of(found: Located) -> tuple[str, ...]:
+    """The endpoints that a model is for as its files say; none where they do not."""
+    try:
+        pipeline = pipeline_of(found)
+    except InvalidInput:
+        return ()
+    # What makes pictures from text makes them from pictures too.
+    return ("text-to-image", "image-to-image") if pipeline == "text-to-image" else (pipeline,)
 
 
 def files_of(model: str) -> tuple[str, ...]:

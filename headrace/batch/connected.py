@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 WATCH = 0.25
 """Seconds between two looks at the connection."""
+GIVING_UP = 5.0
+"""Seconds in which work that is cancelled must end."""
 
 
 def is_gone(request: web.Request) -> bool:
@@ -24,7 +26,7 @@ def is_gone(request: web.Request) -> bool:
 async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``; it is cancelled when the client closes its connection.
 
-    Raises `ClientLeft` then, else what ``work`` raises. Returns or raises only when ``work`` has ended.
+    Raises `ClientLeft` then, else what ``work`` raises.
     """
     # The server tells a handler of a closed connection for all routes or for none, hence the watching.
     task = asyncio.ensure_future(work)
@@ -36,4 +38,4 @@ async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) ->
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=GIVING_UP)

@@ -10,12 +10,9 @@ from typing import Any
 from aiohttp import web
 
 from headrace.batch.answers import answering
-from headrace.batch.choice import Choice
+from headrace.batch.choice import Choice, purposes_of
 from headrace.batch.defaults import LEAST_MEMORY, PIPELINES
 from headrace.batch.service import TOGETHER, BatchService, lane_of
-from headrace.models.purpose import pipeline_of
-from headrace.models.store import Located
-from stream.errors import InvalidInput
 
 KEPT = 5.0
 """Seconds for which a look at the disks is good."""
@@ -96,7 +93,7 @@ class Catalogue:
     def _look(self) -> list[_OnDisk]:
         chooser = self._service.chooser
         return [
-            _OnDisk(str(model.ref), _pipelines(model), model.bytes, model.weights)
+            _OnDisk(str(model.ref), purposes_of(model), model.bytes, model.weights)
             for model in chooser.store.list()
             if chooser.demo_weights or model.source != "demo"
         ]
@@ -123,16 +120,6 @@ def _model(
     if entry is not None:
         told["pinned"] = entry["pinned"]
     return told
-
-
-def _pipelines(model: Located) -> tuple[str, ...]:
-    """The endpoints that a model is for; none where its files do not tell."""
-    try:
-        pipeline = pipeline_of(model)
-    except InvalidInput:
-        return ()
-    # What makes pictures from text makes them from pictures too.
-    return ("text-to-image", "image-to-image") if pipeline == "text-to-image" else (pipeline,)
 
 
 class DiscoveryRoutes:

@@ -103,14 +103,14 @@ class Front:
     async def start_job(self, work: Work, delivery: Delivery, account: UploadAccount) -> Job:
         """The job that runs ``work``; it takes over what ``account`` holds."""
         held = account.hand_over()
-
-        async def run(ears: Ears) -> Outcome:
-            try:
-                return await self.service.run(work, ears)
-            finally:
-                held.close()
-
-        return await self.jobs.start(work.pipeline, delivery, run)
+        try:
+            job = await self.jobs.start(
+                work.pipeline, delivery, lambda ears: self.service.run(work, ears), held.close
+            )
+        except BaseException:
+            held.close()
+            raise
+        return job
 
     async def answer_outcome(
         self, request: web.Request, outcome: Outcome, delivery: Delivery

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -55,19 +56,23 @@ class JobRoutes:
         stream = EventStream()
         try:
             await stream.begin(request)
-            async for change in self._front.jobs.follow(job, KEEPALIVE):
-                if is_gone(request):
-                    break
-                if change is None:
-                    await stream.keepalive()
-                elif change.status in ENDED:
-                    body = await self._with_result(request, job, job.describe())
-                    await stream.data(body.decode(), EVENTS[change.status])
-                else:
-                    await stream.data(change.describe(), "progress")
+            async with aclosing(self._front.jobs.follow(job, KEEPALIVE)) as changes:
+                async for change in changes:
+                    if is_gone(request):
+                        break
+                    await self._tell(request, stream, job, change)
             return await stream.end()
         except ConnectionError:
             return web.Response(status=499)
+
+    async def _tell(self, request: web.Request, stream: EventStream, job: Job, change: Job | None) -> None:
+        if change is None:
+            await stream.keepalive()
+        elif change.status in ENDED:
+            body = await self._with_result(request, job, job.describe())
+            await stream.data(body.decode(), EVENTS[change.status])
+        else:
+            await stream.data(change.describe(), "progress")
 
     async def gateway_result(self, request: web.Request) -> web.StreamResponse:
         """As go-livepeer's gateway answers: 202 while it runs, then 200 with ``result``."""

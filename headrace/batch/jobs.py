@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ Status = Literal["queued", "processing", "complete", "failed", "cancelled"]
 Run = Callable[[Ears], Awaitable[Outcome]]
 """Runs the request; is given who wants to hear of it."""
 
+CLOSE = 5.0
+"""Seconds in which a job that is cancelled must end."""
 ENDED = frozenset({"complete", "failed", "cancelled"})
 
 
@@ -92,15 +94,18 @@ class JobTable:
         """Bytes of answers that wait to be fetched."""
         return sum(job.size for job in self._jobs.values())
 
-    async def start(self, pipeline: str, delivery: Delivery, run: Run) -> Job:
-        """A job that runs; returns once it waits in the queue. Raises what kept it from that, and `QueueFull`
-        where there are too many jobs."""
+    async def start(self, pipeline: str, delivery: Delivery, run: Run, ended: Callable[[], None]) -> Job:
+        """A job that runs; returns once it waits in the queue. ``ended`` is called when it no longer runs.
+
+        Raises what kept it from lining up, and `QueueFull` where there are too many jobs.
+        """
         self._expire()
         if len(self._jobs) >= self.limits.jobs and not self._forget_oldest():
             raise QueueFull(f"{len(self._jobs)} jobs run, and {self.limits.jobs} may", retry_after=10)
         job = Job(pipeline, delivery)
         queued = asyncio.Event()
         job.task = asyncio.create_task(self._run(job, run, queued.set), name=f"job {job.id[:6]}")
+        job.task.add_done_callback(lambda _: ended())
         self._jobs[job.id] = job
         waiting = asyncio.create_task(queued.wait())
         try:
@@ -128,12 +133,12 @@ class JobTable:
         """End a job that has not ended, and forget its answer."""
         if job.task is not None and not job.task.done():
             job.task.cancel()
-            await asyncio.wait({job.task})
+            await asyncio.wait({job.task}, timeout=CLOSE)
         job.outcome, job.size = None, 0
         if job.status not in ENDED:
             job.tell("cancelled")
 
-    async def follow(self, job: Job, keepalive: float) -> AsyncIterator[Job | None]:
+    async def follow(self, job: Job, keepalive: float) -> AsyncGenerator[Job | None]:
         """The job after each change until it has ended; None after ``keepalive`` seconds without one. Changes
         that come faster than they are taken are seen as one."""
         seen = -1
@@ -157,7 +162,9 @@ class JobTable:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, late = await asyncio.wait(tasks, timeout=CLOSE)
+            if late:
+                log.error("%d jobs are still ending", len(late))
         self._jobs.clear()
 
     # -- a job -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from headrace.batch.answers import error_body, outcome_headers
 from headrace.batch.bodies import UploadAccount
 from headrace.batch.chat import Form, Writer
 from headrace.batch.choice import Choice
-from headrace.batch.connected import WATCH, is_gone
+from headrace.batch.connected import GIVING_UP, WATCH, is_gone
 from headrace.batch.endpoints import ENDPOINTS, Endpoint
 from headrace.batch.errors import ClientLeft
 from headrace.batch.fields import Request
@@ -22,6 +23,8 @@ from headrace.batch.schemas_text import Llm
 from headrace.batch.service import Ears, Outcome, Work
 from headrace.batch.sse import EventStream
 from stream.errors import HeadraceError
+
+log = logging.getLogger(__name__)
 
 DONE = "[DONE]"
 
@@ -86,7 +89,7 @@ class _Stream:
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task})
+                await asyncio.wait({task}, timeout=GIVING_UP)
 
     def _started(self, choice: Choice) -> None:
         self._choice, self._writer.model = choice, choice.model
@@ -119,9 +122,15 @@ class _Stream:
         try:
             outcome = task.result()
         except HeadraceError as error:
-            await stream.data({"error": error_body(error)["error"]})
-            return await stream.end()
+            return await self._fail(stream, error)
+        except Exception:  # the answer has begun: a fault of ours can only be told in it
+            log.exception("a stream of the language model failed")
+            return await self._fail(stream, HeadraceError("the request failed by a fault of the worker"))
         for chunk in self._writer.last(outcome, include_usage=self._include_usage):
             await stream.data(chunk)
         await stream.data(DONE)
+        return await stream.end()
+
+    async def _fail(self, stream: EventStream, error: HeadraceError) -> web.StreamResponse:
+        await stream.data({"error": error_body(error)["error"]})
         return await stream.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from headrace.batch.fields import (
     MAX_IMAGES,
@@ -26,6 +26,9 @@ class ChatCompletion(Llm):
     """A conversation, to be continued; OpenAI's defaults."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    max_tokens: Annotated[
+        int, Field(ge=1, le=32768, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
+    ] = 1024
 
 
 class TextCompletion(Llm):

@@ -124,10 +124,11 @@ class BatchService:
         self.figures = BatchFigures()
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._starting = asyncio.Lock()
-        self._started = False
+        self._started = self._stopped = False
 
     async def stop(self) -> None:
         """End the engine; whoever waits for it gets an error."""
+        self._stopped = True
         for turn in self._turns.values():
             if not turn.done():
                 turn.set_exception(EngineError("the worker is shutting down"))
@@ -187,8 +188,7 @@ class BatchService:
 
     async def choose(self, pipeline: str, asked: str) -> Choice:
         """The model that a request for ``asked`` gets; see `ModelChooser.choose`."""
-        needed = not asked and self.chooser.known(pipeline)
-        return await self.chooser.choose(pipeline, asked, await self.loaded() if needed else frozenset())
+        return await self.chooser.choose(pipeline, asked, () if asked else await self.loaded())
 
     # -- the queue -------------------------------------------------------------------------------------
 
@@ -246,6 +246,8 @@ class BatchService:
     async def ready(self) -> None:
         """Have the engine started; return when it is ready. Raises `EngineError` or `NotInstalled`."""
         async with self._starting:
+            if self._stopped:
+                raise EngineError("the worker is shutting down")
             if not self._started:
                 await self.engine.start()
                 self._started = True
@@ -262,9 +264,11 @@ class BatchService:
             log.debug("the batch engine does not say what it holds: %s", error)
             return []
 
-    async def loaded(self) -> frozenset[str]:
-        """Models that are in the engine's memory."""
-        return frozenset(entry["key"]["ref"] for entry in await self.models() if entry["state"] == "loaded")
+    async def loaded(self) -> list[str]:
+        """Models that are in the engine's memory, the one that was used last first."""
+        entries = [entry for entry in await self.models() if entry["state"] == "loaded"]
+        entries.sort(key=lambda entry: entry["last_used"], reverse=True)
+        return list(dict.fromkeys(entry["key"]["ref"] for entry in entries))
 
 
 def lane_of(pipeline: str, model: str) -> str:

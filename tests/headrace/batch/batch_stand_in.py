@@ -25,6 +25,8 @@ from stream.access import OPEN_ROUTES, guard
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 HERE = {"stabilityai/sd-turbo", "acme/painter", "acme/talker", "ByteDance/SDXL-Lightning", "acme/x_Lightning"}
 
+INDEX = {"acme/painter": "StableDiffusionPipeline"}
+
 
 def wav(seconds: float = 0.2) -> bytes:
     out = io.BytesIO()
@@ -45,7 +47,7 @@ class StandInStore:
             raise ModelNotFound(
                 f"model {ref} is not on this machine; headrace models pull {ref}", field="model_id"
             )
-        return Located(parsed, Path("/nowhere"), "diffusers", "1", 1, "folder")
+        return Located(parsed, Path("/nowhere"), "diffusers", "1", 1, "folder", index=INDEX.get(parsed.name))
 
     def list(self):
         return [self.find(name) for name in sorted(HERE)]
@@ -61,6 +63,7 @@ class StandInEngine:
         self.calls: list[tuple[str, str, dict, dict]] = []
         self.running = self.most = self.finished = self.cancelled = 0
         self.dies = False
+        self.warm: list[str] = []
         self.raises: Exception | None = None
         self.started = self.stopped = 0
 
@@ -78,7 +81,7 @@ class StandInEngine:
             {"key": {"ref": model, "revision": "1", "dtype": "float32", "device": "cpu", "kind": "x"},
              "state": "loaded", "progress": 1.0, "what": "", "bytes": 10, "parts": {}, "leases": 0,
              "pinned": False, "last_used": 0.0, "weights": "real", "load_seconds": 0.1}
-            for model in dict.fromkeys(call[1] for call in self.calls)
+            for model in dict.fromkeys([*self.warm, *(call[1] for call in self.calls)])
         ]  # fmt: skip
 
     async def run(self, pipeline, model, inputs, blobs=None, *, on_progress, on_piece, timeout=600.0):

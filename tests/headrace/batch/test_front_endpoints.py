@@ -182,6 +182,25 @@ async def test_the_model_of_a_request_that_names_none():
         assert server.engine.calls == []
 
 
+async def test_a_model_that_was_made_warm_answers_for_what_it_is_for():
+    async with batch_server(StandInEngine()) as server:
+        server.engine.warm = ["acme/painter", "demo:tiny-llama"]
+        await server.json("/llm", MINIMAL["llm"])
+        for pipeline in ("text-to-image", "image-to-image"):
+            _, _, headers = await ask(server, pipeline, MINIMAL[pipeline])
+            assert headers["x-headrace-model"] == "acme/painter"
+        _, _, headers = await server.json("/llm", MINIMAL["llm"])
+        assert headers["x-headrace-model"] == "demo:smollm2"
+
+
+async def test_a_worker_that_stops_starts_no_engine():
+    async with batch_server(StandInEngine()) as server:
+        await server.front.stop()
+        status, body, _ = await server.json("/text-to-image", {"prompt": "x"})
+        assert (status, body["error"]["code"]) == (503, "engine_unavailable")
+        assert server.engine.started == 0
+
+
 async def test_an_engine_that_dies_is_answered_503_and_the_next_request_works():
     async with batch_server(StandInEngine()) as server:
         server.engine.dies = True

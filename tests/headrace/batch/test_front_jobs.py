@@ -144,3 +144,15 @@ async def test_jobs_end_with_the_worker():
             await server.json("/text-to-image", {"prompt": "x"}, **ASYNC)
         await until(lambda: server.engine.running == 2)
     assert server.engine.cancelled == 2
+
+
+async def test_uploads_of_jobs_are_given_back_however_they_end():
+    async with batch_server(StandInEngine()) as server:
+        server.engine.gate.clear()
+        server.front.jobs.limits = JobLimits(jobs=1)
+        status, body, _ = await server.form("/upscale", {"prompt": "", "image": PNG}, **ASYNC)
+        assert (status, server.front.budget.held) == (202, len(PNG))
+        assert (await server.form("/upscale", {"prompt": "", "image": PNG}, **ASYNC))[0] == 429
+        assert server.front.budget.held == len(PNG)
+        await get(server, body["url"], "DELETE")
+        await until(lambda: server.front.budget.held == 0)
