@@ -9,6 +9,7 @@ const STAGES = [
   ["encode", "Encode", "From the result to the compressed picture"],
   ["send", "Send", "Until the last byte has left"],
 ];
+const LOOK = 500; // ms at least between two counts of pictures
 const LATENCY = {
   measured: ["Glass to glass", "From the capture of a frame here until its result is shown here; half of the frames took at most so long"],
   parts: ["Latency, about", "The worker's time, the network's round trip and the buffer here: single frames cannot be followed in this browser, or for a session that is only watched"],
@@ -16,8 +17,39 @@ const LATENCY = {
 };
 const LEFT_OUT = ["dropped_busy", "dropped_rate", "dropped_encoder", "dropped_away", "failed"];
 
-export function clearFigures() {
-  for (const id of ["latency", "fps-input", "fps-processed", "fps-shown", "left-out", "bitrate"]) say(id, "–");
+/** Everything that is told in numbers, of the session on stage. */
+export class Figures {
+  constructor(graph) {
+    this.graph = graph;
+    this.counted = null;
+    this.fps = 0;
+  }
+
+  /** `shown` counts the pictures that the stage has shown. */
+  show(session, meter, shown, own) {
+    const all = session.latency?.total ?? session.latency?.received_to_encoded;
+    const latency = meter.latency(all?.p50_ms);
+    // What is measured frame by frame comes to the graph as it comes in.
+    if (latency && latency.kind !== "measured") this.graph.add({ low: latency.p50, p50: latency.p50, high: latency.p50 });
+    showCounts(session);
+    showConnection(meter.figures, latency, this.rate(shown), own);
+    showStages(session);
+  }
+
+  clear(ended) {
+    for (const id of ["latency", "fps-input", "fps-processed", "fps-shown", "left-out", "bitrate"]) say(id, "–");
+    showStages(ended);
+  }
+
+  /** Pictures shown a second, smoothed over two looks. */
+  rate(shown) {
+    const at = performance.now();
+    const { counted } = this;
+    if (counted && at - counted.at < LOOK) return this.fps;
+    if (counted && shown >= counted.shown) this.fps = (this.fps + ((shown - counted.shown) * 1000) / (at - counted.at)) / 2;
+    this.counted = { shown, at };
+    return this.fps;
+  }
 }
 
 function put(id, value, unit) {
@@ -25,7 +57,7 @@ function put(id, value, unit) {
 }
 
 /** What the worker counts. */
-export function showCounts({ fps, counts }) {
+function showCounts({ fps, counts }) {
   put("fps-input", fps.input.toFixed(1), "fps");
   put("fps-processed", fps.processed.toFixed(1), "fps");
   const left = LEFT_OUT.reduce((sum, name) => sum + (counts[name] ?? 0), 0);
@@ -37,7 +69,7 @@ export function showCounts({ fps, counts }) {
 }
 
 /** What is measured here, at the connection. */
-export function showConnection(figures, latency, shownFps, own) {
+function showConnection(figures, latency, shownFps, own) {
   put("fps-shown", shownFps.toFixed(1), "fps");
   $("fps-shown").title = [figures.width ? `${figures.width} × ${figures.height}` : null, figures.codec,
     figures.lost ? `${figures.lost} packets lost` : null, figures.dropped ? `${figures.dropped} left out here` : null]
@@ -58,7 +90,7 @@ function showGlass(latency, own) {
 }
 
 /** The stages inside the worker as a bar and a table. */
-export function showStages(session) {
+function showStages(session) {
   const latency = session?.latency ?? {};
   const drawn = session?.decoder.name === "test pattern";
   const stages = STAGES.filter(([name]) => latency[name]);

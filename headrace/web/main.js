@@ -5,32 +5,32 @@ import { Addresses } from "./addresses.js";
 import { Refusal, json } from "./api.js";
 import { Connection } from "./connection.js";
 import { Controls } from "./controls.js";
-import { $, el, say, sentence, show, sleep } from "./dom.js";
+import { $, say, sentence, show, sleep } from "./dom.js";
 import { followEvents } from "./events.js";
-import { clearFigures, showConnection, showCounts, showStages } from "./figures.js";
+import { Figures } from "./figures.js";
 import { Graph } from "./graph.js";
-import { STATES, Trouble, engineWords, wordsOf } from "./messages.js";
+import { Trouble, engineWords, wordsOf } from "./messages.js";
 import { Meter } from "./meter.js";
 import { Preview } from "./preview.js";
 import { Recorder } from "./recorder.js";
+import { SessionChoice } from "./sessions.js";
 import { Sources } from "./sources.js";
 import { Stage } from "./stage.js";
+import { Status, setStatus } from "./status.js";
 import { Texts } from "./texts.js";
 import { Viewer } from "./viewer.js";
 import { Workflows } from "./workflow.js";
 
 const POLL = 1000; // ms between two looks at the worker
-const ENDING = 4000; // ms for which the end of a stream is told over another that is shown
-const PHASES = { connecting: "Connecting", reconnecting: "Reconnecting", failed: "Not connected", ended: "Ended" };
 
 class Page {
   constructor() {
     this.state = null;
     this.own = null;
-    this.note = null;
-    this.shown = null;
+    this.status = new Status();
     this.wake = () => {};
     this.graph = new Graph($("graph"));
+    this.figures = new Figures(this.graph);
     this.meters = { own: this.newMeter("own"), watch: this.newMeter("watch") };
     this.stage = new Stage();
     this.stage.onFrame = (about) => this.meter.shown(about);
@@ -50,18 +50,15 @@ class Page {
       onFile: (file) => this.sources.useFile(file),
     });
     this.addresses = new Addresses();
+    this.choice = new SessionChoice();
     this.listen();
   }
 
   listen() {
     $("start").addEventListener("click", () => (this.own ? this.own.stop("Stopped here.") : this.start()));
     $("demo").addEventListener("click", () => this.toggleDemo());
-    $("session").addEventListener("change", () => {
-      const { value } = $("session");
-      location.hash = value ? new URLSearchParams({ session: value }).toString() : "";
-    });
     addEventListener("hashchange", () => {
-      this.note = null;
+      this.status.note = null;
       this.wake();
     });
     document.addEventListener("visibilitychange", () => {
@@ -120,6 +117,8 @@ class Page {
       } else this.stage.clear();
       this.followTexts(mode === "watch" ? session?.id : null);
     }
+    if (session?.begun !== this.begun) this.fallback = null;
+    this.begun = session?.begun;
     const watched = mode === "watch" ? (session?.id ?? null) : null;
     this.viewer.watch(watched, session?.begun);
     this.preview.watch(watched && this.fallback && !document.hidden ? watched : null);
@@ -139,14 +138,14 @@ class Page {
   // -- this browser's own stream -----------------------------------------------------------------------
 
   async start() {
-    this.note = null;
+    this.status.note = null;
     $("start").disabled = true;
-    this.setStatus("LOADING", "Opening", `Waiting for the ${this.sources.name}.`);
+    setStatus("LOADING", "Opening", `Waiting for the ${this.sources.name}.`);
     try {
       const stream = await this.sources.open();
       this.begin(stream);
     } catch (error) {
-      this.note = error instanceof Trouble ? error : new Trouble("The source cannot be opened", sentence(String(error)));
+      this.status.note = error instanceof Trouble ? error : new Trouble("The source cannot be opened", sentence(String(error)));
     }
     $("start").disabled = false;
     this.showStart();
@@ -186,7 +185,7 @@ class Page {
       this.sources.close();
       this.own = this.incoming = null;
       this.meters.own.reset();
-      this.note = detail.trouble ?? new Trouble("Your stream has ended", detail.reason ?? "", { ending: true });
+      this.status.note = detail.trouble ?? new Trouble("Your stream has ended", detail.reason ?? "", { ending: true });
       const { cause } = detail.trouble ?? {};
       if (cause instanceof Refusal && cause.details.length) {
         this.workflows.showProblems(this.workflows.title, this.workflows.own?.nodes ?? [], cause.details);
@@ -231,12 +230,12 @@ class Page {
   async toggleDemo() {
     const running = this.state?.demo?.running;
     $("demo").disabled = true;
-    this.note = null;
+    this.status.note = null;
     try {
       await json(`/api/demo/${running ? "stop" : "start"}`, { method: "POST", body: {} });
       if (!running && this.wanted !== null && this.wanted !== this.state.demo.id) location.hash = "";
     } catch (error) {
-      this.note = new Trouble(running ? "The demo was not stopped" : "The demo was not started", sentence(wordsOf(error)));
+      this.status.note = new Trouble(running ? "The demo was not stopped" : "The demo was not started", sentence(wordsOf(error)));
     }
     $("demo").disabled = false;
     this.wake();
@@ -286,9 +285,8 @@ class Page {
     $("engine").dataset.state = "unknown";
     say("engine-text", "No answer");
     if (!this.own) {
-      this.setStatus("UNKNOWN", "No answer", "");
+      setStatus("UNKNOWN", "No answer", "");
       $("screen").classList.add("stale");
-      this.attach(null);
     }
     $("main").classList.add("past");
     show("demo", false);
@@ -299,7 +297,8 @@ class Page {
     say("version", state.version);
     $("engine").dataset.state = state.engine.state;
     say("engine-text", engineWords(state.engine));
-    this.updateChoice(state);
+    const current = this.mode === "own" ? this.own.session : (session?.id ?? this.wanted);
+    this.choice.update(state.sessions, { own: this.own?.session, current, wanted: this.wanted });
     this.attach(session);
     this.updateWorkflow(state);
     this.addresses.update({
@@ -310,7 +309,7 @@ class Page {
     say("demo", demo?.running ? "Stop demo" : "Start demo");
     if (session) this.showSession(session, demo);
     else this.showNone(state);
-    this.showStatus(state);
+    this.status.show(this);
     this.showPicture();
   }
 
@@ -322,67 +321,16 @@ class Page {
   }
 
   showSession(session) {
-    const { meter, mode } = this;
-    showCounts(session);
-    showConnection(meter.figures, this.latencyOf(session), this.shownFps(), mode === "own");
-    showStages(session);
+    this.figures.show(session, this.meter, this.stage.frames, this.mode === "own");
     this.controls.update(session.id, session.schema, session.values);
   }
 
-  latencyOf(session) {
-    const all = session.latency?.total ?? session.latency?.received_to_encoded;
-    const latency = this.meter.latency(all?.p50_ms);
-    if (latency && latency.kind !== "measured") this.graph.add({ low: latency.p50, p50: latency.p50, high: latency.p50 });
-    return latency;
-  }
-
-  /** Pictures shown a second, since the look before. */
-  shownFps() {
-    const { frames } = this.stage;
-    const at = performance.now();
-    const fps = this.counted ? ((frames - this.counted.frames) * 1000) / Math.max(1, at - this.counted.at) : 0;
-    if (!this.counted || at - this.counted.at > POLL / 2) {
-      this.counted = { frames, at };
-      this.fps = this.fps === undefined ? fps : (this.fps + fps) / 2;
-    }
-    return this.fps ?? 0;
-  }
-
   showNone({ ended }) {
-    clearFigures();
-    showStages(ended);
+    this.figures.clear(ended);
     this.controls.clear("There are parameters while a stream runs.");
   }
 
-  // -- words -------------------------------------------------------------------------------------------
-
-  showStatus({ session, ended, demo }) {
-    // An end that was meant is news for a moment only, where there is something else to see.
-    if (this.note?.ending && session && performance.now() - this.note.since > ENDING) this.note = null;
-    const name = this.mode === "own" ? "Your stream" : session?.id === demo?.id ? "Demo" : (session?.id ?? "");
-    if (this.mode === "own" && this.phase.phase !== "live") this.showPhase();
-    else if (this.note) this.setStatus(this.note.ending ? "OFFLINE" : "ERROR", this.note.title, this.note.advice);
-    else if (session) {
-      const over = this.fallback ? " Shown over HTTP." : "";
-      this.setStatus(session.state, STATES[session.state] ?? session.state, session.explanation + over);
-    } else if (this.mode === "own") this.setStatus("LOADING", "Connecting", "Waiting for the worker.");
-    else this.setStatus("OFFLINE", "No stream", ended ? `${ended.id}: ${ended.error?.message ?? ended.reason ?? "ended"}.` : "");
-    const state = $("state-name").textContent;
-    document.title = [state, name, "Headrace"].filter(Boolean).join(" · ");
-  }
-
-  showPhase() {
-    const { phase, trouble, attempt } = this.phase;
-    const words = trouble ? `${trouble.title}. ${trouble.advice}` : phase === "connecting" ? "Asking the worker to take your stream." : "The connection was lost.";
-    const again = phase === "reconnecting" && attempt ? ` Attempt ${attempt + 1}.` : "";
-    this.setStatus(phase === "failed" ? "ERROR" : "LOADING", PHASES[phase] ?? phase, words + again);
-  }
-
-  setStatus(state, name, reason) {
-    $("status").dataset.state = state;
-    say("state-name", name);
-    say("reason", reason);
-  }
+  // -- what can be done --------------------------------------------------------------------------------
 
   showStart() {
     const { own } = this;
@@ -392,45 +340,10 @@ class Page {
     show("live-note", Boolean(own));
   }
 
-  /** What lies over the picture: nothing while there is one. */
   showPicture() {
-    const { state } = this;
-    const { session, demo } = state;
-    const live = this.mode === "own" ? this.phase.phase === "live" : true;
-    const seen = (session !== null || this.mode === "own") && this.stage.fresh && live;
-    $("screen").classList.toggle("stale", !seen);
-    show("empty", !seen);
+    const { state, mode, phase, wanted } = this;
+    const seen = this.status.cover({ state, mode, phase, wanted, fresh: this.stage.fresh });
     $("record").disabled = !seen && !this.recorder.recorder;
-    const progress = session?.progress;
-    show("progress", !seen && progress != null);
-    if (progress != null) $("progress").value = progress;
-    if (seen) return;
-    if (this.mode === "own" && this.phase.phase !== "live") {
-      this.overlay(PHASES[this.phase.phase] ?? "", $("reason").textContent);
-    } else if (session) this.overlay("Waiting for a picture", session.explanation);
-    else if (this.note) this.overlay(this.note.title, this.note.advice);
-    else if (this.wanted) this.overlay(`There is no session ${this.wanted}`, "It has ended, or has not begun yet; this page shows it when it is there.");
-    else this.overlay("No stream is running", demo ? "Start your own below, or the demo again." : "Choose a source and start it below, or send one from OBS to the address on this page.");
-  }
-
-  overlay(title, text) {
-    say("empty-title", title);
-    say("empty-text", text);
-  }
-
-  updateChoice({ sessions, session }) {
-    const own = this.own?.session;
-    const options = new Map(sessions.map(({ id }) => [id, id === own ? "Your stream" : id]));
-    const current = (this.mode === "own" ? own : session?.id ?? this.wanted) ?? "";
-    if (own) options.set(own, "Your stream");
-    if (current && !options.has(current)) options.set(current, current);
-    show("session-choice", options.size > 1 || (this.wanted !== null && options.size > 0));
-    const key = JSON.stringify([...options]);
-    if (key !== this.choiceKey) {
-      $("session").replaceChildren(...[...options].map(([value, words]) => el("option", { value }, words)));
-    }
-    this.choiceKey = key;
-    if (document.activeElement !== $("session")) $("session").value = current;
   }
 }
 

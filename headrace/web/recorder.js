@@ -5,6 +5,7 @@ import { $, download, say, show } from "./dom.js";
 const TYPES = ["video/mp4;codecs=avc1,mp4a.40.2", "video/mp4", "video/webm;codecs=vp9,opus", "video/webm"];
 const LARGEST = 1 << 30; // bytes held in memory until they are saved
 const SLICE = 1000; // ms between two pieces
+const CLOCK = 250; // ms between two looks at the clock
 
 /** `take()` gives the stream to record, or null. */
 export class Recorder {
@@ -36,6 +37,7 @@ export class Recorder {
     this.pieces = [];
     this.bytes = 0;
     this.began = performance.now();
+    this.timer = setInterval(() => this.tell(), CLOCK);
     recorder.addEventListener("dataavailable", ({ data }) => this.keep(data));
     recorder.addEventListener("stop", () => this.save(recorder));
     recorder.addEventListener("error", ({ error }) => this.onProblem(`The recording broke off: ${error?.message ?? "unknown"}`));
@@ -49,7 +51,6 @@ export class Recorder {
   keep(data) {
     this.pieces.push(data);
     this.bytes += data.size;
-    this.tell();
     if (this.bytes > LARGEST) {
       this.onProblem("The recording was saved at 1 GB; start another to go on.");
       this.stop();
@@ -57,6 +58,7 @@ export class Recorder {
   }
 
   save(recorder) {
+    clearInterval(this.timer);
     this.recorder = null;
     this.tell();
     if (!this.bytes) return;

@@ -41,13 +41,12 @@ export class Viewer extends EventTarget {
         await lost(peer.pc, { signal });
       } catch (error) {
         if (signal.aborted) return;
-        // Between two sessions of the same name there is none for a moment.
-        if (error instanceof Refusal && error.code === "not_found") {
+        const trouble = viewTrouble(error);
+        if (trouble) failures += 1;
+        else {
           await sleep(AGAIN);
           continue;
         }
-        const trouble = error instanceof Trouble ? error : offerTrouble(error);
-        failures += 1;
         if (failures >= ATTEMPTS || !trouble.retry) {
           this.say("fallback", sentence(`${trouble.title}: ${trouble.advice}`));
           return;
@@ -90,6 +89,16 @@ export class Viewer extends EventTarget {
     await pc.setRemoteDescription({ type: "answer", sdp: await answer.text() });
     await connected(pc);
   }
+}
+
+/** Why there is no picture; null for what only has to be waited for: a worker that does not answer (which is
+    told elsewhere), and the moment between two sessions of one name. */
+function viewTrouble(error) {
+  if (error instanceof Trouble) return error;
+  if (error instanceof Refusal) return error.code === "not_found" ? null : offerTrouble(error);
+  // What `fetch` throws.
+  if (error instanceof TypeError) return null;
+  return new Trouble("This browser does not take the answer", sentence(error.message), { retry: true });
 }
 
 /** Close the connection, and tell the worker, which would find out by itself only later. */

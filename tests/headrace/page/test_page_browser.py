@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import av
 import pytest
 from chromium import Tab, chromium, open_tab, reason_to_skip
 from page_server import PageServer, page_server
+from PIL import Image
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=reason_to_skip() or "")
 
@@ -223,6 +226,59 @@ def test_a_stream_of_the_page_is_watched_from_another_and_outlives_the_engine(
         viewer.until("document.getElementById('empty-title').textContent.startsWith('There is no session')")
 
 
+def test_a_picture_file_is_a_source_and_the_result_is_recorded_to_a_file(
+    server: PageServer, browser: Any, tmp_path: Path
+) -> None:
+    red = tmp_path / "red.png"
+    Image.new("RGB", (320, 180), (230, 20, 20)).save(red)
+    with open_tab(browser, f"{server.url}/", accept_downloads=True) as tab:
+        tab.until(SHOWN)
+        choose(tab, "passthrough")
+        tab.page.set_input_files("#file", red)
+        assert tab.text("file-name") == "red.png"
+        tab.click("start")
+        tab.until(f"{OWN} && {LOOK}.red > 180 && {LOOK}.green < 80")
+        tab.until("!document.getElementById('record').disabled")
+        tab.click("record")
+        tab.until("/Recording 0:0[1-9]/.test(document.getElementById('record-words').textContent)")
+        with tab.page.expect_download() as saved:
+            tab.click("record")
+        path = tmp_path / saved.value.suggested_filename
+        saved.value.save_as(path)
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert len(frames) >= 3
+        assert frames[-1].shape == (180, 320, 3)
+        assert frames[-1][:, :, 0].mean() > 180
+
+
+def test_latency_is_the_time_from_capture_to_display_whatever_the_timestamps_begin_with(
+    server: PageServer, browser: Any
+) -> None:
+    # 60 frames, one each 33 ms, encoded 5 to 14 ms after their capture, shown 80 ms after it; both RTP
+    # timestamps wrap on the way. The encoder is said to take 5 ms.
+    script = """(async () => {
+      const { GlassToGlass } = await import("/page/latency.js");
+      const glass = new GlassToGlass();
+      glass.clock.encodeTime = 5;
+      const latencies = [];
+      for (let n = 0; n < 60; n += 1) {
+        const captured = 1_700_000_000_000 + n * 33;
+        const [source, out] = [20_000, 90_000].map((early) => (2 ** 32 - early + n * 2970) % 2 ** 32);
+        glass.sent({ rtp: source, encoded: captured + 5 + (n * 7) % 10, captured: null });
+        glass.displayed(out, captured + 80);
+        latencies.push(...glass.timing([[source, out, 12], [null, out, 0], [source + 1, out + 1, 12]]));
+      }
+      return latencies;
+    })()"""
+    with open_tab(browser, f"{server.url}/") as tab:
+        latencies = tab.run(script)
+    assert len(latencies) == 60
+    # The first frames know no better than that they waited; from the least one on it is exact.
+    assert all(abs(value - 80) < 10 for value in latencies)
+    assert all(abs(value - 80) < 0.01 for value in latencies[10:])
+
+
 def test_a_connection_that_was_lost_is_made_again(server: PageServer, browser: Any) -> None:
     with open_tab(browser, f"{server.url}/") as tab:
         tab.until(SHOWN)
@@ -290,9 +346,10 @@ def test_a_token_is_asked_for_once_and_failures_are_told_in_words(browser: Any) 
     secret = {"HEADRACE_TOKEN": "open-sesame"}
     with ExitStack() as stack:
         with page_server(
-            "--demo", "--workflow", "passthrough", "--capacity", "1", environment=secret
+            *("--demo", "--workflow", "passthrough", "--capacity", "1", "--host", "0.0.0.0"),
+            environment=secret,
         ) as server:
-            tab = stack.enter_context(open_tab(browser, f"{server.url}/"))
+            tab = stack.enter_context(open_tab(browser, f"{server.url.replace('0.0.0.0', '127.0.0.1')}/"))
             tab.until("document.getElementById('token-dialog').open")
             tab.run(f"{enter_token}('wrong')")
             tab.until("!document.getElementById('token-problem').hidden")
@@ -307,7 +364,16 @@ def test_a_token_is_asked_for_once_and_failures_are_told_in_words(browser: Any) 
             tab.click("start")
             tab.until("document.getElementById('reason').textContent.includes('Every place is taken')")
             tab.click("start")
-            tab.until(SHOWN)
+            tab.until(f"{STATE} === 'Your stream has ended'")
+            hosts = tab.run(
+                """fetch("/api/page", { headers: { Authorization: "Bearer open-sesame" } })
+                .then((answer) => answer.json()).then(({ hosts }) => hosts)"""
+            )
+            for host in [host for host in hosts if host.replace(".", "").isdigit()][:1]:
+                away = stack.enter_context(open_tab(browser, f"http://{host}:{urlsplit(server.url).port}/"))
+                away.until("!document.getElementById('source-note').hidden")
+                assert "--self-signed" in away.text("source-note")
+                assert away.run("document.querySelector('input[name=source]:checked').value") == "pattern"
         tab.until("!document.getElementById('banner').hidden")
         assert "The worker does not answer." in tab.words()
         assert tab.run("document.getElementById('screen').classList.contains('stale')")
