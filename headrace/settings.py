@@ -70,6 +70,18 @@ class Settings(BaseSettings):
         30.0, ge=0, le=3600, description="seconds that a session outlives its publisher, who may come back"
     )
     max_viewers: int = Field(64, ge=1, le=10_000, description="WebRTC viewers at once, of all sessions")
+    viewer_bitrate_min: int = Field(
+        250_000,
+        ge=100_000,
+        le=100_000_000,
+        description="bits per second below which a WebRTC viewer moves to a second, lower encoding",
+    )
+    viewer_bitrate_max: int = Field(
+        6_000_000, ge=100_000, le=100_000_000, description="most bits per second for WebRTC viewers"
+    )
+    publisher_bitrate_max: int = Field(
+        12_000_000, ge=300_000, le=100_000_000, description="most bits per second asked of browsers that send"
+    )
     stun_servers: Names = Field((), description="STUN servers, as `stun:host:3478`")
     turn_servers: Names = Field(
         (), description="TURN servers, as `turn:host:3478?transport=udp` or `turns:host:5349`"

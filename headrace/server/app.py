@@ -132,6 +132,7 @@ class Worker:
                     bitrate=settings.bitrate, preset=settings.preset, hardware=settings.hardware
                 ),
                 audio=AudioEncoderSettings(),
+                viewers=self.webrtc.viewer_bitrates,
             ),
         )
 

@@ -10,7 +10,9 @@ from aiohttp import web
 from headrace.settings import Settings
 from stream.answers import answering
 from stream.errors import InvalidInput
+from stream.renditions import BitrateRange
 from stream.routes import Host
+from stream.webrtc.bitrate import ReceiveSettings
 from stream.webrtc.ice import IceServer, IceSettings, parse_port_range, parse_uri
 from stream.webrtc.peers import PeerTable
 from stream.webrtc.publications import Publications
@@ -23,11 +25,14 @@ class WebRtc:
 
     def __init__(self, host: Host, settings: Settings) -> None:
         self._host = host
+        self.viewer_bitrates = viewer_bitrates(settings)
+        receiving = ReceiveSettings(highest=settings.publisher_bitrate_max)
         self.peers = PeerTable(
             ice_settings(settings),
             max_viewers=settings.max_viewers,
             # One that takes over is there beside the one that it replaces.
             max_publishers=2 * settings.capacity,
+            receiving=receiving,
         )
         self.publications = Publications(host, grace=settings.publisher_grace)
         host.table.on_ended.append(self.peers.session_ended)
@@ -49,6 +54,17 @@ class WebRtc:
 
     async def close(self) -> None:
         await self.peers.close("the worker is shutting down")
+
+
+def viewer_bitrates(settings: Settings) -> BitrateRange:
+    """Between what the encoding for WebRTC viewers moves; raises `InvalidInput` naming the setting."""
+    lowest, highest = settings.viewer_bitrate_min, settings.viewer_bitrate_max
+    if lowest > highest:
+        raise InvalidInput(
+            f"viewer_bitrate_min must be at most viewer_bitrate_max ({highest}), not {lowest}",
+            field="viewer_bitrate_min",
+        )
+    return BitrateRange(min(max(settings.bitrate, lowest), highest), lowest, highest)
 
 
 def ice_settings(settings: Settings) -> IceSettings:

@@ -168,6 +168,18 @@ class SentRate:
         self._at = max(self._at, at)
 
 
+@dataclass(frozen=True, slots=True)
+class ReceiveSettings:
+    """Bits a second that a publisher's pictures may have: with what it begins, and between what it moves."""
+
+    start: int = 2_500_000
+    lowest: int = 300_000
+    highest: int = 12_000_000
+
+
+RECEIVING = ReceiveSettings()
+
+
 class ReceiveLimit:
     """What we allow a publisher to send: the REMB that goes to it.
 
@@ -180,9 +192,9 @@ class ReceiveLimit:
     INTERVAL = 0.5
     GROWTH = 0.15
 
-    def __init__(self, *, start: int, lowest: int, highest: int) -> None:
-        self.lowest, self.highest = lowest, highest
-        self.bits = min(max(start, lowest), highest)
+    def __init__(self, settings: ReceiveSettings) -> None:
+        self.lowest, self.highest = settings.lowest, settings.highest
+        self.bits = min(max(settings.start, self.lowest), self.highest)
         self._overused: list[float] = []
         self._trouble_at = float("-inf")
         self._grown_at: float | None = None

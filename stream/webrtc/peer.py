@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiortc import InvalidAccessError, InvalidStateError
@@ -18,7 +17,7 @@ from stream.ingest import Ingest
 from stream.session import Session
 from stream.webrtc.adapter.ice import candidate_lines, parse_candidate
 from stream.webrtc.adapter.media import MediaConnection
-from stream.webrtc.bitrate import ReceiveLimit
+from stream.webrtc.bitrate import RECEIVING, ReceiveLimit, ReceiveSettings
 from stream.webrtc.channels import DataChannel
 from stream.webrtc.ice import IceSettings
 from stream.webrtc.negotiation import Negotiated, complete_answer, negotiate, read_credentials
@@ -41,15 +40,6 @@ DTLS_FAILED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiveSettings:
-    """Bits a second that publishers may send: with what they begin, and between what the estimate moves."""
-
-    start: int = 2_500_000
-    lowest: int = 300_000
-    highest: int = 12_000_000
-
-
 class Peer:
     """One `RTCPeerConnection`, from an offer to its end. Belongs to the loop.
 
@@ -61,7 +51,7 @@ class Peer:
         ice: IceSettings,
         *,
         on_closed: Callable[[Peer], None],
-        receiving: ReceiveSettings = ReceiveSettings(),
+        receiving: ReceiveSettings = RECEIVING,
     ) -> None:
         self.id = secrets.token_urlsafe(18)
         self.ice_ufrag = self.ice_pwd = ""
@@ -169,9 +159,7 @@ class Peer:
         for kind, receiver in receivers.items():
             self._waiting.add(f"{kind} in")
             receiver.on_started = lambda kind=kind: self._started(f"{kind} in")
-            receiver.limit = ReceiveLimit(
-                start=self._receiving.start, lowest=self._receiving.lowest, highest=self._receiving.highest
-            )
+            receiver.limit = ReceiveLimit(self._receiving)
         for kind, sender in senders.items():
             self._waiting.add(f"{kind} out")
             sender.on_started = lambda kind=kind: self._started(f"{kind} out")

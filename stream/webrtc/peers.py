@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stream.errors import AtCapacity, NotFound
 from stream.logs import about_session
 from stream.session import Session
+from stream.webrtc.bitrate import RECEIVING, ReceiveSettings
 from stream.webrtc.ice import IceSettings
 
 if TYPE_CHECKING:
@@ -74,11 +75,13 @@ class PeerTable:
         max_publishers: int = 32,
         connect_timeout: float = CONNECT_TIMEOUT,
         factory: PeerFactory | None = None,
+        receiving: ReceiveSettings = RECEIVING,
     ) -> None:
         self.ice = ice
         self.max_viewers = max_viewers
         self.max_publishers = max_publishers
         self.factory = factory
+        self._receiving = receiving
         """What makes a peer; None until the first one has loaded aiortc."""
         self.failures: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
         self._connect_timeout = connect_timeout
@@ -118,7 +121,9 @@ class PeerTable:
             if self.factory is None:
                 module = await asyncio.to_thread(importlib.import_module, "stream.webrtc.peer")
                 kind = module.Peer
-                self.factory = lambda ice, on_closed: kind(ice, on_closed=on_closed)
+                self.factory = lambda ice, on_closed: kind(
+                    ice, on_closed=on_closed, receiving=self._receiving
+                )
             if self.closed:
                 raise AtCapacity("the worker is shutting down")
             entry = Entry(self.factory(self.ice, self._left), session, role)

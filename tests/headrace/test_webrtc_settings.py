@@ -9,7 +9,7 @@ from fuzzed_server import FuzzedServer
 from pydantic import SecretStr
 
 from headrace.server.app import Worker, build_app
-from headrace.server.webrtc import ice_settings
+from headrace.server.webrtc import ice_settings, viewer_bitrates
 from headrace.settings import Settings
 from stream.errors import InvalidInput
 
@@ -34,6 +34,16 @@ def test_ice_is_what_the_settings_say():
     assert found.exclude == ("tun*", "10.0.0.0/8")
     assert (found.host_candidates, found.gather_timeout) == ("ipv4", 1)
     assert ice_settings(Settings()).servers == ()
+
+
+def test_viewers_get_what_the_settings_allow():
+    found = viewer_bitrates(
+        Settings(bitrate=8_000_000, viewer_bitrate_min=400_000, viewer_bitrate_max=5_000_000)
+    )
+    assert (found.lowest, found.start, found.highest) == (400_000, 5_000_000, 5_000_000)
+    with pytest.raises(InvalidInput, match="at most viewer_bitrate_max") as refused:
+        viewer_bitrates(Settings(viewer_bitrate_min=9_000_000))
+    assert refused.value.field == "viewer_bitrate_min"
 
 
 @pytest.mark.parametrize(

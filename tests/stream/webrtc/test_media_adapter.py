@@ -43,7 +43,7 @@ from stream.webrtc.adapter.media import FeedbackRouter, MediaConnection, check_s
 from stream.webrtc.adapter.receiver import PacketReceiver
 from stream.webrtc.adapter.sender import HISTORY, PacketSender
 from stream.webrtc.assembly import Unit
-from stream.webrtc.bitrate import ReceiveLimit
+from stream.webrtc.bitrate import ReceiveLimit, ReceiveSettings
 from stream.webrtc.payload import depacketise_h264, packetise_h264
 from tests.stream.webrtc.media_peers import CodedTrack, stage, until
 from tests.stream.webrtc.test_media_end_to_end import picture_track, sound_track
@@ -223,7 +223,7 @@ async def test_the_estimate_begins_where_it_is_set_and_at_once() -> None:
     assert max(answer[0] for answer in told if answer is not None) < 600_000
 
     receiver, wire, _ = await started_receiver()
-    receiver.limit = ReceiveLimit(start=2_500_000, lowest=300_000, highest=8_000_000)
+    receiver.limit = ReceiveLimit(ReceiveSettings(start=2_500_000, lowest=300_000, highest=8_000_000))
     for index, (ms, sent) in enumerate(arrivals(160)):
         packet = RtpPacket(100, 1, index, index * 3000, 7, b"\x41" * 1200)
         packet.extensions.abs_send_time = sent

@@ -10,6 +10,7 @@ from stream.webrtc.bitrate import (
     BELOW,
     RETURN,
     ReceiveLimit,
+    ReceiveSettings,
     SentRate,
     ViewerLimits,
     ViewerRate,
@@ -193,7 +194,7 @@ def test_the_sent_rate_is_that_of_the_last_second() -> None:
 def test_what_a_publisher_may_send_stays_within_the_limits(
     steps: list[tuple[bool, int, float, float]],
 ) -> None:
-    limit, now = ReceiveLimit(start=2_000_000, lowest=300_000, highest=8_000_000), 0.0
+    limit, now = ReceiveLimit(ReceiveSettings(start=2_000_000, lowest=300_000, highest=8_000_000)), 0.0
     for overused, arriving, fraction, passed in steps:
         now += passed
         limit.delay(overused, arriving, now)
@@ -204,7 +205,7 @@ def test_what_a_publisher_may_send_stays_within_the_limits(
 
 
 def test_a_publisher_is_told_its_start_at_once_and_may_send_more_soon() -> None:
-    limit = ReceiveLimit(start=2_500_000, lowest=300_000, highest=8_000_000)
+    limit = ReceiveLimit(ReceiveSettings(start=2_500_000, lowest=300_000, highest=8_000_000))
     assert limit.due(10.0) == 2_500_000
     assert limit.due(10.1) is None
     for step in range(1, 21):
@@ -213,7 +214,7 @@ def test_a_publisher_is_told_its_start_at_once_and_may_send_more_soon() -> None:
 
 
 def test_one_pause_of_ours_is_no_congestion_and_three_in_a_second_are() -> None:
-    limit = ReceiveLimit(start=2_500_000, lowest=300_000, highest=8_000_000)
+    limit = ReceiveLimit(ReceiveSettings(start=2_500_000, lowest=300_000, highest=8_000_000))
     limit.delay(True, 1_000_000, 1.0)
     limit.delay(True, 1_000_000, 5.0)
     assert limit.bits == 2_500_000
