@@ -108,7 +108,7 @@ def _component(
     module = kind.from_pretrained(folder, use_safetensors=True, **options)
     if device != "cpu":
         module = module.to(device)
-    return _steady(module) if wide else module
+    return steady(module) if wide else module
 
 
 def _class(library: str, name: str) -> Any:
@@ -140,7 +140,7 @@ def _must_be_wide(folder: Path, dtype: torch.dtype) -> bool:
     return bool(json.loads((folder / "config.json").read_text()).get("force_upcast"))
 
 
-def _steady(module: torch.nn.Module) -> torch.nn.Module:
+def steady(module: torch.nn.Module) -> torch.nn.Module:
     """An autoencoder of float32 that takes and keeps to any type, so that no pipeline casts it in place.
 
     Pipelines change the type of a shared float16 autoencoder while they use it, and back; one that says it

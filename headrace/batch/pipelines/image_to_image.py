@@ -1,0 +1,91 @@
+"""Pictures from a picture and a text: image to image, and InstructPix2Pix, which edits as it is told."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+from headrace.batch.contract import Job, Result
+from headrace.batch.defaults import Adjustment
+from headrace.batch.pipelines import diffusion, loras
+from headrace.batch.pipelines.diffusion import Checkpoint
+from headrace.batch.pipelines.diffusion_run import make_pictures, multiple_of, tuned
+from headrace.batch.pipelines.images import answer, check_side, padded, uploaded
+from headrace.batch.pipelines.safety import checker
+from headrace.batch.pipelines.schedulers import scheduler_for
+from headrace.batch.pipelines.text_to_image import seed_of, settings
+from headrace.models.cache import ModelCache
+
+DEFAULTS = {
+    "strength": 0.8,
+    "guidance_scale": 7.5,
+    "image_guidance_scale": 1.5,
+    "num_inference_steps": 100,
+}
+
+
+class ImageToImage:
+    """``/image-to-image``: see `headrace.batch.contract.BatchPipeline`.
+
+    The blob ``image``; inputs: ``prompt`` (may be empty), ``negative_prompt``, ``strength``,
+    ``guidance_scale``, ``image_guidance_scale`` (InstructPix2Pix), ``num_inference_steps``,
+    ``num_images_per_prompt``, ``seed``, ``safety_check``, ``withhold``, ``loras``, ``scheduler``. Answers as
+    `headrace.batch.pipelines.text_to_image.TextToImage`, with pictures as large as the one that came.
+    """
+
+    name: ClassVar[str] = "image-to-image"
+
+    def run(self, job: Job, models: ModelCache) -> Result:
+        inputs, adjusted = tuned(job, DEFAULTS)
+        seed, count = seed_of(inputs), int(inputs.get("num_images_per_prompt", 1))
+        picture = uploaded(job)
+        check_side(picture)
+        with (
+            diffusion.acquire(job, models) as lease,
+            loras.wanted(job, models) as branches,
+            checker(job, models) as safety,
+            job.turn(),
+        ):
+            checkpoint: Checkpoint = lease.model
+            kind = diffusion.class_for("image-to-image", checkpoint.index, job.model)
+            parts = loras.with_branches(checkpoint.parts, branches)
+            pipe = checkpoint.view(kind, parts, scheduler=scheduler_for(job, checkpoint))
+            loras.attach(pipe, branches)
+            larger = padded(picture, multiple_of(pipe))
+            arguments = {**_arguments(pipe, inputs, larger), **_strength(pipe, inputs, adjusted)}
+            pixels = larger.shape[0] * larger.shape[1]
+            made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=pixels)
+            height, width = picture.shape[:2]
+            shown, unsafe = safety.look([one[:height, :width] for one in made])
+            state, weights = safety.state, lease.weights
+        return answer(shown, seed=seed, unsafe=unsafe, safety=state, weights=weights, adjusted=adjusted)
+
+    def warm(self, job: Job, models: ModelCache) -> None:
+        diffusion.acquire(job, models).release()
+
+
+def _arguments(pipe: Any, inputs: dict[str, Any], picture: Any) -> dict[str, Any]:
+    from PIL import Image
+
+    return {
+        **settings(pipe, inputs),
+        "prompt": str(inputs.get("prompt") or ""),
+        "negative_prompt": inputs.get("negative_prompt") or None,
+        "image": Image.fromarray(picture),
+        "image_guidance_scale": float(inputs["image_guidance_scale"]),
+        "height": picture.shape[0],
+        "width": picture.shape[1],
+    }
+
+
+def _strength(pipe: Any, inputs: dict[str, Any], adjusted: list[dict[str, Any]]) -> dict[str, Any]:
+    """The strength, of which one step at least must be left; ``adjusted`` is told where it was less."""
+    if "strength" not in inspect.signature(type(pipe).__call__).parameters:
+        return {}
+    asked, steps = float(inputs["strength"]), int(inputs["num_inference_steps"])
+    if int(asked * steps) >= 1:
+        return {"strength": asked}
+    least = min(1.0, (1 + 1e-6) / steps)  # a whole step after rounding too
+    reason = f"one of {steps} steps is the least"
+    adjusted.append(Adjustment("strength", asked, round(1 / steps, 4), reason).as_dict())
+    return {"strength": least}

@@ -1,0 +1,48 @@
+"""Which scheduler a request gets: an object of its own, of the class of the model or one asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.batch.contract import Job
+from headrace.batch.pipelines import lightning
+from headrace.batch.pipelines.diffusion import Checkpoint
+from headrace.models import loading
+from stream.errors import InvalidInput
+
+SCHEDULERS = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "dpm++-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""Names that a request may give as ``scheduler``."""
+
+
+def scheduler_for(job: Job, checkpoint: Checkpoint) -> Any:
+    """A fresh scheduler. Raises `InvalidInput` (field ``scheduler``) for names and models that do not fit."""
+    import diffusers
+
+    own = checkpoint.parts["scheduler"]
+    if lightning.base_of(job.model):
+        return lightning.scheduler_for(own)
+    name = job.inputs.get("scheduler") or ""
+    if not name:
+        if "InstructPix2Pix" in checkpoint.index:
+            return loading.fresh_scheduler(own, diffusers.EulerAncestralDiscreteScheduler)
+        return loading.fresh_scheduler(own)
+    if name not in SCHEDULERS:
+        raise InvalidInput(f"scheduler is {name!r}; there are {', '.join(SCHEDULERS)}", field="scheduler")
+    if type(own).__name__.startswith("FlowMatch"):
+        raise InvalidInput(
+            f"scheduler is {name!r}; model {job.model} runs with its own only ({type(own).__name__})",
+            field="scheduler",
+        )
+    kind, changes = SCHEDULERS[name]
+    return loading.fresh_scheduler(own, getattr(diffusers, kind), **changes)
