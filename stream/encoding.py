@@ -210,12 +210,12 @@ class EncodingStage:
     @property
     def encoder_name(self) -> str | None:
         """FFmpeg's name of the encoder of the first rendition; None while nothing is encoded."""
-        return next((name for r in self._open() if (name := r.encoder_name) is not None), None)
+        return next((name for r in self._current() if (name := r.encoder_name) is not None), None)
 
     @property
     def fallback_reason(self) -> str | None:
         """Why the device no longer encodes, if it did."""
-        return next((why for r in self._open() if (why := r.fallback_reason) is not None), None)
+        return next((why for r in self._current() if (why := r.fallback_reason) is not None), None)
 
     def parameters(self, rendition: Rendition) -> VideoParameters | None:
         """What a muxer must know of a rendition; None until its first picture was encoded."""
@@ -235,9 +235,9 @@ class EncodingStage:
 
     def report(self) -> list[dict[str, Any]]:
         """What is encoded at present."""
-        return [shared.report() for shared in self._open()]
+        return [shared.report() for shared in self._current()]
 
-    def _open(self) -> list[OpenRendition]:
+    def _current(self) -> list[OpenRendition]:
         with self._changed:
             return list(self._renditions.values())
 
@@ -249,8 +249,11 @@ class EncodingStage:
             while (item := self._take()) is not None:
                 if isinstance(item, Heard):
                     self._encode_sound(item)
-                else:
+                elif isinstance(item, Shown):
                     self._encode_picture(item)
+                else:
+                    # Closing an encoder takes milliseconds, in which nobody is to wait for the lock.
+                    item.clear()
             if not self._aborted:
                 self._flush()
         except HeadraceError as error:
@@ -267,12 +270,15 @@ class EncodingStage:
             self._retired.clear()
         self._wake_loop()
 
-    def _take(self) -> Shown | Heard | None:
+    def _take(self) -> Shown | Heard | list[OpenRendition] | None:
+        """What to encode next, or the renditions that nobody uses any more; None at the end."""
         with self._changed:
             while True:
-                self._retired.clear()
                 if self._aborted:
                     return None
+                if self._retired:
+                    retired, self._retired = self._retired, []
+                    return retired
                 now = ticks(time.monotonic_ns())
                 item = self._order.next(now, ending=self._ending)
                 if item is not None:
@@ -299,7 +305,7 @@ class EncodingStage:
             tap(picture, shown.pts)
         first: Timeline | None = None
         in_size = self._scaler.sizes_of(picture)
-        for rendition in self._open():
+        for rendition in self._current():
             units = self._encode_rendition(rendition, in_size(rendition.size_of(picture)), shown)
             if units:
                 self._events.encoded(units)
@@ -339,7 +345,7 @@ class EncodingStage:
         self._events.sound_left(heard.pts)
 
     def _flush(self) -> None:
-        for rendition in self._open():
+        for rendition in self._current():
             if not rendition.broken and (units := rendition.flush()):
                 self._events.encoded(units)
         if self._audio is not None and (units := self._audio.flush()):
