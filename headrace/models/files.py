@@ -17,6 +17,7 @@ Layout = Literal["diffusers", "transformers", "gguf", "file", "other"]
 TEXT = (".json", ".txt", ".model", ".jinja", ".md.license")
 """Configurations, tokenizers (merges, vocabularies, sentencepiece), chat templates."""
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".onnx", ".onnx_data")
+_OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 _SKIPPED_FOLDERS = ("onnx", "openvino", "flax", "coreml", ".git", "original")
 
 
@@ -135,9 +136,22 @@ def _index_wanted(file: str, weights: Iterable[str]) -> bool:
     return sharded and ".safetensors." in file and ".bin." not in file
 
 
-def missing(choice: Choice, exists: Callable[[str], bool], read: Callable[[str], str]) -> list[str]:
+def missing(
+    choice: Choice,
+    exists: Callable[[str], bool],
+    read: Callable[[str], str],
+    index: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Files without which the model cannot be loaded: shards that an index names, parts without weights."""
     lost = [name for name in choice.files if not exists(name)]
+    for part in components(index or {}):
+        here = [name for name in choice.files if name.startswith(f"{part}/")]
+        if part in _OPTIONAL:
+            continue
+        if not here:
+            lost.append(part)
+        elif f"{part}/config.json" in here and not any(name in here for name in choice.weights):
+            lost.append(f"{part}/*.safetensors")
     for name in choice.text:
         if ".safetensors.index" not in name or not exists(name):
             continue

@@ -1,35 +1,33 @@
 """Getting models from the hub: the files that are needed, resumable, with progress.
 
-The worker and the command line use it without torch. huggingface_hub does the transfers (into its own cache,
-where other programs find them), one file after the other, in the calling thread.
+The worker and the command line use it without torch. huggingface_hub names the files; they are fetched one
+after the other in the calling thread, into the hub's cache, where other programs find them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace.models.download import PullFailed, download
 from headrace.models.errors import ModelNotFound, amount
 from headrace.models.files import choose
 from headrace.models.refs import ModelRef
 from headrace.models.roots import Roots
-from stream.errors import HeadraceError, InvalidInput, NotInstalled, SourceError
+from headrace.models.store import repo_folder
+from stream.errors import HeadraceError, InvalidInput, NotInstalled
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT = 20.0
 """Seconds without an answer of the hub's API."""
-
-
-class PullFailed(SourceError):
-    """The hub cannot be reached, or broke off; what came is kept, and pulling again goes on from there."""
-
-    code = "pull_failed"
 
 
 class AccessDenied(HeadraceError):
@@ -41,10 +39,11 @@ class AccessDenied(HeadraceError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One file of a repository, its size in bytes, and how much of it is here already."""
+    """One file of a repository, its size in bytes, and its digest, by which the hub's cache names it."""
 
     name: str
     size: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +86,22 @@ class Puller:
             info = self._api().model_info(
                 repository, revision=ref.revision, files_metadata=True, timeout=_TIMEOUT
             )
-        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
-        names = self._names(ref, repository, str(info.sha), sizes, variant)
-        return Plan(ref, repository, str(info.sha), tuple(Wanted(name, sizes[name]) for name in names))
+        known = {file.rfilename: _wanted(file) for file in info.siblings or ()}
+        names = self._names(ref, repository, str(info.sha), known, variant)
+        return Plan(ref, repository, str(info.sha), tuple(known[name] for name in names))
 
     def _names(
-        self, ref: ModelRef, repository: str, commit: str, sizes: dict[str, int], variant: str | None
+        self, ref: ModelRef, repository: str, commit: str, known: dict[str, Wanted], variant: str | None
     ) -> Iterable[str]:
         inner = ref.file_in_repository
         if inner is not None:
-            if inner not in sizes:
+            if inner not in known:
                 raise ModelNotFound(f"{repository} has no file {inner}", field="model_id")
             return [inner]
         index = None
-        if "model_index.json" in sizes:
-            index = json.loads(self._fetch(ref, repository, "model_index.json", commit).read_text())
-        choice = choose(sizes, variant=variant, index=index, name=f"model {ref}")
+        if "model_index.json" in known:
+            index = json.loads(self._fetch(repository, commit, known["model_index.json"]).read_text())
+        choice = choose(known, variant=variant, index=index, name=f"model {ref}")
         if choice.layout == "other" and len(choice.weights) > 1:
             one = f"{repository}/{choice.weights[0]}"
             raise InvalidInput(
@@ -110,7 +109,7 @@ class Puller:
                 field="model_id",
             )
         if not choice.weights:
-            gguf = [name for name in sizes if name.endswith(".gguf")]
+            gguf = [name for name in known if name.endswith(".gguf")]
             hint = f"; name one of its files, as {repository}/{gguf[0]}" if gguf else ""
             raise ModelNotFound(f"{repository} has no weights that can be used{hint}", field="model_id")
         return choice.files
@@ -124,7 +123,6 @@ class Puller:
         pieces of a file (`PullFailed`). Raises as `plan`.
         """
         done = 0
-        folder: Path | None = None
         for file in plan.files:
             before = done
 
@@ -135,44 +133,37 @@ class Puller:
                     on_bytes(name, before + min(count, size), plan.size)
 
             tell(0)
-            path = self._fetch(plan.ref, plan.repository, file.name, plan.commit, tell)
-            folder = folder or Path(str(path)[: -len(file.name) - 1])
+            self._fetch(plan.repository, plan.commit, file, tell)
             done += file.size
             tell(file.size)
         self._write_ref(plan)
-        assert folder is not None
-        return folder
+        return repo_folder(self._roots.hub, plan.repository) / "snapshots" / plan.commit
 
     def _fetch(
-        self,
-        ref: ModelRef,
-        repository: str,
-        name: str,
-        commit: str,
-        tell: Callable[[int], None] | None = None,
+        self, repository: str, commit: str, file: Wanted, tell: Callable[[int], None] | None = None
     ) -> Path:
-        from huggingface_hub import hf_hub_download
+        """One file at its place in the hub's cache: a blob by its digest, and a link in the snapshot."""
+        from huggingface_hub import get_token, hf_hub_url
 
-        with self._translated(ref):
-            return Path(
-                hf_hub_download(
-                    repository,
-                    name,
-                    revision=commit,
-                    cache_dir=self._roots.hub,
-                    endpoint=self._endpoint,
-                    token=self._token,
-                    etag_timeout=_TIMEOUT,
-                    tqdm_class=_bar(tell),
-                )
-            )
+        folder = repo_folder(self._roots.hub, repository)
+        blob, link = folder / "blobs" / file.digest, folder / "snapshots" / commit / file.name
+        if not blob.exists():
+            url = hf_hub_url(repository, file.name, revision=commit, endpoint=self._endpoint)
+            part = blob.with_name(f"{file.digest}.headrace.incomplete")
+            download(url, part, file.size, file.digest, token=self._token or get_token(), tell=tell)
+            part.replace(blob)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+        return link
 
     def _write_ref(self, plan: Plan) -> None:
         """The branch that was asked for means this commit from now on, as the hub's own tools write it."""
         revision = plan.ref.revision or "main"
         if revision == plan.commit:
             return
-        refs = self._roots.hub / f"models--{plan.repository.replace('/', '--')}" / "refs"
+        refs = repo_folder(self._roots.hub, plan.repository) / "refs"
         target = refs / revision
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(plan.commit)
@@ -229,23 +220,19 @@ def _reason(ref: ModelRef, error: BaseException) -> str:
     return f"pulling {ref} broke off ({text}); what came so far is kept, pull it again to go on"
 
 
-def _bar(tell: Callable[[int], None] | None) -> type:
-    """A stand-in for the progress bar that huggingface_hub draws: it tells the bytes that are there."""
-    from huggingface_hub.utils import tqdm
+def _wanted(file: Any) -> Wanted:
+    """What the hub says of one file: large ones are named by their SHA-256, others by git's digest."""
+    digest = str(file.lfs.sha256 if file.lfs is not None else file.blob_id)
+    name = str(file.rfilename)
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digest) or not _is_sound(name):
+        raise PullFailed(f"the hub names a file {name!r} with digest {digest!r}")
+    return Wanted(name, int(file.size or 0), digest)
 
-    class Silent(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._count = int(kwargs.get("initial") or 0)
-            super().__init__(*args, **{**kwargs, "disable": True})
-            if tell is not None:
-                tell(self._count)
 
-        def update(self, n: float | None = 1) -> None:
-            self._count += int(n or 0)
-            if tell is not None:
-                tell(self._count)
-
-    return Silent
+def _is_sound(name: str) -> bool:
+    """Whether a name that a hub gives stays in its folder."""
+    parts = name.split("/")
+    return all(part not in ("", ".", "..") and part.isprintable() for part in parts) and "\\" not in name
 
 
 def space_needed(plan: Plan, roots: Roots) -> None:
@@ -255,8 +242,8 @@ def space_needed(plan: Plan, roots: Roots) -> None:
     folder = roots.hub
     while not folder.exists():
         folder = folder.parent
-    snapshot = roots.hub / f"models--{plan.repository.replace('/', '--')}" / "snapshots" / plan.commit
-    wanted = sum(file.size for file in plan.files if not (snapshot / file.name).exists())
+    blobs = repo_folder(roots.hub, plan.repository) / "blobs"
+    wanted = sum(file.size for file in plan.files if not (blobs / file.digest).exists())
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise InvalidInput(

@@ -132,7 +132,10 @@ class ModelStore:
     ) -> Located:
         choice = self._choice(ref, path, variant)
         root = self.roots.hub if source == "hub" else self.roots.models
-        lost = missing(choice, lambda name: (path / name).exists(), lambda name: (path / name).read_text())
+        index = _read_json(path / "model_index.json")
+        lost = missing(
+            choice, lambda name: (path / name).exists(), lambda name: (path / name).read_text(), index
+        )
         if lost or (not choice.weights and choice.layout != "other"):
             what = f"{lost[0]} is missing" if lost else "it has no weights"
             raise ModelNotFound(f"model {ref} is not complete ({what}); {_pull(ref)}", field="model_id")
@@ -155,7 +158,7 @@ class ModelStore:
             source,
             variant=choice.variant,
             files=choice.files,
-            index=_read_json(path / "model_index.json").get("_class_name"),
+            index=index.get("_class_name"),
         )
 
     def _choice(self, ref: ModelRef, path: Path, variant: str | None) -> Choice:
