@@ -1,0 +1,46 @@
+"""A pipeline whose models have the size that their names say; engines of tests import it by name."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import torch
+
+from headrace.batch.contract import Job, Result
+from headrace.models.cache import Loaded, LoadProgress, ModelCache
+from headrace.models.errors import LoadFailed
+from headrace.models.refs import ModelKey
+
+UNIT = 1_000_000
+
+
+class Sized:
+    """``any/name-7`` takes seven million bytes; ``hold``: seconds for which a request keeps it."""
+
+    name: ClassVar[str] = "sized"
+
+    def run(self, job: Job, models: ModelCache) -> Result:
+        with self._acquire(job, models) as lease:
+            end = time.monotonic() + float(job.inputs.get("hold", 0))
+            while time.monotonic() < end:
+                time.sleep(0.02)
+                job.check()
+            return Result({"weights": lease.weights, "bytes": int(lease.model.nbytes)})
+
+    def warm(self, job: Job, models: ModelCache) -> None:
+        self._acquire(job, models).release()
+
+    def _acquire(self, job: Job, models: ModelCache) -> Any:
+        size = int(job.model.rpartition("-")[2]) * UNIT
+
+        def load(progress: LoadProgress) -> Loaded:
+            if "broken" in job.model:
+                raise LoadFailed("a bad file")
+            for step in range(4):
+                progress(step / 4, "reading")
+                time.sleep(0.05)
+            return Loaded(torch.zeros(size, dtype=torch.uint8), weights="random")
+
+        key = ModelKey(job.model, "1", "uint8", job.device, "sized")
+        return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)

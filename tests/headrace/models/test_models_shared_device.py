@@ -1,0 +1,244 @@
+"""Engines that share a device, as processes: the worker's ledger, its routes and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application
+
+from headrace.batch.client import BatchEngine, BatchSettings
+from headrace.engine.settings import EngineSettings
+from headrace.models.errors import ModelTooLarge
+from headrace.models.ledger_service import LedgerService
+from headrace.models.roots import Roots
+from headrace.models.routes import ModelRoutes
+from headrace.models.store import ModelStore
+
+HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
+BUDGET = 100_000_000
+WAIT = 60.0
+
+
+class Keeper:
+    """Makes models warm in one engine, as the batch service does."""
+
+    def __init__(self, engine: BatchEngine) -> None:
+        self.engine = engine
+
+    async def warm(self, pipeline: str, model: str) -> None:
+        await self.engine.warm(pipeline, model)
+
+    async def unload(self, model: str) -> int:
+        return await self.engine.unload(model)
+
+
+def engine(name: str, folder: Path, ledger: LedgerService) -> BatchEngine:
+    settings = BatchSettings(
+        EngineSettings(name=name, device="cpu", threads=1, nice=5, extra_path=(str(HERE),)),
+        folders={part: str(folder / part) for part in ("models", "hub", "cache")},
+        pipelines={"sized": "sized_pipelines:Sized"},
+    )
+    return BatchEngine(settings, ledger)
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[LedgerService]:
+    ledger = LedgerService(BUDGET)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def engines(tmp_path: Path, ledger: LedgerService) -> AsyncIterator[tuple[BatchEngine, BatchEngine]]:
+    async with AsyncExitStack() as stack:
+        pair = [await stack.enter_async_context(engine(name, tmp_path, ledger)) for name in ("one", "two")]
+        await asyncio.gather(*(one.wait_ready(WAIT) for one in pair))
+        yield pair[0], pair[1]
+
+
+@pytest.fixture
+async def client(
+    tmp_path: Path, ledger: LedgerService, engines: tuple[BatchEngine, BatchEngine]
+) -> AsyncIterator[TestClient[Any, Any]]:
+    for name in ("a-30", "broken-30", "z-30"):
+        folder = tmp_path / "models" / "m" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    roots = Roots(tmp_path / "models", tmp_path / "hub", tmp_path / "cache")
+    routes = ModelRoutes(ModelStore(roots), ledger, Keeper(engines[0]))
+    app = Application()
+    routes.register(app)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+    await routes.close()
+
+
+def held(ledger: LedgerService) -> dict[str, str]:
+    """What is loaded, by model, and in which engine."""
+    models = ledger.report()["models"]
+    return {entry["model"]: entry["engine"] for entry in models if entry["state"] == "loaded"}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110 (what changes is in another process)
+            await asyncio.sleep(0.02)
+
+
+async def test_a_load_in_one_engine_sends_the_idle_model_of_another_away(
+    engines: tuple[BatchEngine, BatchEngine], ledger: LedgerService
+) -> None:
+    one, two = engines
+    await one.run("sized", "m/old-40", {})
+    await two.run("sized", "m/new-40", {})
+    assert held(ledger) == {"m/old-40": "one", "m/new-40": "two"}
+    await two.run("sized", "m/more-50", {})
+    await until(lambda: held(ledger) == {"m/new-40": "two", "m/more-50": "two"})
+    assert ledger.report()["devices"]["cpu"]["used"] == 90_000_000
+    # What is in use stays, and is waited for.
+    using = asyncio.create_task(two.run("sized", "m/more-50", {"hold": 1.0}))
+    await until(lambda: any(entry["leases"] for entry in ledger.report()["models"]))
+    await one.run("sized", "m/last-60", {})
+    assert (await using).body["bytes"] == 50_000_000
+    await until(
+        lambda: held(ledger) == {"m/last-60": "one"} or set(held(ledger)) == {"m/last-60", "m/new-40"}
+    )
+    with pytest.raises(
+        ModelTooLarge, match=r"m/huge-101 needs 101\.0 MB; the budget of the device is 100\.0 MB"
+    ):
+        await one.run("sized", "m/huge-101", {})
+
+
+async def test_an_engine_that_dies_leaves_its_memory_to_the_others(
+    engines: tuple[BatchEngine, BatchEngine], ledger: LedgerService
+) -> None:
+    one, two = engines
+    await one.warm("sized", "m/pinned-80")
+    assert one.engine.pid is not None
+    os.kill(one.engine.pid, signal.SIGKILL)
+    assert (await two.run("sized", "m/other-80", {})).body["weights"] == "random"
+    await until(lambda: held(ledger) == {"m/other-80": "two"})
+
+
+async def test_models_are_made_warm_and_unloaded_over_http(
+    client: TestClient[Any, Any], ledger: LedgerService
+) -> None:
+    asked = await client.post("/models/warm", json={"model_id": "m/a-30", "pipeline": "sized"})
+    assert (asked.status, (await asked.json())["status"]) == (202, "loading")
+    seen = set()
+
+    async def look() -> dict[str, Any]:
+        body: dict[str, Any] = await (await client.get("/models")).json()
+        seen.update(entry["progress"] for entry in body["models"])
+        return body
+
+    async with asyncio.timeout(WAIT):
+        while not any(entry["warm"] and entry["state"] == "loaded" for entry in (await look())["models"]):
+            await asyncio.sleep(0.02)
+    (entry,) = (await look())["models"]
+    assert (entry["model"], entry["engine"], entry["bytes"], entry["leases"]) == (
+        "m/a-30",
+        "one",
+        30_000_000,
+        0,
+    )
+    assert (entry["weights"], entry["device"], entry["dtype"]) == ("random", "cpu", "uint8")
+    assert any(0 < progress < 1 for progress in seen)
+    on_disk = await (await client.get("/models?disk=1")).json()
+    assert "m/a-30" in {one["model"] for one in on_disk["disk"]}
+    freed = await (await client.post("/models/unload", json={"model": "m/a-30"})).json()
+    assert freed["freed"] == 30_000_000
+    again = await client.post("/models/unload", json={"model": "m/a-30"})
+    assert (again.status, (await again.json())["code"]) == (404, "not_found")
+
+
+async def test_a_model_that_fails_says_why_to_whoever_waits_and_to_whoever_looks(
+    client: TestClient[Any, Any],
+) -> None:
+    waiting = {"model_id": "m/broken-30", "pipeline": "sized", "wait": True}
+    failed = await client.post("/models/warm", json=waiting)
+    assert (failed.status, (await failed.json())["code"]) == (500, "load_failed")
+    (failure,) = (await (await client.get("/models")).json())["failures"]
+    assert (failure["model"], failure["message"]) == ("m/broken-30", "a bad file")
+    good = await client.post("/models/warm", json={"model_id": "m/z-30", "pipeline": "sized", "wait": True})
+    assert (good.status, (await good.json())["status"]) == (200, "warm")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"{", 400, None),
+        (b"[]", 400, None),
+        (b"{}", 400, "model_id"),
+        (b'{"model_id": 5}', 400, "model_id"),
+        (b'{"model_id": "../../etc"}', 400, "model_id"),
+        (b'{"model_id": "m/none"}', 404, "model_id"),
+        (b'{"model_id": "m/a-30"}', 400, "pipeline"),
+        (b'{"model_id": "m/a-30", "pipeline": 1}', 400, "pipeline"),
+        (b'{"model_id": "m/a-30", "wait": "yes"}', 400, "wait"),
+        (b'"' + b"x" * 70_000 + b'"', 400, None),
+    ],
+)
+async def test_bad_requests_name_the_field(
+    tmp_path: Path, ledger: LedgerService, body: bytes, status: int, field: str | None
+) -> None:
+    folder = tmp_path / "models" / "m" / "a-30"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    roots = Roots(tmp_path / "models", tmp_path / "hub", tmp_path / "cache")
+    routes = ModelRoutes(ModelStore(roots), ledger, Keeper(engine("none", tmp_path, ledger)))
+    app = Application()
+    routes.register(app)
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.post("/models/warm", data=body)
+        found = await answer.json()
+        assert (answer.status, found.get("field")) == (status, field), found
+    await routes.close()
+
+
+async def test_the_command_line_makes_warm_and_unloads(client: TestClient[Any, Any], tmp_path: Path) -> None:
+    url = str(client.make_url(""))
+
+    async def headrace(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "headrace", "models", *arguments, "--url", url]
+        done = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    assert await headrace("warm", "m/a-30", "--pipeline", "sized") == (0, "m/a-30 is warm\n")
+    assert await headrace("unload", "m/a-30") == (0, "m/a-30: 30.0 MB freed\n")
+    assert await headrace("unload", "m/a-30") == (1, "headrace: error: model m/a-30 is not loaded\n")
+    status, words = await headrace("warm", "m/broken-30", "--pipeline", "sized")
+    assert (status, words) == (1, "headrace: error: a bad file\n")
+    status, words = await headrace("warm", "m/none")
+    assert status == 1
+    assert "headrace models pull m/none" in words
+
+
+async def test_what_makes_no_sense_is_left_out(ledger: LedgerService) -> None:
+    from headrace.engine.link import Message
+
+    for body in (
+        {},
+        {"kind": "report"},
+        {"kind": "admit", "key": 5},
+        {"kind": "report", "entries": [{}], "device": 1},
+    ):
+        ledger.received("one", Message(dict(body)))
+    assert ledger.report()["models"] == []
+    assert json.dumps(ledger.report())
