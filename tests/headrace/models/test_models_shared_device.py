@@ -113,9 +113,8 @@ async def test_a_load_in_one_engine_sends_the_idle_model_of_another_away(
     await until(lambda: any(entry["leases"] for entry in ledger.report()["models"]))
     await one.run("sized", "m/last-60", {})
     assert (await using).body["bytes"] == 50_000_000
-    await until(
-        lambda: held(ledger) == {"m/last-60": "one"} or set(held(ledger)) == {"m/last-60", "m/new-40"}
-    )
+    # Of two that could go, the one that makes room alone does.
+    await until(lambda: held(ledger) == {"m/last-60": "one", "m/new-40": "two"})
     with pytest.raises(
         ModelTooLarge, match=r"m/huge-101 needs 101\.0 MB; the budget of the device is 100\.0 MB"
     ):
@@ -146,7 +145,9 @@ async def test_models_are_made_warm_and_unloaded_over_http(
         return body
 
     async with asyncio.timeout(WAIT):
-        while not any(entry["warm"] and entry["state"] == "loaded" for entry in (await look())["models"]):
+        while not any(  # noqa: ASYNC110 (what changes is in another process)
+            entry["warm"] and entry["state"] == "loaded" for entry in (await look())["models"]
+        ):
             await asyncio.sleep(0.02)
     (entry,) = (await look())["models"]
     assert (entry["model"], entry["engine"], entry["bytes"], entry["leases"]) == (
