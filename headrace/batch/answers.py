@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from aiohttp import web
@@ -26,6 +27,9 @@ Delivery = Literal["data_url", "url"]
 
 IN_THREAD = 1 << 18
 """Bytes from which on an answer is put together in a thread."""
+DIGITS = 6
+PIECE = 3 << 18
+"""Bytes that are encoded at once; a multiple of 3, so that base64 has no padding between pieces."""
 
 # -- errors --------------------------------------------------------------------------------------------
 
@@ -83,68 +87,86 @@ def outcome_headers(outcome: Outcome) -> dict[str, str]:
     return headers
 
 
-async def outcome_body(
-    outcome: Outcome, delivery: Delivery, media: MediaStore, base: str, told: Mapping[str, Any] | None = None
-) -> bytes:
-    """The answer's JSON, with files as data URLs or as URLs below ``base``; ``told`` comes on top."""
+async def outcome_body(outcome: Outcome, delivery: Delivery, media: MediaStore, base: str) -> bytes:
+    """The answer's JSON, with files as data URLs or as URLs below ``base``."""
     size = sum(map(len, outcome.result.blobs.values()))
     urls: dict[str, str] = {}
     if delivery == "url":
         urls = await asyncio.to_thread(_keep, outcome.result, media, base)
     if size < IN_THREAD or urls:
-        return encode_outcome(outcome, urls, told)
-    return await asyncio.to_thread(encode_outcome, outcome, urls, told)
+        return encode_outcome(outcome, urls)
+    return await asyncio.to_thread(encode_outcome, outcome, urls)
 
 
-def encode_outcome(outcome: Outcome, urls: Mapping[str, str], told: Mapping[str, Any] | None = None) -> bytes:
+def encode_outcome(outcome: Outcome, urls: Mapping[str, str]) -> bytes:
     """The answer in ai-runner's form as JSON in UTF-8."""
     result = outcome.result
-    body = {**result.body, **(told or {})}
-    body["weights"] = outcome.weights
+    body = {**result.body, "weights": outcome.weights}
     if outcome.adjusted:
         body["adjusted"] = [item.as_dict() for item in outcome.adjusted]
-    if outcome.pipeline == "segment-anything-2":
-        return _encode_masks(body, result, urls)
     if outcome.pipeline == "image-to-video" and "frames" in body:
         # ai-runner: a list of videos, each a list of pictures.
         body["frames"] = [body["frames"]]
     if outcome.pipeline == "audio-to-text":
         body.setdefault("chunks", [])
-    return _dump(_with_urls(body, result, urls))
+    writer = BodyWriter(result, urls)
+    if outcome.pipeline == "segment-anything-2":
+        for key in ("masks", "scores", "logits"):
+            body[key] = writer.in_string(body.get(key, []))
+    return writer.dump(body)
 
 
-def _with_urls(value: Any, result: Result, urls: Mapping[str, str]) -> Any:
-    """``value`` with every ``{"blob": name}`` as the file's URL."""
-    if isinstance(value, list):
-        return [_with_urls(item, result, urls) for item in value]
-    if not isinstance(value, dict):
-        return value
-    rest = {key: _with_urls(item, result, urls) for key, item in value.items() if key != "blob"}
-    if "blob" in value:
-        name = value["blob"]
-        return {"url": urls.get(name) or data_url(name, result.blobs[name]), **rest}
-    return rest
+class BodyWriter:
+    """Writes bodies that refer to files. Long texts that no JSON string would escape (base64, and JSON of
+    numbers) are put in last, as they are, so that no single call keeps the loop's thread waiting for long."""
+
+    def __init__(self, result: Result, urls: Mapping[str, str]) -> None:
+        self._blobs = result.blobs
+        self._urls = urls
+        self._mark = secrets.token_hex(16)
+        self._texts: list[Iterable[bytes]] = []
+
+    def dump(self, body: Any) -> bytes:
+        """``body`` as JSON with every ``{"blob": name}`` as the file's URL."""
+        first, *rest = _dump(self._with_urls(body)).split(self._mark.encode())
+        parts = [first]
+        for text in rest:
+            parts += [*self._texts[int(text[:DIGITS])], text[DIGITS:]]
+        return b"".join(parts)
+
+    def in_string(self, value: Any) -> str:
+        """``value`` as the JSON that a string holds; a file of JSON as what is in it."""
+        if isinstance(value, dict):
+            return self.later([self._blobs[value["blob"]]])
+        items = self._with_urls(value)
+        return _dump([item.get("url", item) if isinstance(item, dict) else item for item in items]).decode()
+
+    def _with_urls(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._with_urls(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        rest = {key: self._with_urls(item) for key, item in value.items() if key != "blob"}
+        return {"url": self._url(value["blob"]), **rest} if "blob" in value else rest
+
+    def _url(self, name: str) -> str:
+        return self._urls.get(name) or self.later(data_url(name, self._blobs[name]))
+
+    def later(self, text: Iterable[bytes]) -> str:
+        """What stands for ``text`` in a string of the body until `dump`."""
+        self._texts.append(text)
+        return f"{self._mark}{len(self._texts) - 1:0{DIGITS}}"
 
 
-def _encode_masks(body: dict[str, Any], result: Result, urls: Mapping[str, str]) -> bytes:
-    """Masks, scores and logits are strings of JSON. The long ones came as such and are not read again."""
-    parts = {}
-    for key in ("masks", "scores", "logits"):
-        value = body.pop(key, [])
-        if isinstance(value, dict) and not value.get("blob", "").endswith(".png"):
-            # Digits, brackets and words: nothing in it that a JSON string would escape.
-            parts[key] = b'"' + result.blobs[value["blob"]] + b'"'
-        else:
-            items = _with_urls(value, result, urls)
-            plain = [item.get("url", item) if isinstance(item, dict) else item for item in items]
-            parts[key] = _dump(_dump(plain).decode())
-    rest = _dump(body)
-    return b"{" + b"".join(b'"%b":%b,' % (k.encode(), v) for k, v in parts.items()) + rest[1:]
+def data_url(name: str, data: bytes) -> Iterator[bytes]:
+    """RFC 2397, in base64 without line breaks, in pieces."""
+    yield f"data:{content_type_of(name)};base64,".encode()
+    yield from in_base64(data)
 
 
-def data_url(name: str, data: bytes) -> str:
-    """RFC 2397, in base64 without line breaks."""
-    return f"data:{content_type_of(name)};base64,{base64.b64encode(data).decode()}"
+def in_base64(data: bytes) -> Iterator[bytes]:
+    for begin in range(0, len(data), PIECE):
+        yield base64.b64encode(data[begin : begin + PIECE])
 
 
 def _keep(result: Result, media: MediaStore, base: str) -> dict[str, str]:

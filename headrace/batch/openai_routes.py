@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from headrace.batch.answers import answering, data_url, outcome_headers
+from headrace.batch.answers import BodyWriter, answering, in_base64, outcome_headers
 from headrace.batch.bodies import UploadAccount
 from headrace.batch.discovery import Catalogue
 from headrace.batch.endpoints import ENDPOINTS, Endpoint
@@ -56,22 +56,23 @@ class OpenAiRoutes:
         async def run(wanted: Request, account: UploadAccount) -> web.StreamResponse:
             assert isinstance(wanted, ImageGeneration)
             outcome = await self._run(request, "text-to-image", wanted.native())
-            data = await asyncio.to_thread(self._image_data, outcome, wanted, base_url(request))
-            body = {"created": int(time.time()), "data": data, "weights": outcome.weights}
-            return web.json_response(body, headers=outcome_headers(outcome))
+            body = await asyncio.to_thread(self._image_body, outcome, wanted, base_url(request))
+            headers = outcome_headers(outcome)
+            return web.Response(body=body, content_type="application/json", headers=headers)
 
         return await self._front.with_body(request, IMAGES, run)
 
-    def _image_data(self, outcome: Outcome, wanted: ImageGeneration, base: str) -> list[dict[str, Any]]:
+    def _image_body(self, outcome: Outcome, wanted: ImageGeneration, base: str) -> bytes:
         found = []
+        writer = BodyWriter(outcome.result, {})
         for image in outcome.result.body["images"]:
             name = image["blob"]
             data = outcome.result.blobs[name]
             if wanted.response_format == "url":
                 found.append({"url": base + self._front.media.put(name, data)})
             else:
-                found.append({"b64_json": data_url(name, data).partition(",")[2]})
-        return found
+                found.append({"b64_json": writer.later(in_base64(data))})
+        return writer.dump({"created": int(time.time()), "data": found, "weights": outcome.weights})
 
     # -- sound -----------------------------------------------------------------------------------------
 

@@ -150,7 +150,7 @@ class BatchService:
             async with asyncio.timeout(timeout):
                 outcome = await self._run(work, timeout, ears)
         except TimeoutError:
-            self.figures.ended(work.pipeline, "timeout")
+            self.figures.ended(work.pipeline, TimedOut.code)
             raise TimedOut(f"the request took longer than {timeout:g} s") from None
         except asyncio.CancelledError:
             self.figures.ended(work.pipeline, "cancelled")
