@@ -12,11 +12,15 @@ from headrace.batch.defaults import PIPELINES
 from headrace.batch.discovery import Catalogue, DiscoveryRoutes
 from headrace.batch.front import Front, FrontSettings
 from headrace.batch.job_routes import JobRoutes
+from headrace.batch.keeping import BatchKeeper
 from headrace.batch.openai_routes import OpenAiRoutes
 from headrace.batch.openapi import OpenApiRoutes
+from headrace.batch.parler_engine import BatchEngineWithParler
 from headrace.batch.routes import BatchRoutes
 from headrace.batch.service import BatchService, Engine, ServiceSettings
+from headrace.models.ledger_service import LedgerService
 from headrace.models.roots import Roots
+from headrace.models.routes import ModelRoutes
 from headrace.models.store import ModelStore
 from headrace.server.stopping import ENGINE
 from headrace.settings import Settings
@@ -30,24 +34,40 @@ def make_front(settings: Settings, *, engine: Engine | None = None, store: Store
     pipeline or no model.
     """
     demo = settings.demo if settings.demo_weights is None else settings.demo_weights
+    roots = Roots.from_environment(settings.models_folder)
     chooser = ModelChooser(
-        store or ModelStore(Roots.from_environment()),
+        store or ModelStore(roots),
         demo_weights=demo,
         defaults=default_models(settings.batch_models),
     )
+    ledger = LedgerService(settings.models_budget)
+    own: BatchEngine | None = None
+    if engine is None:
+        engine = own = make_engine(settings, roots, ledger)
     service = BatchService(
-        engine or BatchEngine(engine_settings(settings)),
+        engine,
         chooser,
         ServiceSettings(settings.batch_queue, settings.batch_places, timeout=settings.batch_timeout),
     )
     limits = FrontSettings(settings.batch_uploads, settings.media_bytes, settings.media_seconds)
-    return Front(service, limits)
+    models = None if own is None else ModelRoutes(ModelStore(roots), ledger, BatchKeeper(service, own))
+    return Front(service, limits, models)
 
 
-def engine_settings(settings: Settings) -> BatchSettings:
+def make_engine(settings: Settings, roots: Roots, ledger: LedgerService) -> BatchEngine:
+    """The engine, or two, where Parler-TTS has an interpreter of its own."""
+    batch = engine_settings(settings, roots)
+    if settings.parler_python is None:
+        return BatchEngine(batch, ledger)
+    return BatchEngineWithParler(batch, ledger, python=settings.parler_python)
+
+
+def engine_settings(settings: Settings, roots: Roots) -> BatchSettings:
     """The batch engine's part of a worker's settings: the live engine's device, threads of its own."""
     engine = dataclasses.replace(default_engine(), device=settings.engine_device, stop_timeout=ENGINE)
-    return BatchSettings(engine=engine)
+    return BatchSettings(
+        engine=engine, folders={name: str(path) for name, path in dataclasses.asdict(roots).items()}
+    )
 
 
 def default_models(named: tuple[str, ...]) -> dict[str, str]:
@@ -72,3 +92,5 @@ def register(front: Front, app: web.Application) -> None:
     OpenAiRoutes(front, catalogue).register(app)
     DiscoveryRoutes(catalogue).register(app)
     OpenApiRoutes().register(app)
+    if front.models is not None:
+        front.models.register(app)
