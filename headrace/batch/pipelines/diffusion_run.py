@@ -26,8 +26,7 @@ def tuned(job: Job, defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[d
     """The job's inputs with ``defaults`` for what is absent, within what the model can use.
 
     The second are the values that were not taken as they were asked for; see `headrace.batch.defaults`. The
-    front
-    does the same to what it sends, so then there are none.
+    front does the same to what it sends, so then there are none.
     """
     asked = {name: value for name, value in job.inputs.items() if value is not None}
     inputs, told = adjust(job.model, {**defaults, **asked}, asked.keys())

@@ -33,7 +33,8 @@ class Safety:
     def __init__(self, state: str, model: Any = None, *, withhold: bool = False) -> None:
         self.state = state
         self._model = model
-        self._withhold = withhold
+        self.withholds = withhold
+        """Whether flagged pictures are not to be shown."""
 
     def look(self, pictures: Sequence[Pixels]) -> tuple[list[Pixels], list[bool]]:
         """The pictures, black in place of flagged ones where these are withheld; and which are flagged.
@@ -43,7 +44,7 @@ class Safety:
         if self._model is None or not pictures:
             return list(pictures), [False] * len(pictures)
         flags = [self._flags(picture) for picture in pictures]
-        if not self._withhold:
+        if not self.withholds:
             return list(pictures), flags
         shown = [np.zeros_like(p) if flag else p for p, flag in zip(pictures, flags, strict=True)]
         return shown, flags
