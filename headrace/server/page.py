@@ -28,6 +28,8 @@ from stream.states import Health
 from stream.table import SessionTable
 
 MAX_TITLE = 120
+OF_PAGES = "page-"
+"""How the names of the sessions begin that pages make for themselves."""
 CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
@@ -127,8 +129,8 @@ class PageRoutes:
     async def state(self, request: web.Request) -> web.Response:
         """Worker, engine, demo, the ids of all sessions, and one session in full.
 
-        That is the session named by ``session``, else the demo, else the oldest. One that has ended lately
-        is answered with its last figures under ``ended``.
+        That is the session named by ``session``, else the demo, else the oldest that no page has made for
+        itself. One that has ended lately is answered with its last figures under ``ended``.
         """
         host, wanted = self._host, request.query.get("session")
         session = self._chosen(wanted)
@@ -153,7 +155,8 @@ class PageRoutes:
         if wanted is None and host.demo is not None and host.demo.running is not None:
             return host.demo.running
         for session in host.table:
-            if wanted in (None, session.id):
+            # Nobody is shown another person's camera unasked.
+            if session.id == wanted or (wanted is None and not session.id.startswith(OF_PAGES)):
                 found: Session = session
                 return found
         return None

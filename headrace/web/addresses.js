@@ -2,6 +2,7 @@
 
 import { hasToken } from "./api.js";
 import { $, say, show } from "./dom.js";
+import { nameOf } from "./sessions.js";
 
 const HERE = /^(localhost|127\.|\[::1\])/;
 const COPIED = 1500; // ms that a button says so
@@ -35,7 +36,7 @@ export class Addresses {
     const query = workflow ? `?${new URLSearchParams({ workflow })}` : "";
     $("whip").value = `${origin}/whip/${name}${query}`;
     $("whep").value = `${origin}/whep/${watched ? encodeURIComponent(watched) : name}`;
-    say("whep-of", watched ? `watches ${watched.startsWith("page-") ? "your stream" : watched}` : `watches ${decodeURIComponent(name)}`);
+    say("whep-of", watched ? `watches ${nameOf(watched)}` : `watches ${decodeURIComponent(name)}`);
     $("trickle").value = `${origin}/live-video-to-video`;
     show("token-hint", hasToken());
     const alone = HERE.test(location.hostname) && !this.hosts.length;

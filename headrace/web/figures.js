@@ -86,7 +86,10 @@ function showGlass(latency, own) {
   say("latency-name", name);
   $("latency-name").title = help;
   if (!latency) say("latency", "–");
-  else put("latency", latency.p50.toFixed(0), latency.p95 == null ? "ms" : `ms · p95 ${latency.p95.toFixed(0)}`);
+  else {
+    put("latency", latency.p50.toFixed(0), "ms");
+    if (latency.p95 != null) $("latency").append(el("small", { class: "more" }, ` · p95 ${latency.p95.toFixed(0)}`));
+  }
 }
 
 /** The stages inside the worker as a bar and a table. */

@@ -13,7 +13,7 @@ import { Trouble, engineWords, wordsOf } from "./messages.js";
 import { Meter } from "./meter.js";
 import { Preview } from "./preview.js";
 import { Recorder } from "./recorder.js";
-import { SessionChoice } from "./sessions.js";
+import { SessionChoice, nameOf } from "./sessions.js";
 import { Sources } from "./sources.js";
 import { Stage } from "./stage.js";
 import { Status, setStatus } from "./status.js";
@@ -316,7 +316,7 @@ class Page {
   updateWorkflow({ session, demo }) {
     if (this.mode === "own") this.workflows.follow(session?.chosen, "of your stream");
     else if (session && session.id === demo?.id) this.workflows.follow(demo.workflow, demo.source);
-    else if (session) this.workflows.follow(session.chosen, `of ${session.id}`);
+    else if (session) this.workflows.follow(session.chosen, `of ${nameOf(session.id)}`);
     else this.workflows.follow(this.workflows.selected ?? this.workflows.known.find((each) => each.name === this.state.workflow)?.name ?? "passthrough", "for the next stream");
   }
 

@@ -18,7 +18,7 @@ export function drawPattern(context, width, height, number, seconds) {
   disc(context, width, height, seconds);
   const flash = seconds % 1 < BEEP;
   context.fillStyle = flash ? "#fff" : "#10151a";
-  context.fillRect(width * 0.28, height * 0.72, width * 0.44, height * 0.17);
+  context.fillRect(width * 0.2, height * 0.72, width * 0.6, height * 0.17);
   context.fillStyle = flash ? "#10151a" : "#fff";
   context.font = `600 ${Math.round(height * 0.085)}px ui-monospace, "DejaVu Sans Mono", monospace`;
   context.textAlign = "center";

@@ -2,6 +2,9 @@
 
 import { $, el, show } from "./dom.js";
 
+/** What a session is called: that of a page has a name to be unguessable, not to be read. */
+export const nameOf = (id) => (id.startsWith("page-") ? `A page's stream (${id.slice(5, 9)})` : id);
+
 export class SessionChoice {
   constructor() {
     this.key = null;
@@ -12,9 +15,9 @@ export class SessionChoice {
 
   /** `own` and `current` are names of sessions or null; `wanted` is the one that the address asks for. */
   update(sessions, { own, current, wanted }) {
-    const options = new Map(sessions.map(({ id }) => [id, id]));
+    const options = new Map(sessions.map(({ id }) => [id, nameOf(id)]));
     if (own) options.set(own, "Your stream");
-    if (current && !options.has(current)) options.set(current, current);
+    if (current && !options.has(current)) options.set(current, nameOf(current));
     show("session-choice", options.size > 1 || (wanted !== null && options.size > 0));
     const key = JSON.stringify([...options]);
     if (key !== this.key) {

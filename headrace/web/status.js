@@ -2,6 +2,7 @@
 
 import { $, say, sentence, show } from "./dom.js";
 import { STATES } from "./messages.js";
+import { nameOf } from "./sessions.js";
 
 const ENDING = 4000; // ms for which the end of a stream is told over another that is shown
 const PHASES = { connecting: "Connecting", reconnecting: "Reconnecting", failed: "Not connected", ended: "Ended" };
@@ -38,7 +39,7 @@ export class Status {
       $("status").title = fallback ?? "";
     } else if (mode === "own") setStatus("LOADING", "Connecting", "Waiting for the worker.");
     else setStatus("OFFLINE", "No stream", ended ? sentence(`${ended.id}: ${ended.error?.message ?? ended.reason ?? "ended"}`) : "");
-    const name = mode === "own" ? "Your stream" : session?.id === demo?.id ? "Demo" : (session?.id ?? "");
+    const name = mode === "own" ? "Your stream" : session?.id === demo?.id ? "Demo" : session ? nameOf(session.id) : "";
     document.title = [$("state-name").textContent, name, "Headrace"].filter(Boolean).join(" · ");
   }
 
