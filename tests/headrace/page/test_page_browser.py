@@ -289,6 +289,22 @@ def test_a_connection_that_was_lost_is_made_again(server: PageServer, browser: A
         tab.until(MOVES)
 
 
+def test_where_webrtc_does_not_get_through_the_picture_comes_over_http(
+    server: PageServer, browser: Any
+) -> None:
+    def refuse(route: Any) -> None:
+        route.fulfill(status=415, json={"code": "unsupported_type", "message": "no codec is left"})
+
+    with open_tab(browser, "about:blank") as tab:
+        tab.page.route("**/whep/*", refuse)
+        tab.page.goto(f"{server.url}/")
+        tab.until(f"{SHOWN} && !document.getElementById('picture').hidden")
+        tab.until(MOVES)
+        assert tab.text("reason").endswith("Shown over HTTP.")
+        assert "no codec is left" in tab.run("document.getElementById('status').title.toLowerCase()")
+        tab.until("document.getElementById('latency-name').textContent === 'In the worker'")
+
+
 def test_without_a_camera_it_says_what_to_do(server: PageServer, browser: Any) -> None:
     with open_tab(browser, f"{server.url}/", permissions=[]) as tab:
         tab.until(SHOWN)
