@@ -28,7 +28,8 @@ class Page {
     this.state = null;
     this.own = null;
     this.status = new Status();
-    this.wake = () => {};
+    this.due = false;
+    this.woken = () => {};
     this.graph = new Graph($("graph"));
     this.figures = new Figures(this.graph);
     this.meters = { own: this.newMeter("own"), watch: this.newMeter("watch") };
@@ -105,7 +106,7 @@ class Page {
   /** Bring stage, viewer and preview in line with what is to be shown. */
   attach(session) {
     const { mode } = this;
-    const key = `${mode} ${session?.id ?? ""}`;
+    const key = mode === "own" ? `own ${this.own.session}` : `watch ${session?.id ?? ""}`;
     if (key !== this.attached) {
       this.attached = key;
       this.fallback = null;
@@ -114,7 +115,10 @@ class Page {
       if (mode === "own") {
         this.stage.setResult(this.incoming ?? null);
         this.stage.setSource(this.own.stream);
-      } else this.stage.clear();
+      } else {
+        this.stage.setSource(null);
+        this.stage.clear();
+      }
       this.followTexts(mode === "watch" ? session?.id : null);
     }
     if (session?.begun !== this.begun) this.fallback = null;
@@ -173,7 +177,6 @@ class Page {
     for (const kind of ["text", "data"]) own.addEventListener(kind, ({ detail }) => this.texts.add(detail));
     own.addEventListener("notice", ({ detail }) => this.noticed(own, detail));
     this.attach(null);
-    this.stage.setView(matchMedia("(max-width: 500px)").matches ? "result" : this.stage.view);
     own.run();
   }
 
@@ -245,20 +248,37 @@ class Page {
 
   async run() {
     for (;;) {
+      this.due = false;
       await this.look();
-      const woken = new Promise((wake) => (this.wake = wake));
-      await Promise.race([sleep(document.hidden ? 5 * POLL : POLL), woken]);
+      if (this.due) continue;
+      await Promise.race([sleep(document.hidden ? 5 * POLL : POLL), new Promise((wake) => (this.woken = wake))]);
     }
   }
 
+  /** Look at the worker now, or again once the look under way is done. */
+  wake() {
+    this.due = true;
+    this.woken();
+  }
+
+  /** The session that is asked about; null for the worker's own choice. */
+  get staged() {
+    return this.mode === "own" ? this.own.session : this.wanted;
+  }
+
   async look() {
-    const id = this.mode === "own" ? this.own.session : this.wanted;
+    const id = this.staged;
     const query = id === null ? "" : `?${new URLSearchParams({ session: id })}`;
     try {
       if (!this.workflows.known.length) await this.workflows.load();
       const [state] = await Promise.all([
         json(`/api/page${query}`, { signal: AbortSignal.timeout(5000) }), this.meter.look(),
       ]);
+      // Meanwhile something else was put on stage: that is looked at next.
+      if (id !== this.staged) {
+        this.due = true;
+        return;
+      }
       this.state = state;
     } catch (error) {
       this.away(error);
