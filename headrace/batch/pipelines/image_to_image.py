@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, ClassVar
 
 from headrace.batch.contract import Job, Result
-from headrace.batch.defaults import Adjustment
+from headrace.batch.defaults import Adjustment, tuning_of
 from headrace.batch.pipelines import diffusion, loras
 from headrace.batch.pipelines.diffusion import Checkpoint
 from headrace.batch.pipelines.diffusion_run import make_pictures, multiple_of, tuned
@@ -22,6 +23,9 @@ DEFAULTS = {
     "image_guidance_scale": 1.5,
     "num_inference_steps": 100,
 }
+MAX_STEPS = 200
+_ROUNDING = 1e-6
+"""What keeps a whole step whole when it is multiplied again."""
 
 
 class ImageToImage:
@@ -52,7 +56,7 @@ class ImageToImage:
             pipe = checkpoint.view(kind, parts, scheduler=scheduler_for(job, checkpoint))
             loras.attach(pipe, branches)
             larger = padded(picture, multiple_of(pipe))
-            arguments = {**_arguments(pipe, inputs, larger), **_strength(pipe, inputs, adjusted)}
+            arguments = {**_arguments(pipe, inputs, larger), **_strength(pipe, job, inputs, adjusted)}
             pixels = larger.shape[0] * larger.shape[1]
             made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=pixels)
             height, width = picture.shape[:2]
@@ -78,14 +82,42 @@ def _arguments(pipe: Any, inputs: dict[str, Any], picture: Any) -> dict[str, Any
     }
 
 
-def _strength(pipe: Any, inputs: dict[str, Any], adjusted: list[dict[str, Any]]) -> dict[str, Any]:
-    """The strength, of which one step at least must be left; ``adjusted`` is told where it was less."""
+# -- strength ------------------------------------------------------------------------------------------
+
+
+def _strength(pipe: Any, job: Job, inputs: dict[str, Any], adjusted: list[dict[str, Any]]) -> dict[str, Any]:
+    """Strength and steps with which both the picture and the text count; ``adjusted`` is told of changes."""
     if "strength" not in inspect.signature(type(pipe).__call__).parameters:
         return {}
     asked, steps = float(inputs["strength"]), int(inputs["num_inference_steps"])
-    if int(asked * steps) >= 1:
-        return {"strength": asked}
-    least = min(1.0, (1 + 1e-6) / steps)  # a whole step after rounding too
-    reason = f"one of {steps} steps is the least"
-    adjusted.append(Adjustment("strength", asked, round(1 / steps, 4), reason).as_dict())
-    return {"strength": least}
+    tuning = tuning_of(job.model)
+    most = MAX_STEPS if tuning is None or tuning.step_range is None else int(tuning.step_range[1])
+    flow = type(pipe.scheduler).__name__.startswith("FlowMatch")
+    strength, used = workable(asked, steps, most=max(most, steps), flow=flow)
+    for field, before, after in (("num_inference_steps", steps, used), ("strength", asked, strength)):
+        if before != after:
+            reason = (
+                f"with {asked:g} of {steps} steps {'the picture' if flow else 'the text'} would not count"
+            )
+            adjusted.append(Adjustment(field, before, round(after, 4), reason).as_dict())
+    return {"strength": strength, "num_inference_steps": used}
+
+
+def workable(strength: float, steps: int, *, most: int, flow: bool) -> tuple[float, int]:
+    """Strength and steps, of which ``most`` are allowed, near to those that were asked for.
+
+    Pipelines run the last ``strength`` of the steps: at least one must be run. More steps in all cost
+    nothing then, so they come first, and a greater strength after them. Those of ``flow`` models round the
+    other way: below a strength of one a step must be left out, for the first one begins with noise alone.
+    """
+    if flow:
+        if strength >= 1:
+            return strength, steps
+        steps = max(steps, 2)
+        return min(strength, (steps - 1 - _ROUNDING) / steps), steps
+    if int(strength * steps) < 1:
+        wanted = (1 + _ROUNDING) / max(strength, 1 / most)
+        steps = max(steps, min(math.ceil(wanted), most))
+    if int(strength * steps) < 1:
+        strength = min(1.0, (1 + _ROUNDING) / steps)
+    return strength, steps

@@ -35,7 +35,8 @@ class SegmentAnything:
     The blob ``image``; inputs: ``point_coords`` [[x, y], ...] with ``point_labels`` (1 inside, 0 outside),
     ``box`` [x0, y0, x1, y1], ``mask_input`` [1, 256, 256], ``multimask_output`` (three masks),
     ``return_logits`` (JSON only), ``normalize_coords`` (false: coordinates are shares of the sides),
-    ``mask_format``. The body has ``masks``, ``scores`` and, as JSON, ``logits`` [masks, 256, 256], best first.
+    ``mask_format``. The body has ``masks``, ``scores`` and, as JSON, ``logits`` [masks, 256, 256], the best
+    first.
     """
 
     name: ClassVar[str] = "segment-anything-2"
