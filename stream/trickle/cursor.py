@@ -13,7 +13,7 @@ from stream.trickle.protocol import CURRENT, NEXT, RING_SIZE
 
 # A pause before the third answer without a segment in a row, doubled with each further one.
 FIRST_PAUSE: Final = 0.02
-LONGEST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 0.2
 NOT_FOUND_PAUSE: Final = 0.25
 
 # An answer that took longer was held back by the server until something happened.
@@ -58,6 +58,7 @@ class Cursor:
 
     Numbers may go backwards: far when a publisher starts anew, by a few when segments are begun out of order.
     The server then points at a segment that it still has and that was read already; it is not read again.
+    Nor is one that was closed without a byte: the server goes on pointing at the first of those in a row.
     """
 
     def __init__(self, start: int, now: float, *, grace: float, patience: float) -> None:
@@ -72,6 +73,8 @@ class Cursor:
         self._missing_since: float | None = None
         self._last: int | None = None
         self._recent: deque[int] = deque(maxlen=RING_SIZE)
+        self._first_empty: int | None = None
+        """Of the segments without a byte that came last, one after the other."""
 
     def channel_exists(self) -> None:
         """The server holds a request open, so the channel is there."""
@@ -91,13 +94,14 @@ class Cursor:
         ``waited``: seconds from the request to the answer.
         """
         self.seen = True
-        if self._missing_since is None or waited > PARKED:
+        left_out = self._is_left_out(latest)
+        if self._missing_since is None or waited > PARKED or left_out:
             self._missing_since = now
         elif now - self._missing_since > self._patience:
             return Failed(f"the channel has answered 470 for {self._patience:g} s, last for {self.wanted}")
         if latest is None or latest < 0:
             self.wanted = NEXT
-        elif latest not in self._recent:
+        elif latest not in self._recent and not left_out:
             self.wanted = latest
         elif self._last is not None:
             self.wanted = self._last + 1
@@ -109,6 +113,8 @@ class Cursor:
         self._missing_since = None
         if closed:
             return Ended()
+        if self._first_empty is None or self._last is None or seq != self._last + 1:
+            self._first_empty = seq
         self._passed(seq)
         return Ask(self._pause(waited))
 
@@ -120,9 +126,16 @@ class Cursor:
             self.wanted = seq + 1
             return Ask(self._pause(0.0))
         self._fruitless = 0
+        self._first_empty = None
         skipped = 0 if self._last is None else max(seq - self._last - 1, 0)
         self._passed(seq)
         return Deliver(seq, skipped)
+
+    def _is_left_out(self, latest: int | None) -> bool:
+        """Whether the server points at segments that were closed without a byte: nothing was written since."""
+        if latest is None or self._first_empty is None or self._last is None:
+            return False
+        return self._first_empty <= latest <= self._last
 
     def _passed(self, seq: int) -> None:
         if self._last is not None and seq < self._last and seq not in self._recent:

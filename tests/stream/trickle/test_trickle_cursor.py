@@ -116,6 +116,30 @@ def test_a_steady_reader_of_a_steady_writer_misses_nothing(start: int) -> None:
     assert [seq for seq, _ in world.delivered] == list(range(30))
 
 
+@given(st.integers(0, 3), st.integers(1, 12))
+@settings(deadline=None)
+def test_segments_given_up_before_their_first_byte_hide_nothing_that_follows(
+    before: int, given_up: int
+) -> None:
+    """The server does not count them: it goes on pointing at the first."""
+    world = World(0)
+    for seq in range(before):
+        world.catch_up()
+        world.write(seq, b"%d" % seq)
+    for seq in range(before, before + given_up):
+        world.catch_up()
+        world.channel.upload(seq)
+        world.channel.close_segment(seq)
+    world.catch_up()
+    world.now += 60
+    world.catch_up()
+    after = range(before + given_up, before + given_up + 3)
+    for seq in after:
+        world.write(seq, b"%d" % seq)
+        world.catch_up()
+    assert [seq for seq, _ in world.delivered] == [*range(before), *after]
+
+
 def test_404_ends_a_channel_that_was_there_and_is_waited_for_otherwise() -> None:
     cursor = cursor_from(grace=2.0)
     assert isinstance(cursor.not_found(1.9), Ask)
