@@ -67,15 +67,24 @@ def taken(device: str) -> int:
 
 
 def total(device: str) -> int:
-    """Bytes of memory that ``device`` has in all."""
+    """Bytes of memory that ``device`` has in all; of the machine's, what this container may have."""
     torch = sys.modules.get("torch")
     if torch is not None and device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[1])
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, rest = line.partition(":")
         if name == "MemTotal":
-            return int(rest.split()[0]) * 1024
+            return min(int(rest.split()[0]) * 1024, _container_limit())
     raise OSError("/proc/meminfo does not say how much memory there is")
+
+
+def _container_limit() -> int:
+    """The limit of the control group (cgroups(7), version 2) that a container sees as its own; else no limit."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return sys.maxsize
+    return int(text) if text.isdigit() else sys.maxsize
 
 
 def tensors_of(model: Any) -> Iterator[torch.Tensor]:

@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestDeviceBook = Machine.TestCase
-TestDeviceBook.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestDeviceBook.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_another_engines_idle_model_makes_room() -> None:

@@ -107,7 +107,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestLedger = Machine.TestCase
-TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLedger.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 def filled(*sizes: int) -> Ledger[str]:
