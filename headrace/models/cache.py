@@ -330,11 +330,13 @@ class ModelCache:
         except Exception:  # a model that cannot say goodbye still goes
             log.exception("closing %s failed", key)
         del loaded
-        memory.trim(self.device)
-        with self._changed:
-            self._slots.pop(key, None)
-            self._ledger.drop(key)
-            self._changed.notify_all()
+        try:
+            memory.trim(self.device)
+        finally:
+            with self._changed:
+                self._slots.pop(key, None)
+                self._ledger.drop(key)
+                self._changed.notify_all()
         if self._gate is not None:
             self._gate.settled(key)
         self._on_change()
@@ -344,8 +346,10 @@ class ModelCache:
         with self._changed:
             if key not in self._slots:
                 raise NotFound(f"model {key} is not loaded", field="model_id")
-            if self._slots[key].wanted:
-                raise Conflict(f"model {key} is in use", field="model_id")
+            slot = self._slots[key]
+            if slot.wanted or slot.loaded is None:
+                what = "in use" if slot.wanted else "on its way in or out"
+                raise Conflict(f"model {key} is {what}", field="model_id")
             self._ledger[key].leaving = True
         self._evict(key)
 

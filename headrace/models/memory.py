@@ -79,7 +79,7 @@ def total(device: str) -> int:
 
 
 def _container_limit() -> int:
-    """The limit of the control group (cgroups(7), version 2) that a container sees as its own; else no limit."""
+    """The limit of the control group (cgroups(7), version 2) that a container sees as its own."""
     try:
         text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
     except OSError:

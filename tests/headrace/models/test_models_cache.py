@@ -73,6 +73,8 @@ def test_a_waiter_may_leave_and_the_load_is_finished() -> None:
     with pytest.raises(InvalidInput, match="I have left"):
         cache.acquire(key(), load, cancel=leave)
     assert [entry.state for entry in cache.entries()] == ["loading"]
+    with pytest.raises(Conflict, match="on its way"):
+        cache.unload(key())
     go_on.set()
     lease = cache.acquire(key(), giving("another"))
     assert lease.model == "model"
