@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from headrace.models import memory
+from headrace.models.building import building
 from headrace.models.errors import LoadFailed, OutOfMemory
 from headrace.models.ledger import Ledger
 from headrace.models.refs import ModelKey
@@ -287,7 +288,10 @@ class ModelCache:
         try:
             self._on_thread()
             self._make_room(slot)
-            loaded = load(slot.progress)
+            slot.progress(0.0, "waiting for another load")
+            with building():
+                slot.progress(0.0, "loading")
+                loaded = load(slot.progress)
             parts = dict(loaded.parts) or memory.parts_of(loaded.model, name=str(slot.key))
         except BaseException as error:  # noqa: BLE001 (the edge of a thread: given to all who wait)
             return error
@@ -308,7 +312,6 @@ class ModelCache:
                 self._evict(key)
             if self._gate is not None:
                 self._gate.admit(slot.key, slot.size)
-        slot.progress(0.0, "loading")
 
     # -- leaving ---------------------------------------------------------------------------------------
 

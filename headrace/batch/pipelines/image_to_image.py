@@ -48,19 +48,18 @@ class ImageToImage:
             diffusion.acquire(job, models) as lease,
             loras.wanted(job, models) as branches,
             checker(job, models) as safety,
-            job.turn(),
         ):
             checkpoint: Checkpoint = lease.model
             kind = diffusion.class_for("image-to-image", checkpoint.index, job.model)
             parts = loras.with_branches(checkpoint.parts, branches)
             pipe = checkpoint.view(kind, parts, scheduler=scheduler_for(job, checkpoint))
-            loras.attach(pipe, branches)
             larger = padded(picture, multiple_of(pipe))
             arguments = {**_arguments(pipe, inputs, larger), **_strength(pipe, job, inputs, adjusted)}
-            pixels = larger.shape[0] * larger.shape[1]
-            made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=pixels)
             height, width = picture.shape[:2]
-            shown, unsafe = safety.look([one[:height, :width] for one in made])
+            loras.attach(job, pipe, branches)
+            with job.turn():
+                made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=larger[..., 0].size)
+                shown, unsafe = safety.look([one[:height, :width] for one in made])
             state, weights = safety.state, lease.weights
         return answer(shown, seed=seed, unsafe=unsafe, safety=state, weights=weights, adjusted=adjusted)
 

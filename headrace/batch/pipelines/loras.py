@@ -16,6 +16,7 @@ import torch
 
 from headrace.batch.contract import Job
 from headrace.models import loading, memory
+from headrace.models.building import building
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
 from headrace.models.refs import ModelKey
 from headrace.models.store import Located
@@ -69,10 +70,14 @@ def twin(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module, shared)
 
 
-def attach(pipe: Any, loras: list[Lora]) -> None:
-    """Put the branches on the pipeline's own modules (`with_branches`)."""
-    if not loras:
-        return
+def attach(job: Job, pipe: Any, loras: list[Lora]) -> None:
+    """Put the branches on the pipeline's own modules (`with_branches`); before the job takes its turn."""
+    if loras:
+        with building(job.check):
+            _attach(pipe, loras)
+
+
+def _attach(pipe: Any, loras: list[Lora]) -> None:
     try:
         import peft  # noqa: F401 (diffusers asks for it late, in a message of its own)
     except ModuleNotFoundError as error:

@@ -40,7 +40,6 @@ class TextToImage:
             diffusion.acquire(job, models) as lease,
             loras.wanted(job, models) as branches,
             checker(job, models) as safety,
-            job.turn(),
         ):
             checkpoint: Checkpoint = lease.model
             kind = diffusion.class_for("text-to-image", checkpoint.index, job.model)
@@ -49,10 +48,11 @@ class TextToImage:
             height, width = (
                 check_size(side, int(inputs[side]), multiple_of(pipe)) for side in ("height", "width")
             )
-            loras.attach(pipe, branches)
             arguments = {**texts(pipe, inputs), **settings(pipe, inputs), "height": height, "width": width}
-            made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=height * width)
-            shown, unsafe = safety.look(made)
+            loras.attach(job, pipe, branches)
+            with job.turn():
+                made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=height * width)
+                shown, unsafe = safety.look(made)
             state, weights = safety.state, lease.weights
         return answer(shown, seed=seed, unsafe=unsafe, safety=state, weights=weights, adjusted=adjusted)
 
