@@ -11,7 +11,8 @@ from headrace.batch.defaults import Adjustment, tuning_of
 from headrace.batch.pipelines import diffusion, loras
 from headrace.batch.pipelines.diffusion import Checkpoint
 from headrace.batch.pipelines.diffusion_run import make_pictures, multiple_of, tuned
-from headrace.batch.pipelines.images import answer, check_side, padded, uploaded
+from headrace.batch.pipelines.images import Made, answer, check_side, padded, uploaded
+from headrace.batch.pipelines.pictures import Pixels
 from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.schedulers import scheduler_for
 from headrace.batch.pipelines.text_to_image import seed_of, settings
@@ -41,9 +42,22 @@ class ImageToImage:
 
     def run(self, job: Job, models: ModelCache) -> Result:
         inputs, adjusted = tuned(job, DEFAULTS)
-        seed, count = seed_of(inputs), int(inputs.get("num_images_per_prompt", 1))
-        picture = uploaded(job)
+        seed, picture = seed_of(inputs), uploaded(job)
         check_side(picture)
+        made = self._make(job, models, inputs, adjusted, picture, seed)
+        return answer(made, seed=seed, adjusted=adjusted)
+
+    def _make(
+        self,
+        job: Job,
+        models: ModelCache,
+        inputs: dict[str, Any],
+        adjusted: list[dict[str, Any]],
+        picture: Pixels,
+        seed: int,
+    ) -> Made:
+        """Apart from `run`, so that nothing of the model is held while files are written."""
+        count = int(inputs.get("num_images_per_prompt", 1))
         with (
             diffusion.acquire(job, models) as lease,
             loras.wanted(job, models) as branches,
@@ -60,8 +74,7 @@ class ImageToImage:
             with job.turn():
                 made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=larger[..., 0].size)
                 shown, unsafe = safety.look([one[:height, :width] for one in made])
-            state, weights = safety.state, lease.weights
-        return answer(shown, seed=seed, unsafe=unsafe, safety=state, weights=weights, adjusted=adjusted)
+            return Made(shown, unsafe, safety.state, lease.weights)
 
     def warm(self, job: Job, models: ModelCache) -> None:
         diffusion.acquire(job, models).release()

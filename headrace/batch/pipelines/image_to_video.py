@@ -18,7 +18,7 @@ from headrace.batch.pipelines.diffusion_run import (
     to_pixels,
     tuned,
 )
-from headrace.batch.pipelines.images import mark, uploaded
+from headrace.batch.pipelines.images import Made, mark, uploaded
 from headrace.batch.pipelines.pictures import Pixels, png
 from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.text_to_image import seed_of
@@ -53,28 +53,34 @@ class ImageToVideo:
     def run(self, job: Job, models: ModelCache) -> Result:
         inputs, adjusted = tuned(job, DEFAULTS)
         seed, picture = seed_of(inputs), uploaded(job)
-        with diffusion.acquire(job, models) as lease, checker(job, models) as safety, job.turn():
-            checkpoint: Checkpoint = lease.model
-            pipe = checkpoint.view(_class(checkpoint, job))
-            made = _frames(job, pipe, inputs, picture, seed)
-            # What moves in was not in the picture that came: first, middle and last are looked at.
-            looked = sorted({0, len(made) // 2, len(made) - 1})
-            _, flags = safety.look([made[number] for number in looked])
-            unsafe = any(flags)
-            if unsafe and safety.withholds:
-                made = [np.zeros_like(frame) for frame in made]
-            state, weights = safety.state, lease.weights
-        if weights == "random":
-            made = [mark(frame) for frame in made]
-        told: dict[str, Any] = {"seed": seed, "nsfw": unsafe}
-        blobs = {"0.mp4": mp4(made, int(inputs["fps"]))}
-        body: dict[str, Any] = {"images": [{"blob": "0.mp4", **told}], "weights": weights, "safety": state}
+        made = self._make(job, models, inputs, picture, seed)
+        frames = [mark(frame) for frame in made.pictures] if made.weights == "random" else made.pictures
+        told: dict[str, Any] = {"seed": seed, "nsfw": any(made.unsafe)}
+        blobs = {"0.mp4": mp4(frames, int(inputs["fps"]))}
+        body: dict[str, Any] = {
+            "images": [{"blob": "0.mp4", **told}],
+            "weights": made.weights,
+            "safety": made.safety,
+        }
         if adjusted:
             body["adjusted"] = adjusted
         if inputs.get("frames"):
-            blobs |= {f"frame-{number}.png": png(frame) for number, frame in enumerate(made)}
-            body["frames"] = [{"blob": f"frame-{number}.png", **told} for number in range(len(made))]
+            blobs |= {f"frame-{number}.png": png(frame) for number, frame in enumerate(frames)}
+            body["frames"] = [{"blob": f"frame-{number}.png", **told} for number in range(len(frames))]
         return Result(body, blobs)
+
+    def _make(self, job: Job, models: ModelCache, inputs: dict[str, Any], picture: Pixels, seed: int) -> Made:
+        """Apart from `run`, so that nothing of the model is held while files are written."""
+        with diffusion.acquire(job, models) as lease, checker(job, models) as safety, job.turn():
+            checkpoint: Checkpoint = lease.model
+            pipe = checkpoint.view(_class(checkpoint, job))
+            frames = _frames(job, pipe, inputs, picture, seed)
+            # What moves in was not in the picture that came: first, middle and last are looked at.
+            looked = sorted({0, len(frames) // 2, len(frames) - 1})
+            _, flags = safety.look([frames[number] for number in looked])
+            if any(flags) and safety.withholds:
+                frames = [np.zeros_like(frame) for frame in frames]
+            return Made(frames, flags, safety.state, lease.weights)
 
     def warm(self, job: Job, models: ModelCache) -> None:
         diffusion.acquire(job, models).release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,26 +76,28 @@ def _band(width: int, height: int) -> Pixels:
 # -- answers -------------------------------------------------------------------------------------------
 
 
-def answer(
-    pictures: Sequence[Pixels],
-    *,
-    seed: int,
-    unsafe: Sequence[bool],
-    safety: str,
-    weights: str,
-    adjusted: Sequence[dict[str, Any]] = (),
-) -> Result:
-    """PNG files in the form of ai-runner's answers; picture k was made with ``seed`` + k.
+@dataclass
+class Made:
+    """What a model made for a request, when it has been given back.
 
-    ``unsafe``: for each, whether the safety checker flagged it; ``safety`` tells whether one looked at all.
+    ``unsafe``: for each picture, whether the safety checker flagged it; ``safety`` tells whether one looked.
     """
+
+    pictures: Sequence[Pixels]
+    unsafe: Sequence[bool]
+    safety: str
+    weights: str
+
+
+def answer(made: Made, *, seed: int, adjusted: Sequence[dict[str, Any]] = ()) -> Result:
+    """PNG files in the form of ai-runner's answers; picture k was made with ``seed`` + k."""
     blobs: dict[str, bytes] = {}
     images = []
-    for number, (picture, nsfw) in enumerate(zip(pictures, unsafe, strict=True)):
+    for number, (picture, nsfw) in enumerate(zip(made.pictures, made.unsafe, strict=True)):
         name = f"{number}.png"
-        blobs[name] = png(mark(picture) if weights == "random" else picture)
+        blobs[name] = png(mark(picture) if made.weights == "random" else picture)
         images.append({"blob": name, "seed": seed + number, "nsfw": bool(nsfw)})
-    body: dict[str, Any] = {"images": images, "weights": weights, "safety": safety}
+    body: dict[str, Any] = {"images": images, "weights": made.weights, "safety": made.safety}
     if adjusted:
         body["adjusted"] = list(adjusted)
     return Result(body, blobs)

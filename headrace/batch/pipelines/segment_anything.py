@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from headrace.batch.contract import Job, Result
@@ -53,28 +54,32 @@ class SegmentAnything:
         several = bool(_or(inputs.get("multimask_output"), True))
         if form == "json":
             check_numbers(height * width * (3 if several else 1))
-        with _acquire(job, models) as lease:
-            model = lease.model
-            prompts = prompts_of(inputs, width, height, model.device)
-            with job.turn(), torch.no_grad():
-                made = model(
-                    pixel_values=pixels_of(picture, model.device),
-                    multimask_output=several,
-                    **prompts,
-                )
-                small, scores = made.pred_masks[0, 0].float(), made.iou_scores[0, 0].float()
-                order = scores.argsort(descending=True, stable=True)
-                small, scores = small[order], scores[order]
-                masks = torch.nn.functional.interpolate(
-                    small[None], (height, width), mode="bilinear", align_corners=False
-                )[0]
-                found = (masks.cpu().numpy(), scores.cpu().numpy(), small.clamp(-_CLIP, _CLIP).cpu().numpy())
-                job.progress(1, 1)
-            weights = lease.weights
+        found, weights = _masks(job, models, picture, several)
         return _answer(*found, form, bool(_or(inputs.get("return_logits"), True)), weights)
 
     def warm(self, job: Job, models: ModelCache) -> None:
         _acquire(job, models).release()
+
+
+def _masks(
+    job: Job, models: ModelCache, picture: Pixels, several: bool
+) -> tuple[tuple[Logits, npt.NDArray[np.float32], Logits], str]:
+    """Masks as large as the picture, scores and small masks, best first; and the kind of weights."""
+    height, width = picture.shape[:2]
+    with _acquire(job, models) as lease:
+        device = lease.model.device
+        prompts = prompts_of(job.inputs, width, height, device)
+        with job.turn(), torch.no_grad():
+            made = lease.model(pixel_values=pixels_of(picture, device), multimask_output=several, **prompts)
+            small, scores = made.pred_masks[0, 0].float(), made.iou_scores[0, 0].float()
+            order = scores.argsort(descending=True, stable=True)
+            small, scores = small[order], scores[order]
+            masks = torch.nn.functional.interpolate(
+                small[None], (height, width), mode="bilinear", align_corners=False
+            )[0]
+            found = (masks.cpu().numpy(), scores.cpu().numpy(), small.clamp(-_CLIP, _CLIP).cpu().numpy())
+            job.progress(1, 1)
+        return found, lease.weights
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -138,7 +143,7 @@ def _numbers(name: str, value: Any, shape: tuple[int, ...], device: torch.device
 
 
 def _answer(
-    masks: Logits, scores: np.ndarray[Any, Any], small: Logits, form: str, as_logits: bool, weights: str
+    masks: Logits, scores: npt.NDArray[np.float32], small: Logits, form: str, as_logits: bool, weights: str
 ) -> Result:
     body: dict[str, Any] = {"scores": [round(float(score), 6) for score in scores], "weights": weights}
     inside = masks > 0

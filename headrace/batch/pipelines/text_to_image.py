@@ -10,7 +10,7 @@ from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines import diffusion, loras
 from headrace.batch.pipelines.diffusion import Checkpoint
 from headrace.batch.pipelines.diffusion_run import check_size, make_pictures, multiple_of, tuned
-from headrace.batch.pipelines.images import answer
+from headrace.batch.pipelines.images import Made, answer
 from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.schedulers import scheduler_for
 from headrace.models.cache import ModelCache
@@ -35,7 +35,12 @@ class TextToImage:
 
     def run(self, job: Job, models: ModelCache) -> Result:
         inputs, adjusted = tuned(job, DEFAULTS)
-        seed, count = seed_of(inputs), int(inputs.get("num_images_per_prompt", 1))
+        seed = seed_of(inputs)
+        return answer(self._make(job, models, inputs, seed), seed=seed, adjusted=adjusted)
+
+    def _make(self, job: Job, models: ModelCache, inputs: dict[str, Any], seed: int) -> Made:
+        """Apart from `run`, so that nothing of the model is held while files are written."""
+        count = int(inputs.get("num_images_per_prompt", 1))
         with (
             diffusion.acquire(job, models) as lease,
             loras.wanted(job, models) as branches,
@@ -53,8 +58,7 @@ class TextToImage:
             with job.turn():
                 made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=height * width)
                 shown, unsafe = safety.look(made)
-            state, weights = safety.state, lease.weights
-        return answer(shown, seed=seed, unsafe=unsafe, safety=state, weights=weights, adjusted=adjusted)
+            return Made(shown, unsafe, safety.state, lease.weights)
 
     def warm(self, job: Job, models: ModelCache) -> None:
         diffusion.acquire(job, models).release()

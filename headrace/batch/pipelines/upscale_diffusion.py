@@ -12,7 +12,7 @@ from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines import diffusion
 from headrace.batch.pipelines.diffusion import Checkpoint
 from headrace.batch.pipelines.diffusion_run import call, generators, to_pixels, tuned
-from headrace.batch.pipelines.images import answer, padded, uploaded
+from headrace.batch.pipelines.images import Made, answer, padded, uploaded
 from headrace.batch.pipelines.pictures import Pixels
 from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.text_to_image import seed_of
@@ -47,8 +47,8 @@ class DiffusionUpscale:
         with diffusion.acquire(job, models, found) as lease, checker(job, models) as safety, job.turn():
             larger = _enlarge(job, lease.model, inputs, picture, seed)
             shown, unsafe = safety.look([larger])
-            state, weights = safety.state, lease.weights
-        result = answer(shown, seed=seed, unsafe=unsafe, safety=state, weights=weights, adjusted=adjusted)
+            made = Made(shown, unsafe, safety.state, lease.weights)
+        result = answer(made, seed=seed, adjusted=adjusted)
         result.body["scale"] = SCALE
         return result
 

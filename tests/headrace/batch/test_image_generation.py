@@ -276,6 +276,26 @@ def test_all_endpoints_share_one_entry_and_nobody_changes_its_tensors(asking: As
     assert len([e for e in asking.models.entries() if e.key.ref == model]) == 1
 
 
+def test_models_that_are_loaded_at_the_same_time_have_all_their_tensors(asking: Asking) -> None:
+    cold = Asking(asking.store)
+    leases: list[Any] = []
+
+    def load(model: str) -> None:
+        leases.append(diffusion.acquire(job_for(cold.store, "text-to-image", model, {}), cold.models))
+
+    names = ["tiny-sd", "tiny-sdxl", "tiny-flux", "tiny-pix2pix"]
+    threads = [threading.Thread(target=load, args=(f"demo:{name}",)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(leases) == len(names)
+    for lease in leases:
+        modules = [part for part in lease.model.parts.values() if isinstance(part, torch.nn.Module)]
+        assert not any(t.is_meta for module in modules for t in (*module.parameters(), *module.buffers()))
+        lease.release()
+
+
 class Failing(Heard):
     """Raises at a step, once."""
 
