@@ -102,7 +102,10 @@ class Cursor:
         if latest is None or latest < 0:
             self.wanted = NEXT
         elif latest not in self._recent and not left_out:
-            self.wanted = latest
+            newest = latest - 1
+            # The newest that was written, so that the last message is not lost and a picture comes at once.
+            unread = newest >= 0 and newest not in self._recent
+            self.wanted = newest if unread and newest != self.wanted else latest
         elif self._last is not None:
             self.wanted = self._last + 1
         return Ask(self._pause(waited))

@@ -165,7 +165,13 @@ def test_two_refusals_in_a_row_cost_no_time_and_more_of_them_do() -> None:
     pauses = [cursor.missing(latest, waited=0.0, now=0.0).pause for latest in (7, 17, 18, 19, 20)]
     assert pauses[:2] == [0.0, 0.0]
     assert 0 < pauses[2] < pauses[3] < pauses[4] <= 0.5
-    assert cursor.wanted == 20
+
+
+def test_one_that_fell_behind_asks_for_the_newest_and_when_that_is_gone_for_the_next() -> None:
+    cursor = cursor_from(5)
+    for latest, wanted in ((17, 16), (17, 17), (19, 18), (0, 0)):
+        cursor.missing(latest, waited=0.0, now=0.0)
+        assert cursor.wanted == wanted
 
 
 def test_refusals_are_borne_for_a_time_and_not_for_a_number() -> None:
