@@ -135,7 +135,7 @@ class Cursor:
         return Deliver(seq, skipped)
 
     def _is_left_out(self, latest: int | None) -> bool:
-        """Whether the server points at segments that were closed without a byte: nothing was written since."""
+        """Whether the server points at segments closed without a byte: nothing was written since."""
         if latest is None or self._first_empty is None or self._last is None:
             return False
         return self._first_empty <= latest <= self._last
