@@ -99,13 +99,9 @@ def _attach_one(pipe: Any, lora: Lora, adapter: str) -> None:
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         if memory.is_out_of_memory(error):
             raise
-        # Shapes or names of modules that the base does not have.
-        fits = not isinstance(error, RuntimeError | ValueError)
-        text = (
-            f"Unable to load LoRas for adapter '{lora.name}'."
-            if fits
-            else f"LoRa incompatible with base model: '{lora.name}'."
-        )
+        text = f"Unable to load LoRas for adapter '{lora.name}'."
+        if isinstance(error, RuntimeError | ValueError):  # shapes or modules that the base does not have
+            text = f"LoRa incompatible with base model: '{lora.name}'."
         raise InvalidInput(text, field="loras") from error
 
 
