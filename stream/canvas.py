@@ -64,6 +64,10 @@ class Canvas:
         self._last = self._settled(shown.picture, keep=True)
         return self._last
 
+    def clear(self) -> None:
+        """Forget the picture."""
+        self._last = None
+
     def _settled(self, picture: Picture, *, keep: bool) -> Picture:
         size = (picture.width, picture.height)
         if self._size is not None and size != self._size:

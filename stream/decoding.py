@@ -31,6 +31,7 @@ class UnitDecoding:
         self._unusable: set[tuple[int, int, str]] = set()
         self._epoch: int | None = None
         self._past_errors = 0
+        self._past: tuple[str | None, str | None] = (None, None)
         self._aborted = False
         self.last_problem: str | None = None
         self.source_changed: Callable[[], None] = _nothing
@@ -53,11 +54,11 @@ class UnitDecoding:
     @property
     def fallback_reason(self) -> str | None:
         """Why the device no longer decodes, if it did."""
-        return self._video.fallback_reason if self._video is not None else None
+        return self._video.fallback_reason if self._video is not None else self._past[1]
 
     @property
     def decoder_name(self) -> str | None:
-        return self._video.name if self._video is not None else None
+        return self._video.name if self._video is not None else self._past[0]
 
     def put(self, unit: AccessUnit) -> None:
         self._units.put(unit)
@@ -87,6 +88,13 @@ class UnitDecoding:
                     put_audio(sound)
         if not self._aborted:
             self._flush(put_video)
+        self._free()
+
+    def _free(self) -> None:
+        """Let go of the decoders, whose pictures take memory; what they were can still be told."""
+        self._past_errors = self.errors
+        self._past = (self.decoder_name, self.fallback_reason)
+        self._video = self._audio = None
 
     def _begin_epoch(self, epoch: int, put_video: Callable[[VideoFrame], bool]) -> None:
         if self._epoch is not None:

@@ -70,7 +70,7 @@ class EncodingEvents(Protocol):
     """What the stage tells, in its thread."""
 
     def encoded(self, units: list[EncodedUnit]) -> None:
-        """Units of one rendition or of the sound."""
+        """Units of whatever rendition, and of the sound."""
         ...
 
     def picture_left(self, shown: Shown, timeline: Timeline) -> None:
@@ -110,6 +110,8 @@ class EncodingStage:
         self._retired: list[OpenRendition] = []
         self._hearers = 0
         self._audio: AudioEncoder | None = None
+        self._made: list[EncodedUnit] = []
+        """Encoded, and not handed on yet; the thread's."""
         self.taps: list[Callable[[Picture, int], None]] = []
         """Called in the thread with each picture (yuv420p) and its pts before encoding; must not wait."""
         self._canvas = Canvas(fixed_size=settings.fixed_size)
@@ -253,9 +255,11 @@ class EncodingStage:
                     self._encode_picture(item)
                 else:
                     # Closing an encoder takes milliseconds, in which nobody is to wait for the lock.
-                    item.clear()
+                    for rendition in item:
+                        rendition.free()
             if not self._aborted:
                 self._flush()
+                self._deliver()
         except HeadraceError as error:
             self._events.encoding_failed(error)
         except Exception as error:  # the edge of a thread: nobody else would hear of it
@@ -265,13 +269,41 @@ class EncodingStage:
             self._ended()
 
     def _ended(self) -> None:
+        """Free what takes memory at once: a session's parts know each other, and wait for the collector."""
         with self._changed:
             self._aborted = True
+            renditions = [*self._renditions.values(), *self._retired]
             self._retired.clear()
+        for rendition in renditions:
+            rendition.free()
+        self._audio = None
+        self._made.clear()
+        self._canvas.clear()
         self._wake_loop()
 
+    def _deliver(self) -> None:
+        made, self._made = self._made, []
+        if made:
+            self._events.encoded(made)
+
     def _take(self) -> Shown | Heard | list[OpenRendition] | None:
-        """What to encode next, or the renditions that nobody uses any more; None at the end."""
+        """What to encode next, or the renditions that nobody uses any more; None at the end.
+
+        A picture is handed on with the sound that leaves with it: one wake-up of the loop, one write.
+        """
+        if self._made:
+            with self._changed:
+                item = (
+                    None
+                    if self._aborted
+                    else self._order.next(ticks(time.monotonic_ns()), ending=self._ending)
+                )
+            if not isinstance(item, Heard):
+                self._deliver()
+            if item is not None:
+                if self._settings.lossless:
+                    self._wake_loop()
+                return item
         with self._changed:
             while True:
                 if self._aborted:
@@ -308,7 +340,7 @@ class EncodingStage:
         for rendition in self._current():
             units = self._encode_rendition(rendition, in_size(rendition.size_of(picture)), shown)
             if units:
-                self._events.encoded(units)
+                self._made += units
                 first = first or units[-1].timeline
         if first is None:
             # Nobody takes it; this is when they could have had it.
@@ -339,14 +371,12 @@ class EncodingStage:
         else:
             if self._audio is None:
                 self._audio = AudioEncoder(self._settings.audio)
-            units = self._audio.encode(heard.frame)
-            if units:
-                self._events.encoded(units)
+            self._made += self._audio.encode(heard.frame)
         self._events.sound_left(heard.pts)
 
     def _flush(self) -> None:
         for rendition in self._current():
-            if not rendition.broken and (units := rendition.flush()):
-                self._events.encoded(units)
-        if self._audio is not None and (units := self._audio.flush()):
-            self._events.encoded(units)
+            if not rendition.broken:
+                self._made += rendition.flush()
+        if self._audio is not None:
+            self._made += self._audio.flush()

@@ -15,15 +15,18 @@ log = logging.getLogger(__name__)
 
 KEY_WISH_INTERVAL = 0.5
 """Seconds between two wishes for a key picture that one publisher is told of."""
+FIRST = 30.0
+"""Seconds in which the first publisher must have come."""
 BYE = "bye"
 """The reason of a publisher that has said that it will not come back."""
 
 
 @dataclass(slots=True)
 class Grace:
-    """How long a stream waits for its publisher, the first one too. Pure; moments in seconds.
+    """How long a stream waits for its publisher. Pure; moments in seconds.
 
-    ``end_on_bye``: one that says good-bye ends the stream at once.
+    ``end_on_bye``: one that says good-bye ends the stream at once. ``first``: the least that the first one is
+    waited for, whose connection has yet to be made.
     """
 
     seconds: float
@@ -31,9 +34,11 @@ class Grace:
     """Since when nobody publishes; None while somebody does."""
     end_on_bye: bool = False
     over: bool = False
+    first: float = 0.0
+    seen: bool = False
 
     def came(self) -> None:
-        self.since = None
+        self.since, self.seen = None, True
 
     def left(self, now: float, reason: str) -> None:
         self.since = now
@@ -43,7 +48,12 @@ class Grace:
         """Seconds until the stream ends, 0 when it is time; None while somebody publishes."""
         if self.over:
             return 0.0
-        return None if self.since is None else max(0.0, self.since + self.seconds - now)
+        return None if self.since is None else max(0.0, self.since + self.patience - now)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a publisher is waited for."""
+        return self.seconds if self.seen else max(self.seconds, self.first)
 
 
 class Feed:
@@ -93,13 +103,13 @@ class Feed:
 class Ingest:
     """The `Source` of a session that others publish to. Belongs to the loop.
 
-    `run` ends when nobody has published for ``grace`` seconds, the time before the first one included, or
-    when one has said good-bye and ``end_on_bye`` is set. Each unit carries the number of its publisher as
-    ``epoch``.
+    `run` ends when nobody has published for ``grace`` seconds (before the first one: for ``first`` seconds at
+    least), or when one has said good-bye and ``end_on_bye`` is set. Each unit carries the number of its
+    publisher as ``epoch``.
     """
 
-    def __init__(self, *, grace: float, end_on_bye: bool = False) -> None:
-        self._grace = Grace(grace, time.monotonic(), end_on_bye)
+    def __init__(self, *, grace: float, end_on_bye: bool = False, first: float = FIRST) -> None:
+        self._grace = Grace(grace, time.monotonic(), end_on_bye, first=first)
         self._changed = asyncio.Event()
         self._put: Callable[[AccessUnit], None] | None = None
         self._tracks: Callable[[bool, bool], None] | None = None
@@ -180,7 +190,7 @@ class Ingest:
             except TimeoutError:
                 continue
         if self.end_reason is None:
-            self.end_reason = f"nobody published for {self._grace.seconds:g} s"
+            self.end_reason = f"nobody published for {self._grace.patience:g} s"
 
     # -- for feeds -------------------------------------------------------------------------------------
 

@@ -147,16 +147,17 @@ class OpenRendition:
         self._bitrate = self._applied = bitrates.shared({})
         self._keys = KeyGate()
         self._opened_for: tuple[int, int, str, bool] | None = None
+        self._past: tuple[str | None, str | None] = (None, None)
 
     @property
     def encoder_name(self) -> str | None:
         encoder = self.encoder
-        return encoder.name if encoder is not None else None
+        return encoder.name if encoder is not None else self._past[0]
 
     @property
     def fallback_reason(self) -> str | None:
         encoder = self.encoder
-        return encoder.fallback_reason if encoder is not None else None
+        return encoder.fallback_reason if encoder is not None else self._past[1]
 
     def report(self) -> dict[str, Any]:
         """What it is and what makes it, for a session's status."""
@@ -231,6 +232,11 @@ class OpenRendition:
 
     def flush(self) -> list[EncodedUnit]:
         return self.encoder.flush() if self.encoder is not None else []
+
+    def free(self) -> None:
+        """Let go of the encoder and its memory; what it was can still be told."""
+        self._past = (self.encoder_name, self.fallback_reason)
+        self.encoder = None
 
 
 class RenditionHandle:

@@ -38,6 +38,15 @@ def test_a_stream_outlives_its_publisher_by_its_grace_and_no_longer(plan, second
             assert grace.remaining(now + seconds) == 0
 
 
+@given(st.floats(0, 60), st.floats(0, 60))
+def test_the_first_publisher_is_given_the_time_that_a_connection_takes(seconds, first):
+    grace = Grace(seconds, 0.0, first=first)
+    assert grace.remaining(0.0) == max(seconds, first)
+    grace.came()
+    grace.left(1.0, "lost")
+    assert grace.remaining(1.0) == pytest.approx(seconds)
+
+
 class Taker:
     """Runs an ingest and keeps what comes of it."""
 
@@ -53,7 +62,7 @@ class Taker:
 
 
 async def test_without_a_publisher_it_ends_after_the_grace():
-    ingest = Ingest(grace=0.05)
+    ingest = Ingest(grace=0.01, first=0.05)
     taker = Taker(ingest)
     await asyncio.wait_for(taker.task, 5)
     assert ingest.end_reason == "nobody published for 0.05 s"
