@@ -29,6 +29,7 @@ from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.cors import Origins, mark_answers, preflights
 from stream.encoding import EncodingSettings
 from stream.errors import InvalidInput
+from stream.heap import HeapTrimmer, settle
 from stream.hosts import HostRules
 from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
@@ -75,6 +76,8 @@ class Worker:
             RecordingFolder(settings.recordings) if settings.recordings is not None else None,
             RecordingLimits(settings.recording_limit, settings.recording_reserve),
         )
+        self._heap = HeapTrimmer()
+        self.table.on_ended.append(self._heap.session_ended)
         self.batch = batch.make_front(settings) if settings.batch else None
         self.demo = self._make_demo() if settings.demo else None
 
@@ -169,6 +172,7 @@ class Worker:
         await self.webrtc.close()
         await self.table.close("the worker is shutting down", SESSIONS)
         await self.recorder.close()
+        self._heap.close()
         self._unsubscribe()
         engines = [self.engine.stop()]
         if self.batch is not None:
@@ -243,6 +247,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True, ssl_context=tls)
         await site.start()
         await worker.start()
+        settle()
         announce(_url_of(runner, "http" if tls is None else "https"))
         await stop.wait()
     finally:
