@@ -226,7 +226,7 @@ def start(bench: Bench) -> None:
     """From the request to the first processed picture at the viewer, engine warm."""
     recipe = _recipe(640, 480, 6)
     waits = []
-    with bench.rig.headrace() as (server, url):
+    with bench.rig.headrace(HEADRACE_PUBLISHER_GRACE="1") as (server, url):
         for number in range(5):
             extra = json.dumps({"prompts": INVERT})
             run = bench.rig.send(server, url, recipe, "--extra", extra, "--session", f"s{number}")
@@ -251,7 +251,7 @@ def cycles(bench: Bench) -> None:
     """Connections that come and go: descriptors, threads, memory files and memory before and after."""
     recipe = _recipe(640, 480, 2)
     clip = bench.rig.clip(recipe)
-    with bench.rig.headrace(HEADRACE_PUBLISHER_GRACE="0") as (server, url):
+    with bench.rig.headrace(HEADRACE_PUBLISHER_GRACE="1") as (server, url):
         for number in range(10):
             _cycle(bench, url, clip, f"warm{number}")
         before = _settled(server, url)

@@ -210,7 +210,7 @@ def build_app(worker: Worker) -> web.Application:
         raise InvalidInput(
             "pages of any site (*) may not use a worker without a token", field="allowed_origins"
         )
-    access = guard(_token(settings), OPEN_ROUTES | FILES.keys(), origins)
+    access = guard(_token(settings), OPEN_ROUTES | FILES.keys() | {"/openapi.json"}, origins)
     app = web.Application(middlewares=[preflights(origins), access], client_max_size=MAX_BODY)
     mark_answers(app, origins)
     routes = StreamRoutes(worker)

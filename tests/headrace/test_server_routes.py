@@ -7,8 +7,28 @@ from fuzzed_server import FuzzedServer
 from pydantic import SecretStr
 
 MACHINE = ["/health", "/health/", "/version", "/app-version", "/hardware/info", "/hardware/stats"]
-OPEN = ["/", "/page/app.js", *MACHINE]
+OPEN = ["/", "/page/main.js", "/openapi.json", *MACHINE]
 GUARDED = ["/sessions", "/sessions/x", "/metrics", "/stream/status", "/api/page", "/workflows"]
+ACTING = [
+    *(f"/{name}" for name in ("offer", "live/offer", "prompt", "whip", "whip/x", "whep/x", "stream/record")),
+    *(
+        f"/{name}"
+        for name in ("text-to-image", "image-to-image", "image-to-video", "image-to-text", "upscale")
+    ),
+    *(f"/{name}" for name in ("audio-to-text", "text-to-speech", "segment-anything-2", "llm")),
+    *(f"/v1/{name}" for name in ("chat/completions", "images/generations", "audio/speech")),
+    *("/models/warm", "/models/unload", "/workflows/check", "/v1/audio/transcriptions"),
+]
+READING = [
+    "/models",
+    "/v1/models",
+    "/capabilities",
+    "/ice",
+    "/peers",
+    "/recordings",
+    "/jobs/x",
+    "/stream/events",
+]
 POSTED = ["/live-video-to-video", "/live-video-to-video/"] + [
     f"{prefix}/stream/{what}" for prefix in ("", "/api") for what in ("start", "stop", "params")
 ]
@@ -45,7 +65,9 @@ def test_with_a_token_what_acts_or_names_sessions_asks_for_it():
             assert server.ask("GET", path).status == 401, path
             allowed = server.ask("GET", path, headers={"Authorization": "Bearer s3cret"})
             assert allowed.status in (200, 404), path
-        for path in POSTED:
+        for path in READING:
+            assert server.ask("GET", path).status == 401, path
+        for path in (*POSTED, *ACTING):
             assert server.post(path, {}).status == 401, path
         assert server.ask("DELETE", "/sessions/x").status == 401
 
