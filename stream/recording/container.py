@@ -52,7 +52,8 @@ class RecordingFile:
     """Writes packets as they are; used by one thread at a time.
 
     ``key`` is the key picture with which it begins, for codecs whose size only a decoder knows. Raises
-    `SinkError` where the file exists, cannot be written or cannot hold the tracks.
+    `FileExistsError` where there is a file of that name, `SinkError` where it cannot be written or cannot
+    hold the tracks.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class RecordingFile:
     def _guard(self, function: Callable[[], T]) -> T:
         try:
             return function()
+        except FileExistsError:
+            raise
         except (av.error.FFmpegError, ValueError, KeyError, OSError) as error:
             raise SinkError(f"{self.path.name} cannot be written: {error}") from error
 

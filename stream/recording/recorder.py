@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from stream.decoding import UnitDecoding
-from stream.errors import Conflict, Forbidden, HeadraceError, InvalidInput, NotFound
+from stream.errors import Conflict, Forbidden, HeadraceError, InvalidInput, NotFound, SinkError
 from stream.recording.folder import RecordingFolder, checked_name, name_from
 from stream.recording.sources import RecordingSink, RecordingTap
 from stream.recording.takes import Takes
@@ -83,7 +83,8 @@ class Recorder:
         """Record a session from its next key picture on, and wait a moment for that.
 
         Raises `InvalidInput`, `Forbidden` without a folder, `Conflict` for what is being recorded already, a
-        name that is taken, or a session that ends.
+        name that is taken, or a session that ends, and `SinkError` where nothing can be written; then none
+        of the directions is recorded.
         """
         folder = self.folder
         if not isinstance(what, str) or what not in DIRECTIONS:
@@ -100,6 +101,10 @@ class Recorder:
             await self._finish(begun)
             raise
         await _first(begun)
+        broken = next((each.writer for each in begun if each.writer.begins_in_vain), None)
+        if broken is not None:
+            await self._finish(begun)
+            raise SinkError(f"{broken.stem!r} cannot be recorded: {broken.reason}")
         return begun
 
     async def stop(self, session_id: str, what: object = "both") -> list[Recording]:
@@ -138,7 +143,8 @@ class Recorder:
         for direction in directions:
             if (session.id, direction) in self._active:
                 raise Conflict(f"what goes {direction} of {session.id!r} is being recorded", field="what")
-            if self.folder.is_taken(stems[direction]):
+            reserved = {each.writer.stem for each in self.active()}
+            if stems[direction] in reserved or self.folder.is_taken(stems[direction]):
                 raise Conflict(f"there is a recording {stems[direction]!r}", field="name")
         if "in" in directions and not isinstance(session.decoding, UnitDecoding):
             raise InvalidInput(f"nothing comes in to {session.id!r} that could be recorded", field="what")

@@ -41,14 +41,16 @@ class RecordingLimits:
 
 
 class RecordingWriter:
-    """Writes units to one file after the other: ``stem``.mp4, ``stem``-2.mp4 and so on.
+    """Writes units to one file after the other: ``stem``.mp4, ``stem``-2.mp4 and so on, without
+    the names that exist.
 
     `put` and `finish` belong to the loop and never wait; ``done`` is set when the thread has ended, and
     ``begun`` when the first file is there, or never will be.
     """
 
     def __init__(self, folder: Path, stem: str, limits: RecordingLimits, takes: Takes) -> None:
-        self._folder, self._stem, self._limits = folder, stem, limits
+        self.stem = stem
+        self._folder, self._limits = folder, limits
         self._takes = takes
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
@@ -78,6 +80,11 @@ class RecordingWriter:
     def wants_key(self) -> bool:
         """Whether a key picture would help."""
         return (self._takes.wants_key or self._skipping) and self.phase in ("waiting", "recording")
+
+    @property
+    def begins_in_vain(self) -> bool:
+        """Whether it is over already for a reason of its own: it failed, or had no room for a first file."""
+        return self.phase == "failed" or (self.reason is not None and not self.files)
 
     def expect(self, *, video: bool, audio: bool) -> None:
         """Which kinds of units will come."""
@@ -156,17 +163,26 @@ class RecordingWriter:
     def _next_file(self, begin: Begin) -> None:
         self._close_file()
         self._check_space()
-        if self._parts >= MAX_PARTS:
-            raise _LimitReached(f"{self._parts} files were begun")
-        self._parts += 1
-        part = f"-{self._parts}" if self._parts > 1 else ""
-        name = f"{self._stem}{part}{suffix_of(container_of(begin.video, begin.audio))}"
-        file = RecordingFile(self._folder / name, begin.video, begin.audio, begin.key)
-        self._file = file
+        self._file = file = self._free_file(begin)
         self.files.append(_about(file))
         self.phase = "recording"
-        log.info("recording to %s", name)
+        log.info("recording to %s", file.path.name)
         self._call(self.begun.set)
+
+    def _free_file(self, begin: Begin) -> RecordingFile:
+        """The file of the next number that none has: nothing that exists is touched, nor ends a recording."""
+        suffix = suffix_of(container_of(begin.video, begin.audio))
+        while self._parts < MAX_PARTS:
+            self._parts += 1
+            part = f"-{self._parts}" if self._parts > 1 else ""
+            path = self._folder / f"{self.stem}{part}{suffix}"
+            if path.exists():
+                continue
+            try:
+                return RecordingFile(path, begin.video, begin.audio, begin.key)
+            except FileExistsError:
+                log.info("%s has come meanwhile", path.name)
+        raise _LimitReached(f"the numbers up to {MAX_PARTS} of {self.stem!r} are used up")
 
     def _close_file(self) -> None:
         """Never raises: a file that cannot be finished is readable up to its last fragment."""
