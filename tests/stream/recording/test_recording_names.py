@@ -21,8 +21,7 @@ async def fed(session, recorder, name):
     """Begin to record what goes out of ``session``, of which pictures come."""
     starting = asyncio.create_task(recorder.start(session, "out", name))
     try:
-        while not session.sinks and not starting.done():
-            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         for sink in session.sinks:
             sink.expect(video=True, audio=False)
             for unit in pictures(60):
@@ -63,8 +62,7 @@ async def test_a_later_part_takes_the_next_number_that_is_free(tmp_path):
 async def test_a_name_that_is_being_recorded_under_is_taken_before_there_is_a_file(recorder):
     first, second = quiet_session("first"), quiet_session("second")
     starting = asyncio.create_task(recorder.start(first, "out", "show"))
-    while not recorder.active("first"):
-        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     with pytest.raises(Conflict, match="show"):
         await recorder.start(second, "out", "show")
     await recorder.stop("first")
