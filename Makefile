@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.plan_overhead
 	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.operating --seconds 60
+	$(BIN)/python -m benchmarks.webrtc
 
 venv: $(STAMP)
 

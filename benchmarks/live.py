@@ -9,7 +9,6 @@ f: what sessions leave behind
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ if not __package__:
 from rich.console import Console
 
 from benchmarks import measures, process_measures
+from benchmarks.command import measure, selection, tell
 from benchmarks.measures import Bench
 from benchmarks.report import Report
 from benchmarks.rig import Rig
@@ -48,20 +48,9 @@ def main() -> int:
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     rig = Rig(folder, ROOT / ".benchmarks", console.print)
     bench = Bench(rig, report, peer, arguments.seconds, arguments.rounds, arguments.block)
-    failed = False
-    for name in arguments.only:
-        console.print(f"[bold]{name}[/]: {(MEASUREMENTS[name].__doc__ or '').splitlines()[0]}")
-        try:
-            MEASUREMENTS[name](bench)
-        except BenchmarkError as error:
-            failed = True
-            console.print(f"[red]{name} could not be measured:[/] {error}", markup=True, highlight=False)
-            report.notes.append(f"{name}: could not be measured: {str(error).splitlines()[0]}")
-    report.show(console)
-    console.print(f"logs and notes: {folder}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
-    return 1 if failed else 0
+    status = measure(MEASUREMENTS, arguments.only, bench, report, console)
+    tell(report, console, folder, arguments.json)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer", choices=["pytrickle"], help="run this beside Headrace, from its own environment"
     )
-    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help="a selection, like a,b")
+    parser.add_argument(
+        "--only", type=selection(MEASUREMENTS), default=list(MEASUREMENTS), help="a selection, like a,b"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
@@ -85,13 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write every figure here too")
     parser.add_argument("--keep", type=Path, help="folder for logs and notes (default: a temporary one)")
     return parser
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := set(names) - set(MEASUREMENTS):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
-    return names
 
 
 def _peer(name: str | None, console: Console, report: Report) -> Path | None:

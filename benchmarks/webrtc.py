@@ -10,7 +10,6 @@ cycles: what connections leave behind
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -20,9 +19,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import webrtc_measures as measures
+from benchmarks.command import measure, selection, tell
 from benchmarks.report import Report
 from benchmarks.webrtc_rig import RtcRig
-from benchmarks.workers import ROOT, BenchmarkError
+from benchmarks.workers import ROOT
 
 MEASUREMENTS: dict[str, Callable[[measures.Bench], None]] = {
     "echo": measures.echo,
@@ -37,7 +37,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help="a selection, like echo,slow")
+    parser.add_argument(
+        "--only", type=selection(MEASUREMENTS), default=list(MEASUREMENTS), help="a selection, like echo,slow"
+    )
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="of each run; slow three times (default 20)"
     )
@@ -52,27 +54,9 @@ def main() -> int:
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="headrace-rtc-"))
     rig = RtcRig(folder, ROOT / ".benchmarks", console.print)
     bench = measures.Bench(rig, report, arguments.seconds, arguments.rounds, arguments.cycles)
-    failed = False
-    for name in arguments.only:
-        console.print(f"[bold]{name}[/]: {(MEASUREMENTS[name].__doc__ or '').splitlines()[0]}")
-        try:
-            MEASUREMENTS[name](bench)
-        except BenchmarkError as error:
-            failed = True
-            console.print(f"[red]{name} could not be measured:[/] {error}", markup=True, highlight=False)
-            report.notes.append(f"{name}: could not be measured: {str(error).splitlines()[0]}")
-    report.show(console)
-    console.print(f"logs: {folder}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
-    return 1 if failed else 0
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := set(names) - set(MEASUREMENTS):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
-    return names
+    status = measure(MEASUREMENTS, arguments.only, bench, report, console)
+    tell(report, console, folder, arguments.json)
+    return status
 
 
 if __name__ == "__main__":
