@@ -24,6 +24,7 @@ from aiortc.rtcrtpparameters import (
 
 from stream.errors import InvalidInput
 from stream.units import Rendition
+from stream.webrtc.bundling import carry_transport, fill_from_tagged, mids_of_bundle
 from stream.webrtc.codecs import OfferedAudio, OfferedVideo, choose_video, read_profile
 from stream.webrtc.errors import Unprocessable
 
@@ -141,7 +142,8 @@ def negotiate(
     sections: list[Section] = []
     kept: list[sdp.MediaDescription] = []
     order: list[str | tuple[str, str]] = []
-    bundled = _bundle(description)
+    bundled = mids_of_bundle(description)
+    fill_from_tagged(description)
     rejected = _rejected_by_port(offer)
     for index, media in enumerate(description.media):
         section = None
@@ -156,7 +158,7 @@ def negotiate(
         order.append(section.mid)
         kept.append(_reduced(media, section))
     _check(sections, description, receive=receive, send=send)
-    _carry_transport(description, kept, bundled)
+    carry_transport(description, kept, bundled)
     reduced = copy.copy(description)
     reduced.media, reduced.host = kept, None
     mids: list[int | str] = [section.mid for section in sections if section.mid in bundled]
@@ -196,10 +198,6 @@ def _rejected_by_port(offer: str) -> set[int]:
         if len(first) > 1 and first[1] == "0" and not re.search(r"(?m)^a=bundle-only\s*$", text):
             found.add(index)
     return found
-
-
-def _bundle(description: sdp.SessionDescription) -> set[str]:
-    return {str(item) for group in description.group if group.semantic == "BUNDLE" for item in group.items}
 
 
 def _section(
@@ -315,33 +313,6 @@ def _reduced(media: sdp.MediaDescription, section: Section) -> sdp.MediaDescript
     reduced.direction = media.direction or "sendrecv"
     reduced.ssrc = [s for s in media.ssrc if s.cname or s.msid]
     return reduced
-
-
-def _carry_transport(
-    description: sdp.SessionDescription, kept: Sequence[sdp.MediaDescription], bundled: set[str]
-) -> None:
-    """A bundle's candidates stand in its first section; when that is left out, the next one takes them."""
-    group = [media for media in description.media if media.rtp.muxId in bundled]
-    ours = [media for media in kept if media.rtp.muxId in bundled]
-    if ours and group:
-        ours[0].ice_candidates = [candidate for media in group for candidate in media.ice_candidates]
-        ours[0].ice_candidates_complete = any(media.ice_candidates_complete for media in group)
-    for media in kept:
-        _check_transport(media)
-        if media.rtcp_port is None:
-            # aiortc writes rtcp-mux only beside an a=rtcp line, which FFmpeg's offers do not have.
-            media.rtcp_port, media.rtcp_host = 9, "0.0.0.0"
-
-
-def _check_transport(media: sdp.MediaDescription) -> None:
-    if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
-        raise InvalidInput(f"section {media.rtp.muxId} has no a=ice-ufrag and a=ice-pwd", field="sdp")
-    if media.dtls is None or not media.dtls.fingerprints:
-        raise InvalidInput(f"section {media.rtp.muxId} has no a=fingerprint and a=setup", field="sdp")
-    if not any(f.algorithm.lower() in ("sha-256", "sha-384", "sha-512") for f in media.dtls.fingerprints):
-        raise InvalidInput(f"section {media.rtp.muxId} has no fingerprint of SHA-256 or better", field="sdp")
-    if media.kind != "application" and not media.rtcp_mux:
-        raise InvalidInput(f"section {media.rtp.muxId} has no a=rtcp-mux", field="sdp")
 
 
 # -- the answer ----------------------------------------------------------------------------------------

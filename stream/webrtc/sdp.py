@@ -36,7 +36,7 @@ _DIRECTIONS: dict[str, Direction] = {
 
 @dataclass(slots=True)
 class Media:
-    """One ``m=`` section. Attributes that the session level gives are filled in."""
+    """One ``m=`` section. What the session level or its bundle's first section gives is filled in."""
 
     kind: str
     port: int
@@ -119,7 +119,23 @@ def parse_offer(text: str) -> Offer:
             _attribute(current, line[2:])
     if not media:
         raise InvalidInput("the offer has no media", field="sdp")
+    _fill_from_tagged(media, bundle)
     return Offer(tuple(media), bundle)
+
+
+def _fill_from_tagged(media: list[Media], bundle: tuple[str, ...]) -> None:
+    """Only the first section of a BUNDLE group must say what all of them use: ``bundle-only`` ones leave it
+    out (RFC 9429, 5.2.1; RFC 8843, 7.1.3)."""
+    group = [one for one in media if one.mid in bundle and not one.disabled]
+    tagged = next((one for mid in bundle for one in group if one.mid == mid), None)
+    if tagged is None:
+        return
+    for one in group:
+        if one.ufrag is None and one.password is None:
+            one.ufrag, one.password = tagged.ufrag, tagged.password
+        one.fingerprint = one.fingerprint or tagged.fingerprint
+        one.setup = tagged.setup if one.setup is None else one.setup
+        one.rtcp_mux = one.rtcp_mux or tagged.rtcp_mux
 
 
 def _lines(text: str, limit: int, field: str) -> list[str]:

@@ -36,3 +36,15 @@ def offer(*media: tuple[str, str]) -> str:
 PUBLISHING = offer(("audio", "sendonly"), ("video", "sendonly"))
 VIEWING = offer(("audio", "recvonly"), ("video", "recvonly"))
 DATA_ONLY = offer(("application", ""))
+
+
+def bundle_only(text: str) -> str:
+    """The offer as of max-bundle (RFC 9429, 5.2.1): transport attributes in the first section alone."""
+    head, first, *others = text.split("m=")
+    shared = ("a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "a=setup", "a=rtcp-mux", "a=rtcp:")
+    parts = [head, first]
+    for other in others:
+        lines = [line for line in other.splitlines(keepends=True) if not line.startswith(shared)]
+        kind, _, rest = lines[0].split(" ", 2)
+        parts.append("".join([f"{kind} 0 {rest}", *lines[1:], "a=bundle-only\r\n"]))
+    return "m=".join(parts)

@@ -16,7 +16,9 @@ from stream.webrtc.errors import Unprocessable
 from stream.webrtc.ice import IceSettings
 from stream.webrtc.negotiation import Negotiated, negotiate
 from stream.webrtc.peer import Peer
-from tests.stream.webrtc.media_peers import sections, stage
+from tests.stream.webrtc.media_peers import sections, stage, until
+from tests.stream.webrtc.offers import bundle_only
+from tests.stream.webrtc.test_media_end_to_end import picture_track, sound_track
 
 FINGERPRINT = ":".join(["AB"] * 32)
 FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb", "transport-cc")
@@ -202,6 +204,20 @@ def test_a_section_with_port_zero_is_left_out_unless_it_is_bundled() -> None:
     assert [s.mid for s in taken(offer(video, audio), receive=True).sections] == ["1"]
     bundled = video + "a=bundle-only\r\n"
     assert [s.mid for s in taken(offer(bundled, audio), receive=True).sections] == ["0", "1"]
+
+
+async def test_max_bundle_offers_describe_the_transport_once_and_connect() -> None:
+    async with stage() as built:
+        connection, peer = await built.publish(picture_track(), sound_track(), edit=bundle_only)
+        await until(lambda: built.ingest.publisher is not None, "media")
+        assert peer.state == "connected"
+        assert connection.connectionState == "connected"
+    lacking = bundle_only(
+        offer(section("audio", "0", "sendonly", OPUS), section("video", "1", "sendonly", CHROME))
+    )
+    assert len(taken(lacking, receive=True).sections) == 2
+    with pytest.raises(InvalidInput, match="ice-ufrag"):
+        taken(lacking.replace("BUNDLE 0 1", "BUNDLE 1"), receive=True)
 
 
 def test_nothing_that_can_be_used_is_said_with_what_was_offered() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from offers import DATA_ONLY, FINGERPRINT, PUBLISHING, SESSION, VIEWING, offer
+from offers import DATA_ONLY, FINGERPRINT, PUBLISHING, SESSION, VIEWING, bundle_only, offer
 
 from stream.errors import HeadraceError, InvalidInput, TooLarge
 from stream.webrtc.errors import Unprocessable
@@ -36,6 +36,13 @@ def test_security_may_stand_at_the_session_level():
     check_offer(text, "publish")
 
 
+def test_only_the_first_section_of_a_bundle_must_describe_the_transport():
+    found = check_offer(bundle_only(PUBLISHING), "publish")
+    assert [(m.ufrag, m.setup, m.rtcp_mux) for m in found.media] == [("abcd", "actpass", True)] * 2
+    with pytest.raises(InvalidInput, match="ice-ufrag"):
+        check_offer(bundle_only(PUBLISHING).replace("BUNDLE 0 1", "BUNDLE 1"), "publish")
+
+
 @pytest.mark.parametrize(
     ("text", "purpose", "words"),
     [
@@ -55,6 +62,7 @@ def test_security_may_stand_at_the_session_level():
         (PUBLISHING.replace(f"a=fingerprint:sha-256 {FINGERPRINT}\r\n", ""), "publish", "DTLS"),
         (PUBLISHING.replace("a=setup:actpass\r\n", ""), "publish", "setup"),
         (PUBLISHING.replace("a=rtcp-mux\r\n", ""), "publish", "rtcp-mux"),
+        (bundle_only(PUBLISHING).replace("a=rtcp-mux\r\n", ""), "publish", "rtcp-mux"),
         (PUBLISHING.replace("a=group:BUNDLE 0 1\r\n", ""), "publish", "BUNDLE"),
         (PUBLISHING + "a=x:" + "y" * 5000, "publish", "characters"),
         (PUBLISHING.replace("s=-", "s=\0"), "publish", "not text"),
