@@ -138,6 +138,8 @@ class BatchHost:
         self._runner: Runner | None = None
         self._wishes: dict[str, Any] = {}
         self._runner_lock = threading.Lock()
+        self._unsaid: deque[dict[str, Any]] = deque()
+        """What the model cache says and the worker has not taken yet."""
 
     @property
     def idle(self) -> bool:
@@ -272,13 +274,25 @@ class BatchHost:
             self._loop.call_soon_threadsafe(self._tell, body)
 
     def _tell(self, body: dict[str, Any]) -> None:
-        """On the loop, and later where the worker does not read at the moment: none may be lost."""
-        try:
-            self._link.send({"op": "words", "session": "models", **body})
-        except LinkOverflow:
-            self._loop.call_later(_HELD_BACK, self._tell, body)
-        except LinkError as error:
-            log.warning("words of the model cache cannot be sent: %s", error.message)
+        """On the loop: send in order, later where the worker does not read at the moment."""
+        waiting = bool(self._unsaid)
+        if body.get("kind") == "report":
+            # It replaces those before it that nobody has read.
+            self._unsaid = deque(words for words in self._unsaid if words.get("kind") != "report")
+        self._unsaid.append(body)
+        if not waiting:
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        while self._unsaid:
+            try:
+                self._link.send({"op": "words", "session": "models", **self._unsaid[0]})
+            except LinkOverflow:
+                self._loop.call_later(_HELD_BACK, self._tell_all)
+                return
+            except LinkError as error:
+                log.warning("words of the model cache cannot be sent: %s", error.message)
+            self._unsaid.popleft()
 
     def _later(self, delay: float, work: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # as above

@@ -56,7 +56,7 @@ class Gate(Protocol):
         ...
 
     def settled(self, key: ModelKey) -> None:
-        """The load has ended, well or badly, or the model has been unloaded."""
+        """The load has ended, well or badly, or the model is no longer in use, or has been unloaded."""
         ...
 
 
@@ -231,7 +231,10 @@ class ModelCache:
             slot.last_used = time.time()
             if slot.loaded is not None:
                 self._ledger.release(slot.key)
+            idle = slot.loaded is not None and not slot.wanted
             self._changed.notify_all()
+        if idle and self._gate is not None:
+            self._gate.settled(slot.key)
         self._on_change()
 
     def guarded(self, call: Callable[[], T]) -> T:

@@ -4,7 +4,7 @@ No loop and no link in here. What the engine says goes through a callback, as pl
 worker asks comes in by `EngineSide.ask`:
 
     engine to worker   {"kind": "report", "device", "total", "entries": [...]}
-                       {"kind": "admit", "request", "key", "size"}
+                       {"kind": "admit", "device", "request", "key", "size"}
     worker to engine   {"what": "admitted", "request", "error": {...} or absent}
                        {"what": "release", "keys": [...]}         answered with {"released": [...]}
 """
@@ -50,6 +50,7 @@ class EngineSide:
         self._cache: ModelCache | None = None
         self._total = 0
         self._changed = threading.Condition()
+        self._reporting = threading.Lock()
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any] | None] = {}
         self._scheduled = False
@@ -67,7 +68,9 @@ class EngineSide:
         with self._changed:
             self._answers[number] = None
         self.report()  # so that the worker knows of the load before it is asked
-        self._say({"kind": "admit", "request": number, "key": key.as_dict(), "size": size})
+        device = key.device if self._cache is None else self._cache.device
+        asked = {"request": number, "key": key.as_dict(), "size": size, "device": device}
+        self._say({"kind": "admit", **asked})
         deadline = time.monotonic() + self._patience + 5.0
         with self._changed:
             while self._answers[number] is None and time.monotonic() < deadline:
@@ -99,6 +102,10 @@ class EngineSide:
         cache = self._cache
         if cache is None:
             return
+        with self._reporting:  # so that the last report is the latest
+            self._report(cache)
+
+    def _report(self, cache: ModelCache) -> None:
         entries = [entry.as_dict() for entry in cache.entries()]
         self._say({"kind": "report", "device": cache.device, "total": self._total, "entries": entries})
 

@@ -117,7 +117,8 @@ class LedgerService:
 
     def _admit(self, engine: str, body: Mapping[str, Any]) -> None:
         key = ModelKey.from_dict(body["key"])
-        book = self._book(self._device[engine])
+        self._device[engine] = device = str(body["device"])
+        book = self._book(device)
         request, size = int(body["request"]), int(body["size"])
         self._act(book, book.request(engine, request, key, size, time.monotonic(), PATIENCE))
         if book.waiting and (self._ticking is None or self._ticking.done()):

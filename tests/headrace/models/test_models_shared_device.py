@@ -72,7 +72,7 @@ async def engines(tmp_path: Path, ledger: LedgerService) -> AsyncIterator[tuple[
 async def client(
     tmp_path: Path, ledger: LedgerService, engines: tuple[BatchEngine, BatchEngine]
 ) -> AsyncIterator[TestClient[Any, Any]]:
-    for name in ("a-30", "broken-30", "z-30"):
+    for name in ("a-30", "halted-30", "broken-30", "z-30"):
         folder = tmp_path / "models" / "m" / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
@@ -133,36 +133,30 @@ async def test_an_engine_that_dies_leaves_its_memory_to_the_others(
 
 
 async def test_models_are_made_warm_and_unloaded_over_http(
-    client: TestClient[Any, Any], ledger: LedgerService
+    client: TestClient[Any, Any], ledger: LedgerService, tmp_path: Path
 ) -> None:
-    asked = await client.post("/models/warm", json={"model_id": "m/a-30", "pipeline": "sized"})
+    asked = await client.post("/models/warm", json={"model_id": "m/halted-30", "pipeline": "sized"})
     assert (asked.status, (await asked.json())["status"]) == (202, "loading")
-    seen = set()
 
-    async def look() -> dict[str, Any]:
-        body: dict[str, Any] = await (await client.get("/models")).json()
-        seen.update(entry["progress"] for entry in body["models"])
-        return body
+    async def entry_with(**wanted: object) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT):
+            while True:
+                for entry in (await (await client.get("/models")).json())["models"]:
+                    if wanted.items() <= entry.items():
+                        found: dict[str, Any] = entry
+                        return found
+                await asyncio.sleep(0.02)
 
-    async with asyncio.timeout(WAIT):
-        while not any(  # noqa: ASYNC110 (what changes is in another process)
-            entry["warm"] and entry["state"] == "loaded" for entry in (await look())["models"]
-        ):
-            await asyncio.sleep(0.02)
-    (entry,) = (await look())["models"]
-    assert (entry["model"], entry["engine"], entry["bytes"], entry["leases"]) == (
-        "m/a-30",
-        "one",
-        30_000_000,
-        0,
-    )
+    await entry_with(model="m/halted-30", state="loading", progress=0.5, what="reading", warm=False)
+    (tmp_path / "models" / "go").touch()
+    entry = await entry_with(model="m/halted-30", state="loaded", warm=True)
+    assert (entry["engine"], entry["bytes"], entry["leases"]) == ("one", 30_000_000, 0)
     assert (entry["weights"], entry["device"], entry["dtype"]) == ("random", "cpu", "uint8")
-    assert any(0 < progress < 1 for progress in seen)
     on_disk = await (await client.get("/models?disk=1")).json()
-    assert "m/a-30" in {one["model"] for one in on_disk["disk"]}
-    freed = await (await client.post("/models/unload", json={"model": "m/a-30"})).json()
+    assert "m/halted-30" in {one["model"] for one in on_disk["disk"]}
+    freed = await (await client.post("/models/unload", json={"model": "m/halted-30"})).json()
     assert freed["freed"] == 30_000_000
-    again = await client.post("/models/unload", json={"model": "m/a-30"})
+    again = await client.post("/models/unload", json={"model": "m/halted-30"})
     assert (again.status, (await again.json())["code"]) == (404, "not_found")
 
 
