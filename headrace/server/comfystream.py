@@ -236,7 +236,7 @@ class ComfyStreamRoutes:
         entry = await self._peers.open(session.id, wanted.role)
         peer = entry.peer
         timings = peer.timings if wanted.receive else None
-        channels = Channels(session, self._rules, self._feeds, timings)
+        channels = Channels(session, self._rules, self._feeds, timings, steers=wanted.send)
         self._links[peer.id] = _Link(channels, session if own else None)
         try:
             with about_session(session.id):

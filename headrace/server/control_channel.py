@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.server.switching import Rules, nodes_info, resize, schema_of, switch
-from stream.errors import InvalidInput
+from stream.errors import Forbidden, InvalidInput
 from stream.pausing import Pausable
 from stream.session import Session
 from stream.session_feed import Feeds
@@ -25,39 +26,65 @@ from stream.webrtc.channels import (
 log = logging.getLogger(__name__)
 
 CONTROL, DATA = "control", "data"
+ASKING = frozenset({"timing"})
+"""Requests that change nothing of the session, beside those that begin with ``get_``."""
 
 
 class Channels:
-    """The data channels of one connection to ``session``; ``timings`` tells of the pictures that it gets."""
+    """The data channels of one connection to ``session``: one of each label. ``timings`` tells of the
+    pictures that it gets; one that does not ``steer`` may ask, but change nothing."""
 
-    def __init__(self, session: Session, rules: Rules, feeds: Feeds, timings: Timings | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        rules: Rules,
+        feeds: Feeds,
+        timings: Timings | None = None,
+        *,
+        steers: bool = True,
+    ) -> None:
         self._session = session
         self._rules = rules
         self._feeds = feeds
         self._timings = timings
-        self._open: list[Callable[[], None]] = []
+        self._steers = steers
+        self._open: dict[str, tuple[DataChannel, list[Callable[[], None]]]] = {}
         self._closed = False
 
     def opened(self, label: str, channel: DataChannel) -> None:
-        """The client has opened a channel; one of another label gets no answers."""
-        if self._closed:
+        """The client has opened a channel; it is closed at once where there is no use for it."""
+        before = self._open.get(label)
+        if before is not None and before[0].readyState != "open":
+            self._leave(label, before[0])
+        if self._closed or label in self._open or label not in (CONTROL, DATA):
+            log.info("a data channel %r was opened, which has no use or is there already", label[:60])
+            channel.close()
             return
-        if label == CONTROL:
-            timing = Timing(self._timings)
-            control = RequestChannel(channel, requests(self._session, self._rules, timing))
-            timing.outlet = control.outlet
-            channel.on("close", timing.close)
-            self._open += [control.close, timing.close]
-        elif label == DATA:
-            self._open.append(NewsChannel(channel, self._feeds.of(self._session)).close)
-        else:
-            log.info("a data channel %r was opened, which means nothing here", label[:60])
+        self._open[label] = channel, self._control(channel) if label == CONTROL else self._data(channel)
+        channel.on("close", lambda: self._leave(label, channel))
 
     def close(self) -> None:
         """The connection is over; safe to call twice."""
         self._closed = True
-        while self._open:
-            self._open.pop()()
+        for label, (channel, _) in list(self._open.items()):
+            self._leave(label, channel)
+
+    def _control(self, channel: DataChannel) -> list[Callable[[], None]]:
+        timing = Timing(self._timings)
+        known = requests(self._session, self._rules, timing)
+        control = RequestChannel(channel, known if self._steers else only_asking(known))
+        timing.outlet = control.outlet
+        return [control.close, timing.close]
+
+    def _data(self, channel: DataChannel) -> list[Callable[[], None]]:
+        return [NewsChannel(channel, self._feeds.of(self._session)).close]
+
+    def _leave(self, label: str, channel: DataChannel) -> None:
+        known = self._open.get(label)
+        if known is not None and known[0] is channel:
+            del self._open[label]
+            for close in known[1]:
+                close()
 
 
 def requests(session: Session, rules: Rules, timing: Timing) -> dict[str, Request]:
@@ -66,6 +93,20 @@ def requests(session: Session, rules: Rules, timing: Timing) -> dict[str, Reques
         **session_requests(session, schema_of, timing),
         **_comfystream(session, rules),
         "switch_workflow": Request("workflow_switched", lambda message: _switch(session, message, rules)),
+    }
+
+
+def only_asking(known: Mapping[str, Request]) -> dict[str, Request]:
+    """``known`` with a refusal in place of what changes the session."""
+
+    async def refuse(message: Message) -> Message:
+        raise Forbidden("this connection only watches: it may ask, but change nothing", field="type")
+
+    return {
+        name: request
+        if name in ASKING or name.startswith("get_")
+        else dataclasses.replace(request, answer=refuse, at_once=True)
+        for name, request in known.items()
     }
 
 
@@ -95,12 +136,12 @@ def _comfystream(session: Session, rules: Rules) -> dict[str, Request]:
         return {}
 
     return {
-        "get_nodes": Request("nodes_info", get_nodes, flag=False),
+        "get_nodes": Request("nodes_info", get_nodes, flag=False, at_once=True),
         "update_prompts": Request("prompts_updated", update_prompts),
         "update_resolution": Request("resolution_updated", update_resolution),
-        "pause_prompts": Request("prompts_paused", pause),
-        "resume_prompts": Request("prompts_resumed", resume),
-        "stop_prompts": Request("prompts_stopped", stop),
+        "pause_prompts": Request("prompts_paused", pause, at_once=True),
+        "resume_prompts": Request("prompts_resumed", resume, at_once=True),
+        "stop_prompts": Request("prompts_stopped", stop, at_once=True),
     }
 
 

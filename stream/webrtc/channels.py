@@ -20,12 +20,14 @@ from stream.status import session_report
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 1 << 20
-"""Characters of a message that is read."""
+MAX_MESSAGE = 262_144
+"""Bytes of a message that is read, which the answer to an offer announces."""
 MAX_REPLY = 250_000
 """Bytes of a message that is sent: browsers take 256 KiB."""
 MAX_WAITING = 32
-"""Requests that wait for their turn."""
+MAX_WAITING_BYTES = 1 << 20
+"""Requests that wait for their turn, and their bytes together."""
+MAX_ID = 200
 MAX_BUFFERED = 1 << 20
 """Bytes that may wait for a slow receiver before news are left out."""
 READY_WAIT = 30.0
@@ -49,17 +51,20 @@ class DataChannel(Protocol):
     @property
     def bufferedAmount(self) -> int: ...  # noqa: N802
     def send(self, data: str) -> None: ...
+    def close(self) -> None: ...
     def on(self, event: str, f: Callable[..., None]) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """How a request is answered: by ``answer``, in a message of type ``reply``. ``flag`` says whether that
-    tells of its success."""
+    tells of its success, ``at_once`` that it waits for no change before it, which takes as long as a model
+    takes to load."""
 
     reply: str
     answer: Answer
     flag: bool = True
+    at_once: bool = False
 
 
 class Outlet:
@@ -71,9 +76,15 @@ class Outlet:
 
     def send(self, message: Message) -> bool:
         """Send as JSON; False when the channel is closed, or too far behind."""
-        text = json.dumps(message, default=str)
-        if len(text) > MAX_REPLY and len(text.encode()) > MAX_REPLY:
-            text = json.dumps(_too_large(message, len(text)))
+        try:
+            text = json.dumps(message, default=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            text = json.dumps(_in_its_place(message, f"it cannot be written as JSON: {error}"))
+        # In ASCII, so characters are bytes.
+        if len(text) > MAX_REPLY:
+            text = json.dumps(
+                _in_its_place(message, f"the message has {len(text)} bytes; at most {MAX_REPLY} are sent")
+            )
         if self._channel.readyState != "open" or self._channel.bufferedAmount > MAX_BUFFERED:
             self.dropped += 1
             return False
@@ -87,14 +98,19 @@ class Outlet:
 
 
 class RequestChannel:
-    """Answers the requests of one channel, one after the other, until `close`. Belongs to the loop."""
+    """Answers the requests of one channel until `close`: changes one after the other, what is ``at_once``
+    beside them, in order too. Belongs to the loop."""
 
     def __init__(self, channel: DataChannel, requests: Mapping[str, Request]) -> None:
         self._requests = requests
         self._outlet = Outlet(channel)
-        self._waiting: deque[Message] = deque()
-        self._arrived = asyncio.Event()
-        self._task = asyncio.create_task(self._serve(), name=f"data channel {channel.label}")
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._changes, self._rest = _Line(), _Line()
+        self._tasks = [
+            asyncio.create_task(self._serve(line), name=f"data channel {channel.label}")
+            for line in (self._changes, self._rest)
+        ]
         channel.on("message", self._received)
         channel.on("close", self.close)
 
@@ -104,8 +120,10 @@ class RequestChannel:
 
     def close(self) -> None:
         """Answer no more; safe to call twice."""
-        self._waiting.clear()
-        self._task.cancel()
+        for line in (self._changes, self._rest):
+            line.clear()
+        for task in self._tasks:
+            task.cancel()
 
     def _received(self, data: str | bytes) -> None:
         try:
@@ -113,24 +131,29 @@ class RequestChannel:
         except InvalidInput as error:
             self._outlet.send(refusal("error", {}, error))
             return
-        if len(self._waiting) >= MAX_WAITING:
-            full = InvalidInput(f"{MAX_WAITING} requests wait for their answers; wait for one of them")
-            self._outlet.send(refusal(self._reply_to(message), message, full))
+        request, size = self._requests.get(message["type"]), size_of(str(data))
+        if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            full = InvalidInput(
+                f"{self._waiting} requests of {self._waiting_bytes} bytes wait for their answers, of "
+                f"{MAX_WAITING} and {MAX_WAITING_BYTES} that may; wait for one of them"
+            )
+            self._outlet.send(refusal("error" if request is None else request.reply, message, full))
             return
-        self._waiting.append(message)
-        self._arrived.set()
+        self._waiting += 1
+        self._waiting_bytes += size
+        line = self._rest if request is None or request.at_once else self._changes
+        line.put(message, size)
 
-    def _reply_to(self, message: Message) -> str:
-        request = self._requests.get(message["type"])
-        return "error" if request is None else request.reply
-
-    async def _serve(self) -> None:
+    async def _serve(self, line: _Line) -> None:
         while True:
-            while not self._waiting:
-                self._arrived.clear()
-                await self._arrived.wait()
-            message = self._waiting.popleft()
-            self._outlet.send(await self._answer(message))
+            message, size = await line.take()
+            try:
+                self._outlet.send(await self._answer(message))
+            finally:
+                self._waiting -= 1
+                self._waiting_bytes -= size
+            # An answer may have come without a pause, and so may the next ones.
+            await asyncio.sleep(0)
 
     async def _answer(self, message: Message) -> Message:
         request = self._requests.get(message["type"])
@@ -141,23 +164,47 @@ class RequestChannel:
             )
             return refusal("error", message, error)
         try:
-            answer = await request.answer(message)
+            return _reply(request, message, await request.answer(message))
         except HeadraceError as error:
             return refusal(request.reply, message, error)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            # Not this task was cancelled but something that the answer waited for.
+            return refusal(request.reply, message, HeadraceError("the request was given up"))
         except Exception as error:  # the edge of a task: the channel goes on, and whoever asked hears of it
             log.exception("a request on a data channel broke")
             return refusal(request.reply, message, HeadraceError(f"{type(error).__name__}: {error}"))
-        return _reply(request, message, answer)
+
+
+class _Line:
+    """Requests and their bytes, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Message, int]] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, message: Message, size: int) -> None:
+        self._waiting.append((message, size))
+        self._arrived.set()
+
+    async def take(self) -> tuple[Message, int]:
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._waiting.popleft()
+
+    def clear(self) -> None:
+        self._waiting.clear()
 
 
 def parse_message(data: str | bytes) -> Message:
     """A message of a channel. Raises `InvalidInput` for what is no JSON object with a ``type``."""
     if not isinstance(data, str):
         raise InvalidInput("messages are JSON text, not bytes", field="message")
-    if len(data) > MAX_MESSAGE:
-        raise InvalidInput(
-            f"a message has at most {MAX_MESSAGE} characters, not {len(data)}", field="message"
-        )
+    size = size_of(data)
+    if size > MAX_MESSAGE:
+        raise InvalidInput(f"a message has at most {MAX_MESSAGE} bytes, not {size}", field="message")
     try:
         message = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -165,6 +212,11 @@ def parse_message(data: str | bytes) -> Message:
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise InvalidInput("a message is a JSON object with a type", field="type")
     return message
+
+
+def size_of(text: str) -> int:
+    """Bytes of ``text`` in UTF-8."""
+    return len(text.encode(errors="surrogatepass"))
 
 
 def refusal(reply: str, message: Mapping[str, Any], error: HeadraceError) -> Message:
@@ -190,9 +242,13 @@ def _reply(request: Request, message: Message, answer: Message) -> Message:
     }
 
 
-def _too_large(message: Message, size: int) -> Message:
-    kept: Message = {key: message[key] for key in ("type", "id") if key in message}
-    return {**kept, "success": False, "error": f"the message has {size} bytes; at most {MAX_REPLY} are sent"}
+def _in_its_place(message: Message, why: str) -> Message:
+    """What is sent instead of ``message``; its id only where that is not the cause."""
+    kept: Message = {"type": message.get("type", "error")}
+    known = message.get("id")
+    if isinstance(known, int | float) or (isinstance(known, str) and len(known) <= MAX_ID):
+        kept["id"] = known
+    return {**kept, "success": False, "error": why}
 
 
 # -- what every session answers ------------------------------------------------------------------------
@@ -228,7 +284,11 @@ class Timing:
         self._take()
         while True:
             await asyncio.sleep(TIMING_INTERVAL)
-            frames = self._take()[-MAX_TIMINGS:]
+            try:
+                frames = self._take()[-MAX_TIMINGS:]
+            except Exception:  # the edge of a task, whose end nobody would hear of
+                log.exception("timings could not be told")
+                continue
             if self.outlet is not None:
                 self.outlet.send({"type": "timing", "frames": frames})
 
@@ -253,9 +313,9 @@ def session_requests(
 
     return {
         "update_params": Request("params_updated", update_params),
-        "get_schema": Request("schema", get_schema, flag=False),
-        "get_status": Request("status", get_status, flag=False),
-        "timing": Request("timing_set", timing.answer),
+        "get_schema": Request("schema", get_schema, flag=False, at_once=True),
+        "get_status": Request("status", get_status, flag=False, at_once=True),
+        "timing": Request("timing_set", timing.answer, at_once=True),
     }
 
 

@@ -34,6 +34,10 @@ class TestChannel:
         for handler in self._handlers.get("message", []):
             handler(data)
 
+    def close(self) -> None:
+        """The server closes it."""
+        self.closes()
+
     def closes(self) -> None:
         self.readyState = "closed"
         for handler in self._handlers.get("close", []):

@@ -87,7 +87,17 @@ async def test_an_unknown_type_gets_an_answer_that_lists_the_known(channel):
 
 
 @pytest.mark.parametrize(
-    "message", ["{", "[]", "5", '{"no": "type"}', '{"type": 5}', b"bytes", "[" * 100_000]
+    "message",
+    [
+        "{",
+        "[]",
+        "5",
+        '{"no": "type"}',
+        '{"type": 5}',
+        b"bytes",
+        "[" * 100_000,
+        '{"type": "echo", "x": "' + "é" * (channels.MAX_MESSAGE // 2) + '"}',
+    ],
 )
 async def test_what_is_no_message_gets_an_error(channel, message):
     channel.says(message)
@@ -114,6 +124,69 @@ async def test_a_flood_is_refused_beyond_a_bound_and_nothing_is_lost_silently(ch
     refused = [message["id"] for message in channel.sent if not message["success"]]
     assert refused == list(range(answered, 100))
     assert "wait" in channel.sent[-1]["error"]
+
+
+async def test_the_bytes_that_wait_are_bounded(channel):
+    # With 5 requests of nearly the largest size, more than may wait together.
+    for number in range(5):
+        channel.says({"type": "echo", "id": number, "x": "y" * (channels.MAX_MESSAGE - 100)})
+    refused = [message["id"] for message in channel.sent if not message["success"]]
+    assert refused == [4]
+    assert "bytes wait" in channel.sent[-1]["error"]
+    await channel.until(lambda message: message.get("id") == 3)
+    assert (await channel.ask({"type": "echo", "x": "y" * (channels.MAX_MESSAGE - 100)}))["success"]
+
+
+async def test_what_is_asked_for_at_once_does_not_wait_for_a_slow_change():
+    channel, go, order = TestChannel("control"), asyncio.Event(), []
+
+    async def change(message):
+        await go.wait()
+        order.append(message["id"])
+        return {}
+
+    known = {"change": Request("changed", change), "pause": Request("paused", _echo, at_once=True)}
+    requests = RequestChannel(channel, known)
+    for number in range(3):
+        channel.says({"type": "change", "id": number})
+    assert (await channel.ask({"type": "pause", "id": "now"}))["id"] == "now"
+    assert (await channel.ask({"type": "dance"}))["type"] == "error"
+    channel.sent.clear()
+    go.set()
+    await channel.until(lambda message: message.get("id") == 2)
+    assert order == [0, 1, 2]
+    requests.close()
+
+
+async def test_an_answer_that_cannot_be_written_does_not_end_the_channel():
+    channel = TestChannel("control")
+
+    async def circular(message):
+        found = {}
+        found["itself"] = found
+        return found
+
+    async def given_up(message):
+        inner = asyncio.ensure_future(asyncio.Event().wait())
+        asyncio.get_running_loop().call_soon(inner.cancel)
+        await inner
+        return {}
+
+    known = {
+        "circular": Request("circle", circular),
+        "given_up": Request("gone", given_up),
+        "echo": Request("echoed", _echo),
+    }
+    requests = RequestChannel(channel, known)
+    answer = await channel.ask({"type": "circular", "id": 4})
+    assert (answer["type"], answer["id"], answer["success"]) == ("circle", 4, False)
+    assert not (await channel.ask({"type": "given_up"}))["success"]
+    deep = '{"type": "echo", "id": ' + "[" * 900 + "]" * 900 + "}"
+    assert (await channel.ask(deep))["type"] == "echoed"
+    large = await channel.ask({"type": "echo", "id": "x" * (channels.MAX_MESSAGE - 100)})
+    assert (large["success"], "id" in large) == (False, False)
+    assert (await channel.ask({"type": "echo"}))["success"]
+    requests.close()
 
 
 async def test_what_is_too_large_for_a_browser_is_said_instead_of_sent():
