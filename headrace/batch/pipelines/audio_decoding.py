@@ -17,6 +17,10 @@ Samples = npt.NDArray[np.float32]
 
 MAX_SECONDS = 2 * 3600
 """Of one recording. A few megabytes can hold days of silence."""
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,webm,wv"
+)
+"""FFmpeg's names of what is taken. Others (concat, sdp, hls) open the files and addresses that they name."""
 
 
 def decode_audio(data: memoryview | bytes, rate: int, *, field: str = "audio") -> Samples:
@@ -30,7 +34,9 @@ def decode_audio(data: memoryview | bytes, rate: int, *, field: str = "audio") -
     parts: list[Samples] = []
     count = 0
     try:
-        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        with av.open(
+            io.BytesIO(data), metadata_errors="ignore", options={"format_whitelist": CONTAINERS}
+        ) as container:
             if not container.streams.audio:
                 raise UnsupportedMedia(f"{field} has no sound in it", field=field)
             stream = container.streams.audio[0]
