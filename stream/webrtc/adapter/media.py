@@ -10,6 +10,7 @@ tests/stream/webrtc/test_media_adapter.py shows each beside the stock behaviour)
 - FIR (RFC 5104, 4.3.1) names its target in its body, where the router does not look: `FeedbackRouter`
 - a malformed extension, report or empty datagram raises in the task that reads the connection, which then
   closes: `MediaDtlsTransport`
+- SCTP holds whatever a client sends, within no window: `BoundedSctp`
 - `close` may wait for ever for a peer that is gone: `MediaConnection.close`
 """
 
@@ -26,9 +27,11 @@ from aiortc import RTCRtpTransceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCDtlsTransport, RtpReceiver, RtpRouter, RtpSender
 from aiortc.rtcpeerconnection import RTCPeerConnection
+from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.rtp import RTCP_PSFB_FIR, AnyRtcpPacket, RtcpPacket, RtcpPsfbPacket, RtpPacket
 
 from stream.errors import NotInstalled
+from stream.webrtc.adapter.data import BoundedSctp
 from stream.webrtc.adapter.ice import PeerConnection
 from stream.webrtc.adapter.receiver import PacketReceiver
 from stream.webrtc.adapter.sender import PacketSender
@@ -42,7 +45,11 @@ CLOSE = 2.0
 _EXPECTED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (
         RTCPeerConnection,
-        ("_RTCPeerConnection__createTransceiver", "_RTCPeerConnection__createDtlsTransport"),
+        (
+            "_RTCPeerConnection__createTransceiver",
+            "_RTCPeerConnection__createDtlsTransport",
+            "_RTCPeerConnection__createSctpTransport",
+        ),
     ),
     (
         RTCDtlsTransport,
@@ -53,6 +60,10 @@ _EXPECTED: tuple[tuple[type, tuple[str, ...]], ...] = (
             "_register_rtp_sender",
             "_register_rtp_receiver",
         ),
+    ),
+    (
+        RTCSctpTransport,
+        ("getCapabilities", "_receive_data_chunk", "_receive_forward_tsn_chunk", "_data_channel_receive"),
     ),
     (RtpRouter, ("route_rtp", "route_rtcp", "register_sender", "unregister_sender")),
 )
@@ -203,6 +214,11 @@ class MediaConnection(PeerConnection):
 
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:  # noqa: N802  aiortc's name
         return MediaDtlsTransport.adopt(super()._RTCPeerConnection__createDtlsTransport())
+
+    def _RTCPeerConnection__createSctpTransport(self) -> None:  # noqa: N802  aiortc's name
+        super()._RTCPeerConnection__createSctpTransport()  # type: ignore[misc]
+        assert self.sctp is not None
+        BoundedSctp.adopt(self.sctp)
 
     def _RTCPeerConnection__createTransceiver(  # noqa: N802  aiortc's name
         self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None
