@@ -123,6 +123,8 @@ class Ingest:
         """Why `run` ended, in words."""
         self.present_since = time.monotonic()
         """When the present publisher came, or (there is none) when it left."""
+        self.heard_at = float("-inf")
+        """When the present publisher's media last came (monotonic, s)."""
         self.taps: list[Callable[[AccessUnit], None]] = []
         """Called with every access unit that comes in; must neither wait nor raise."""
 
@@ -130,6 +132,11 @@ class Ingest:
     def publisher(self) -> str | None:
         """The name of whoever publishes now."""
         return self.feed.name if self.feed is not None else None
+
+    @property
+    def had_publisher(self) -> bool:
+        """Whether somebody publishes or has published."""
+        return self._number > 0
 
     @property
     def end_on_bye(self) -> bool:
@@ -144,6 +151,7 @@ class Ingest:
             raise Conflict(f"the stream has ended: {self.end_reason or 'it was stopped'}")
         before = self.feed
         self._number += 1
+        self.heard_at = float("-inf")
         self.feed = Feed(self, name, self._number, on_replaced)
         self._grace.came()
         self._note_change()
@@ -201,6 +209,7 @@ class Ingest:
 
     def take(self, unit: AccessUnit) -> None:
         self.bytes_received += len(unit.data)
+        self.heard_at = time.monotonic()
         if self._put is not None:
             self._put(unit)
         for tap in tuple(self.taps):

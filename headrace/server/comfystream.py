@@ -8,6 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ from stream.session_feed import Feeds
 from stream.states import Health
 from stream.table import SessionTable, new_session_id
 from stream.webrtc.peers import Entry, PeerTable, Role
-from stream.webrtc.publications import CHANNELS, Publications
+from stream.webrtc.publications import CHANNELS, Joining, Publications
 from stream.webrtc.sdp import check_offer, parse_offer
 from stream.webrtc.signalling import answering
 from workflows.processor import WORKFLOW_KEYS
@@ -64,13 +65,15 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A checked body of ``POST /offer``. ``name`` is None where the session is the connection's own."""
+    """A checked body of ``POST /offer``. ``name`` is None where the session is the connection's own.
+    ``takeover``: it takes the place of a publisher whose media arrives."""
 
     sdp: str
     start: StreamStart
     name: str | None
     send: bool
     receive: bool
+    takeover: bool
 
     @property
     def role(self) -> Role:
@@ -99,9 +102,11 @@ def parse_wanted(body: Any) -> Wanted:
     receive = _flag(body, "receive", any(each.receives for each in media))
     if not send and not receive:
         raise InvalidInput("the offer neither sends nor receives audio or video", field="offer.sdp")
+    takeover = body.get("takeover") is not None and _flag(body, "takeover", True)
     check_offer(offer["sdp"], "publish" if send else "view")
     urls = {f"{channel}_url": body.get(f"{channel}_url") for channel in CHANNELS}
-    return Wanted(offer["sdp"], parse_start({**urls, "params": _params(body)}), name, send, receive)
+    start = parse_start({**urls, "params": _params(body)})
+    return Wanted(offer["sdp"], start, name, send, receive, takeover)
 
 
 def _flag(body: dict[str, Any], name: str, default: bool) -> bool:
@@ -135,6 +140,16 @@ def _with_workflow(start: StreamStart) -> StreamStart:
     if any(params.get(key) for key in (*WORKFLOW_KEYS, "processor")):
         return start
     return start.model_copy(update={"params": {**params, "workflow": PASSTHROUGH}})
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an offer belongs; ``own``: its session ends with its connection."""
+
+    session: Session
+    ingest: Ingest | None = None
+    joining: Joining | None = None
+    own: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -173,14 +188,9 @@ class ComfyStreamRoutes:
         """Answer a browser's offer; the session loads its model meanwhile."""
         wanted = parse_wanted(await read_json(request))
         self._peers.check_room(wanted.role)
-        session, ingest, made = await self._session(wanted)
-        try:
-            answer = await self._connect(wanted, session, ingest, own=made and wanted.name is None)
-        except BaseException:
-            if made and (ingest is None or ingest.publisher is None):
-                session.stop("its first connection could not be made")
-            raise
-        return web.json_response({"sdp": answer, "type": "answer", "session": session.id})
+        async with self._place(wanted) as place:
+            answer = await self._connect(wanted, place)
+        return web.json_response({"sdp": answer, "type": "answer", "session": place.session.id})
 
     async def prompt(self, request: web.Request) -> web.Response:
         """Have the named session, or the only one, run other workflows; the answer waits for them."""
@@ -211,43 +221,58 @@ class ComfyStreamRoutes:
 
     # -- sessions and peers ------------------------------------------------------------------------------
 
-    async def _session(self, wanted: Wanted) -> tuple[Session, Ingest | None, bool]:
-        """The session of an offer, where it is published to, and whether it was made for the offer."""
+    @asynccontextmanager
+    async def _place(self, wanted: Wanted) -> AsyncIterator[_Place]:
+        """The session of an offer. One that was made for it ends when the body fails."""
         if not wanted.send:
             if wanted.name is None:
                 raise InvalidInput("an offer that only receives names a session", field="session")
-            return self._host.table.find(wanted.name), None, False
-        if wanted.name is not None:
+            yield _Place(self._host.table.find(wanted.name))
+        elif wanted.name is not None:
             # Who takes a session over without a word about workflows leaves it as it is.
             known = self._publications.find(wanted.name) is not None
             start = wanted.start if known else _with_workflow(wanted.start)
-            publication, made = await self._publications.join(wanted.name, start)
-            return publication.session, publication.ingest, made
+            async with self._publications.join(wanted.name, start, takeover=wanted.takeover) as joining:
+                yield _Place(joining.session, joining.ingest, joining)
+        else:
+            place = await self._own_place(wanted)
+            try:
+                yield place
+            except BaseException:
+                place.session.stop("its connection could not be made")
+                raise
+
+    async def _own_place(self, wanted: Wanted) -> _Place:
+        await self._publications.make_room()
         name = new_session_id()
         self._host.table.check_room(name)
         with about_session(name):
             ingest = Ingest(grace=OWN_GRACE)
             session = self._host.make_session(name, _with_workflow(wanted.start), ingest=ingest)
             self._host.table.add(session)
-        return session, ingest, True
+        return _Place(session, ingest, own=True)
 
-    async def _connect(self, wanted: Wanted, session: Session, ingest: Ingest | None, *, own: bool) -> str:
+    async def _connect(self, wanted: Wanted, place: _Place) -> str:
         """A peer for the session; returns its answer."""
+        session = place.session
         entry = await self._peers.open(session.id, wanted.role)
         peer = entry.peer
         timings = peer.timings if wanted.receive else None
-        channels = Channels(session, self._rules, self._feeds, timings, steers=wanted.send)
-        self._links[peer.id] = _Link(channels, session if own else None)
+        channels = Channels(session, self._rules, self._feeds, timings)
+        self._links[peer.id] = _Link(channels, session if place.own else None)
         try:
             with about_session(session.id):
                 answer = await peer.answer(
                     wanted.sdp,
-                    receive=ingest if wanted.send else None,
+                    receive=place.ingest if wanted.send else None,
                     send=session if wanted.receive else None,
                     channels=channels.opened,
                 )
+                if place.joining is not None:
+                    await place.joining.apply(entry)
             if session.ending is not None:
                 raise Conflict(f"the session ended meanwhile: {session.ending.reason}")
+            self._peers.check_open(entry)
         except BaseException:
             await self._peers.drop(entry, "its offer could not be answered")
             raise

@@ -34,7 +34,7 @@ class WebRtc:
             max_publishers=2 * settings.capacity,
             receiving=receiving,
         )
-        self.publications = Publications(host, grace=settings.publisher_grace)
+        self.publications = Publications(host, self.peers, grace=settings.publisher_grace)
         host.table.on_ended.append(self.peers.session_ended)
 
     def register(self, app: web.Application) -> None:

@@ -139,7 +139,8 @@ export class Connection extends EventTarget {
     // A session that still runs is joined as it was begun; one that is gone begins as it last was.
     if (!this.wasLive || !(await this.alive())) this.begun = { workflow: this.workflow, params: { ...this.params } };
     const { workflow, params } = this.begun;
-    const body = { offer, session, params };
+    // Its name is this page's alone: whoever still publishes under it is this page's own connection before.
+    const body = { offer, session, params, takeover: true };
     if (workflow != null) body.workflow = workflow;
     if (size) body.resolution = size;
     try {

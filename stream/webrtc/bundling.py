@@ -19,19 +19,23 @@ def fill_from_tagged(description: sdp.SessionDescription) -> None:
     5.2.1)."""
     order = [str(mid) for group in description.group if group.semantic == "BUNDLE" for mid in group.items]
     by_mid = {media.rtp.muxId: media for media in description.media}
-    described = (by_mid[mid] for mid in order if mid in by_mid and by_mid[mid].ice.usernameFragment)
-    tagged = next(described, None)
+    tagged = next((by_mid[mid] for mid in order if mid in by_mid and _has_credentials(by_mid[mid])), None)
     if tagged is None:
         return
     for mid in order:
         media = by_mid.get(mid)
         if media is None or media is tagged:
             continue
-        if media.ice.usernameFragment is None and media.ice.password is None:
+        if not _has_credentials(media):
             media.ice = copy.copy(tagged.ice)
         if media.dtls is None or not media.dtls.fingerprints:
             media.dtls = copy.copy(tagged.dtls)
         media.rtcp_mux = media.rtcp_mux or tagged.rtcp_mux
+
+
+def _has_credentials(media: sdp.MediaDescription) -> bool:
+    """Whether there is anything of them: half of a pair is a fault that no other section mends."""
+    return media.ice is not None and bool(media.ice.usernameFragment or media.ice.password)
 
 
 def carry_transport(

@@ -9,10 +9,11 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from stream.errors import AtCapacity, NotFound
+from stream.errors import AtCapacity, Conflict, NotFound
 from stream.logs import about_session
 from stream.session import Session
 from stream.webrtc.bitrate import RECEIVING, ReceiveSettings
@@ -48,6 +49,20 @@ class Entry:
     tag: str = field(default_factory=new_tag)
     since: float = field(default_factory=time.monotonic)
     connected: bool = False
+    _held: bool = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While its answer waits for something else, the other side cannot connect; its time begins after."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held, self.since = False, time.monotonic()
+
+    def is_late(self, limit: float) -> bool:
+        """Whether it had ``limit`` s to connect and did not."""
+        return not self.connected and not self._held and time.monotonic() - self.since > limit
 
     def report(self) -> dict[str, Any]:
         return {
@@ -141,6 +156,13 @@ class PeerTable:
             raise NotFound("there is no such WebRTC session; it may have ended", field="resource")
         return entry
 
+    def check_open(self, entry: Entry) -> None:
+        """Raise `AtCapacity` or `Conflict` when a peer was closed while its offer was answered."""
+        if self.closed:
+            raise AtCapacity("the worker is shutting down")
+        if entry.peer.id not in self._entries:
+            raise Conflict("the connection was given up before it was answered")
+
     def of_session(self, session: str) -> list[Entry]:
         return [entry for entry in self if entry.session == session]
 
@@ -201,13 +223,12 @@ class PeerTable:
     async def _sweep(self) -> None:
         while self._entries:
             await asyncio.sleep(min(SWEEP, self._connect_timeout / 2))
-            now = time.monotonic()
             for entry in self:
                 state = entry.peer.state
                 entry.connected = entry.connected or state == "connected"
                 if state == "failed":
                     self._close_soon(entry, "the connection failed")
-                elif not entry.connected and now - entry.since > self._connect_timeout:
+                elif entry.is_late(self._connect_timeout):
                     if entry.peer.failure is None:
                         paths = entry.peer.describe_paths() or "nothing was tried"
                         self._note_failure(

@@ -2,7 +2,8 @@
 
 Query: ``workflow``, ``processor``, ``width``, ``height``, ``max_framerate``, the trickle channels
 ``publish_url``, ``control_url``, ``events_url``, ``data_url``, and ``param.NAME=VALUE`` for any live
-parameter. Header ``X-Headrace-Params``: the same parameters as one JSON object; the query goes before it.
+parameter; ``takeover=1`` takes the place of a publisher whose media arrives. Header ``X-Headrace-Params``:
+the same parameters as one JSON object; the query goes before it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ HEADER = "X-Headrace-Params"
 MAX_HEADER = 8192
 PARAMS = ("workflow", "processor", "width", "height", "max_framerate")
 CHANNELS = ("publish_url", "control_url", "events_url", "data_url")
-IGNORED = ("token", "access_token", "model_id", "wait")
+TAKEOVER = "takeover"
+IGNORED = ("token", "access_token", "model_id", "wait", TAKEOVER)
 PREFIX = "param."
 
 
@@ -42,12 +44,19 @@ def parse_selection(query: Iterable[tuple[str, str]], header: str | None) -> Str
         elif name in CHANNELS:
             channels[name] = value
         elif name not in IGNORED:
-            known = ", ".join((*PARAMS, *CHANNELS))
+            known = ", ".join((*PARAMS, *CHANNELS, TAKEOVER))
             raise InvalidInput(
                 f"{name[:80]!r} is not known; there are {known}, and param.NAME for a parameter NAME",
                 field=name[:80] or "query",
             )
     return parse_start({**channels, "params": params})
+
+
+def parse_takeover(text: str | None) -> bool:
+    """Whether a publisher asks for the place of one whose media arrives. Raises `InvalidInput`."""
+    if text not in (None, "0", "1", "false", "true"):
+        raise InvalidInput(f"{TAKEOVER} is 1 or 0, not {text[:40]!r}", field=TAKEOVER)
+    return text in ("1", "true")
 
 
 def _header_params(header: str | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from stream.answers import error_response
-from stream.errors import AtCapacity, Conflict, InvalidInput, NotFound
+from stream.errors import Conflict, InvalidInput, NotFound
 from stream.routes import Host
 from stream.session import Session
 from stream.webrtc.peers import PeerTable
@@ -62,8 +62,7 @@ class WhepRoutes:
             sdp = await entry.peer.answer(offer, send=session)
             if session.ending is not None:
                 raise Conflict(f"session {session.id!r} ended meanwhile: {session.ending.reason}")
-            if self._peers.closed:
-                raise AtCapacity("the worker is shutting down")
+            self._peers.check_open(entry)
         except BaseException:
             await self._peers.drop(entry, "its offer could not be answered")
             raise

@@ -7,13 +7,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from stream.errors import AtCapacity, Conflict
 from stream.routes import Host
 from stream.table import new_session_id
 from stream.webrtc.peers import PeerTable
 from stream.webrtc.publications import Publications
 from stream.webrtc.sdp import check_offer
-from stream.webrtc.selection import HEADER, parse_selection
+from stream.webrtc.selection import HEADER, TAKEOVER, parse_selection, parse_takeover
 from stream.webrtc.signalling import KEY_PREFIX, Resources, answering, created, read_sdp, session_name
 
 log = logging.getLogger(__name__)
@@ -37,30 +36,26 @@ class WhipRoutes:
     async def publish(self, request: web.Request) -> web.Response:
         """Take an offer's media into the session of that name, which is made when there is none.
 
-        A second publisher of a name takes over from the first, with the viewers that there are.
+        Another publisher of a name takes over from one that is gone or stalled, with the viewers that there
+        are; from one whose media arrives with ``?takeover=1`` alone. What it asks for differently is changed
+        when nothing else can fail any more.
         """
-        name = session_name(request) or new_session_id()
+        given = session_name(request)
+        name = given or new_session_id()
         wanted = parse_selection(request.query.items(), request.headers.get(HEADER))
+        takeover = parse_takeover(request.query.get(TAKEOVER))
         offer = await read_sdp(request)
         check_offer(offer, "publish")
         self._peers.check_room("publisher")
-        publication, made = await self._publications.join(name, wanted)
-        try:
+        # Nobody comes back to a name that was made up: its session ends with its publisher's DELETE.
+        async with self._publications.join(name, wanted, takeover=takeover, once=given is None) as joining:
             entry = await self._peers.open(name, "publisher")
             try:
-                answer = await entry.peer.answer(offer, receive=publication.ingest)
+                answer = await entry.peer.answer(offer, receive=joining.ingest)
+                await joining.apply(entry)
+                self._peers.check_open(entry)
             except BaseException:
                 await self._peers.drop(entry, "its offer could not be answered")
                 raise
-        except BaseException:
-            if made:
-                self._publications.abandon(publication, "its first publisher could not be taken")
-            raise
-        if publication.session.ending is not None:
-            await self._peers.drop(entry, "the session has ended")
-            raise Conflict(f"session {name!r} ended meanwhile: {publication.session.ending.reason}")
-        if self._peers.closed:
-            await self._peers.drop(entry, "the worker is shutting down")
-            raise AtCapacity("the worker is shutting down")
         log.info("publisher %s of session %s", entry.peer.id[:8], name)
         return created(entry, answer, f"/whip/{quote(name)}", self._peers)

@@ -238,8 +238,10 @@ async def test_a_viewer_joins_a_named_session(tmp_path):
             assert (await viewer.ask({"type": "get_status"}, "status"))["status"]["id"] == "show"
             assert (await lost.connect(rig, session="elsewhere"))[0] == 404
             assert (await lost.connect(rig))[1]["field"] == "session"
-            # Another publisher takes over; the viewer stays, and so does the workflow.
-            assert (await other.connect(rig, session="show"))[0] == 200
+            # Another publisher takes over when it says so; the viewer stays, and so does the workflow.
+            status, answer = await other.connect(rig, session="show")
+            assert (status, answer["field"]) == (409, "takeover")
+            assert (await other.connect(rig, session="show", takeover=True))[0] == 200
             await other.until(lambda: other.pictures and inverted(other.pictures[-1]))
             count = len(viewer.pictures)
             await viewer.until(lambda: len(viewer.pictures) > count + 5 and inverted(viewer.pictures[-1]))
@@ -260,6 +262,7 @@ async def test_what_is_wrong_with_an_offer_is_said_and_leaves_nothing(tmp_path):
             "session": {"session": "../x"},
             "params": {"params": []},
             "send": {"send": "yes"},
+            "takeover": {"takeover": 1},
         }
         try:
             for field, body in cases.items():

@@ -38,9 +38,16 @@ FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 
 class Steerable(FrameProcessor):
-    """Passes frames through and takes every parameter but ``stubborn``."""
+    """Passes frames through and takes every parameter but ``stubborn``, ``slow`` after so many seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[dict[str, Any]] = []
 
     async def update_params(self, params: dict[str, Any]) -> None:
+        self.asked.append(params)
+        if "slow" in params:
+            await asyncio.sleep(params["slow"])
         if "stubborn" in params:
             raise InvalidInput("stubborn stays as it is", field="stubborn")
 
@@ -100,6 +107,7 @@ class StandIn:
     candidates: list[str] = field(default_factory=list)
     ended: bool = False
     closed: str | None = None
+    receive: Any = None
     feed: Any = None
     fails: Exception | None = None
     hangs: bool = False
@@ -108,9 +116,14 @@ class StandIn:
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
-        if receive is not None:
-            self.feed = receive.publish(self.id, on_replaced=lambda: setattr(self, "state", "replaced"))
+        self.receive = receive
         return "v=0\r\n"
+
+    def connect(self) -> None:
+        """What happens when the client has the answer."""
+        if self.receive is not None and self.closed is None:
+            self.feed = self.receive.publish(self.id, on_replaced=lambda: setattr(self, "state", "replaced"))
+            self.receive = None
 
     def add_candidate(self, line: str, mid: str | None) -> None:
         self.candidates.append(line)
@@ -151,6 +164,9 @@ class Program:
         """An answer whose body was read."""
         answer = await self.client.post(path, data=body, headers={**SDP, **_named(headers)})
         await answer.read()
+        if answer.status == 201:
+            for peer in self.made:
+                peer.connect()
         return answer
 
     async def patch(self, path: str, body: str, **headers: str) -> Any:
@@ -182,7 +198,7 @@ async def whip_program(
         return made[-1]
 
     peers = PeerTable(ice or IceSettings(), factory=None if real else stand_in, **limits)
-    publications = Publications(host, grace=grace)
+    publications = Publications(host, peers, grace=grace)
     host.table.on_ended.append(peers.session_ended)
     app = web.Application(middlewares=[preflights(allowed), guard(token, OPEN_ROUTES, allowed)])
     mark_answers(app, allowed)
