@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     token: SecretStr | None = Field(
         None, min_length=1, description="bearer token that every route that acts asks for"
     )
+    view_token: SecretStr | None = Field(
+        None, min_length=1, description="second token, good for watching only: WHEP, events and the page"
+    )
     tls_certificate: Path | None = Field(None, description="PEM file with the certificates: listen by TLS")
     tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
     self_signed: bool = Field(False, description="listen by TLS with a certificate made for this machine")
@@ -169,6 +172,12 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key are given together or not at all")
         if self.self_signed and self.tls_certificate is not None:
             raise ValueError("give a tls_certificate or self_signed, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.view_token is not None and (self.token is None or self.token == self.view_token):
+            raise ValueError("a view_token needs a token beside it, which must be another")
         return self
 
     @property

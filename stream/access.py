@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Collection
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -23,14 +24,29 @@ UNGUESSABLE = frozenset({"/media/{file}"}) | frozenset(
 """Resources whose path holds 128 random bits that only its owner was told: whoever knows it may act on it.
 Clients that send their token in the URL of a POST do not send it to the ``Location`` that they get."""
 
+_READ, _ASK = frozenset({"GET", "HEAD", "OPTIONS"}), frozenset({"GET", "HEAD", "OPTIONS", "POST"})
+VIEWS = {
+    **dict.fromkeys((f"{key}/whep{name}" for key in ("", "/key/{key}") for name in ("", "/{session}")), _ASK),
+    **dict.fromkeys(("/offer", "/live/offer"), frozenset({"POST"})),
+    **dict.fromkeys(("/stream/events", "/api/stream/events", "/api/page", "/workflows", "/ice"), _READ),
+}
+"""What a token that only lets watch is good for: routes and their methods."""
+# aiohttp before 3.14 knows texts only.
+VIEW_ONLY: Any = web.RequestKey("view_only", bool) if hasattr(web, "RequestKey") else "view_only"
+"""Key of a request that came with such a token; of an offer, only its body tells whether it only receives."""
+
 
 def guard(
-    token: str | None, open_routes: Collection[str] = OPEN_ROUTES, origins: Origins | None = None
+    token: str | None,
+    open_routes: Collection[str] = OPEN_ROUTES,
+    origins: Origins | None = None,
+    view_token: str | None = None,
 ) -> Middleware:
     """Refuse, before the body is read: what comes from a page of another site that is not among ``origins``;
-    what lacks the bearer token (RFC 6750), but for ``open_routes``; and where there is no token, what asks
-    under a foreign host name."""
+    what lacks the bearer token (RFC 6750), but for ``open_routes``, or with ``view_token`` asks for more than
+    `VIEWS`; and where there is no token, what asks under a foreign host name."""
     secret = None if token is None else token.encode()
+    view_secret = None if view_token is None else view_token.encode()
     allowed = origins or Origins()
 
     @web.middleware
@@ -40,7 +56,7 @@ def guard(
             if secret is None:
                 check_host(request)
             elif (request.path.rstrip("/") or "/") not in open_routes and not _is_unguessable(request):
-                check_token(request, secret)
+                check_token(request, secret, view_secret)
         except HeadraceError as error:
             answer = error_response(error)
             if isinstance(error, Unauthorized):
@@ -51,17 +67,26 @@ def guard(
     return middleware
 
 
-def check_token(request: web.Request, secret: bytes) -> None:
-    """Raise `Unauthorized` unless the request carries the token; compared in constant time.
+def check_token(request: web.Request, secret: bytes, view_secret: bytes | None = None) -> None:
+    """Raise `Unauthorized` unless the request carries a token; compared in constant time. `Forbidden` where
+    it is the one for viewers and more is asked for.
 
     It comes in the ``Authorization`` header, or for clients that have no place for it, in the URL: as
     ``?token=`` (``?access_token=`` in RFC 6750, 2.3) or as the path's first part, ``/key/TOKEN/whip/...``.
     """
     # Bytes that are not UTF-8 come as surrogates.
-    if not hmac.compare_digest(_given_token(request).encode(errors="surrogateescape"), secret):
+    given = _given_token(request).encode(errors="surrogateescape")
+    views = view_secret is not None and hmac.compare_digest(given, view_secret)
+    if hmac.compare_digest(given, secret):
+        return
+    if not views:
         raise Unauthorized(
             "this worker asks for a bearer token in the Authorization header, or as ?token= in the URL"
         )
+    resource = request.match_info.route.resource
+    if resource is None or request.method not in VIEWS.get(resource.canonical, ()):
+        raise Forbidden("this token is good for watching only", field="token")
+    request[VIEW_ONLY] = True
 
 
 def _given_token(request: web.Request) -> str:

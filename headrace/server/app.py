@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from aiohttp import web
+from pydantic import SecretStr
 
 from headrace.batch import setup as batch
 from headrace.batch.metrics import BatchCollector
@@ -210,7 +211,8 @@ def build_app(worker: Worker) -> web.Application:
         raise InvalidInput(
             "pages of any site (*) may not use a worker without a token", field="allowed_origins"
         )
-    access = guard(_token(settings), OPEN_ROUTES | FILES.keys() | {"/openapi.json"}, origins)
+    unguarded = OPEN_ROUTES | FILES.keys() | {"/openapi.json"}
+    access = guard(_secret(settings.token), unguarded, origins, _secret(settings.view_token))
     app = web.Application(middlewares=[preflights(origins), access], client_max_size=MAX_BODY)
     mark_answers(app, origins)
     routes = StreamRoutes(worker)
@@ -236,7 +238,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
     ``announce`` gets the URL once it listens. Raises `OSError` when the port is taken.
     """
-    check_exposure(settings.host, _token(settings))
+    check_exposure(settings.host, _secret(settings.token))
     tls = server_context(settings)
     worker = Worker(settings)
     runner = web.AppRunner(build_app(worker), access_log=None, shutdown_timeout=1.0)
@@ -255,8 +257,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         await runner.cleanup()
 
 
-def _token(settings: Settings) -> str | None:
-    return settings.token.get_secret_value() if settings.token is not None else None
+def _secret(setting: SecretStr | None) -> str | None:
+    return setting.get_secret_value() if setting is not None else None
 
 
 def _url_of(runner: web.AppRunner, scheme: str) -> str:

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from headrace.server.control_channel import Channels
 from headrace.server.switching import Rules, switch
-from stream.errors import Conflict, InvalidInput, NotFound
+from stream.access import VIEW_ONLY
+from stream.errors import Conflict, Forbidden, InvalidInput, NotFound
 from stream.ingest import Ingest
 from stream.logs import about_session
 from stream.requests import StreamStart, parse_start
@@ -187,6 +188,8 @@ class ComfyStreamRoutes:
     async def offer(self, request: web.Request) -> web.Response:
         """Answer a browser's offer; the session loads its model meanwhile."""
         wanted = parse_wanted(await read_json(request))
+        if wanted.send and VIEW_ONLY in request:
+            raise Forbidden("this token is good for offers that only receive", field="offer")
         self._peers.check_room(wanted.role)
         async with self._place(wanted) as place:
             answer = await self._connect(wanted, place)

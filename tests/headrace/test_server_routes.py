@@ -6,6 +6,8 @@ import pytest
 from fuzzed_server import FuzzedServer
 from pydantic import SecretStr
 
+from tests.stream.webrtc.offers import offer
+
 MACHINE = ["/health", "/health/", "/version", "/app-version", "/hardware/info", "/hardware/stats"]
 OPEN = ["/", "/page/main.js", "/openapi.json", *MACHINE]
 GUARDED = ["/sessions", "/sessions/x", "/metrics", "/stream/status", "/api/page", "/workflows"]
@@ -70,6 +72,45 @@ def test_with_a_token_what_acts_or_names_sessions_asks_for_it():
         for path in (*POSTED, *ACTING):
             assert server.post(path, {}).status == 401, path
         assert server.ask("DELETE", "/sessions/x").status == 401
+
+
+WATCHING = ["/whep/x?wait=0", "/key/v1ew/whep/x"]
+READING_OF_VIEWERS = ["/api/page", "/workflows", "/ice", "/stream/events", "/api/stream/events"]
+
+
+def test_a_token_for_viewers_is_good_for_watching_and_nothing_else():
+    viewer = {"Authorization": "Bearer v1ew"}
+    with FuzzedServer(token=SecretStr("s3cret"), view_token=SecretStr("v1ew")) as server:
+        for path in (*OPEN, *READING_OF_VIEWERS):
+            # There is no session whose events could be read.
+            assert server.ask("GET", path, headers=viewer).status in (200, 404), path
+        for path in WATCHING:
+            # Neither 401 nor 403: it is asked for an offer.
+            assert server.post(path, {}, **viewer).status == 415, path
+        refused = {path for path in (*GUARDED, *READING) if path not in READING_OF_VIEWERS}
+        for path in refused:
+            answer = server.ask("GET", path, headers=viewer)
+            assert (answer.status, answer.data["code"]) == (403, "forbidden"), path
+        for path in (*POSTED, *(path for path in ACTING if path not in ("/offer", "/live/offer", "/whep/x"))):
+            assert server.post(path, {}, **viewer).status == 403, path
+        for method in ("DELETE", "PUT", "PATCH"):
+            assert server.ask(method, "/sessions/x", headers=viewer).status == 403
+        assert server.ask("GET", "/no/such/route", headers=viewer).status == 403
+        assert server.post("/stream/start", [], Authorization="Bearer s3cret").status == 400
+        assert server.post("/whep/x", {}, Authorization="Bearer v1ew2").status == 401
+
+
+@pytest.mark.parametrize("path", ["/offer", "/live/offer"])
+def test_a_viewers_offer_may_only_receive(path):
+    with FuzzedServer(token=SecretStr("s3cret"), view_token=SecretStr("v1ew")) as server:
+        for direction, status in (("sendrecv", 403), ("sendonly", 403), ("recvonly", 404)):
+            body = {
+                "offer": {"type": "offer", "sdp": offer(("audio", direction), ("video", direction))},
+                "session": "x",
+            }
+            answer = server.post(path, body, Authorization="Bearer v1ew")
+            assert answer.status == status, (direction, answer.data)
+        assert len(server.worker.table) == 0
 
 
 def test_pages_of_other_sites_start_nothing(served):

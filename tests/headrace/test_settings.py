@@ -118,6 +118,13 @@ def test_secrets_are_not_in_error_messages(config):
     assert "hunter2" not in str(raised.value.as_dict())
 
 
+@pytest.mark.parametrize("token", [None, "same"])
+def test_a_token_for_viewers_stands_beside_another_one(token):
+    with pytest.raises(InvalidInput, match="view_token"):
+        load_settings({"token": token, "view_token": "same"})
+    assert load_settings({"token": "other", "view_token": "same"}).view_token is not None
+
+
 def test_variables_without_effect_are_named():
     known = list(Settings.model_fields)
     environment = {
