@@ -7,6 +7,7 @@ The format: eight bytes with the length of a JSON header, the header, then the t
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -47,20 +48,35 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def bytes_as(files: Iterable[Path], dtype: str | None) -> int:
-    """Bytes that the tensors of safetensors files take when floats become ``dtype`` (None: as they are)."""
+    """Bytes that the tensors of safetensors files take when floats become ``dtype`` (None: as they are).
+
+    Raises `LoadFailed` for a file that is not there or not whole.
+    """
+    size = 0
+    for file in files:
+        try:
+            facts = file.stat()
+        except OSError as error:
+            raise LoadFailed(f"{file.name} cannot be read: {error}", field="model_id") from None
+        if file.suffix == ".safetensors":
+            size += _bytes_of(file, dtype, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        else:
+            size += facts.st_size
+    return size
+
+
+@functools.lru_cache(maxsize=256)
+def _bytes_of(file: Path, dtype: str | None, inode: int, length: int, changed: int) -> int:
+    """Remembered, because every request asks, and headers of large models take milliseconds to parse."""
     size = 0
     wanted = None if dtype is None else FLOATS[TYPES[dtype]]
-    for file in files:
-        if file.suffix != ".safetensors":
-            size += file.stat().st_size
-            continue
-        for tensor in read_header(file).values():
-            count = 1
-            for side in tensor["shape"]:
-                count *= side
-            kind = tensor["dtype"]
-            own = FLOATS.get(kind) or OTHERS.get(kind, 1)
-            size += count * (wanted if wanted is not None and kind in FLOATS else own)
+    for tensor in read_header(file).values():
+        count = 1
+        for side in tensor["shape"]:
+            count *= side
+        kind = tensor["dtype"]
+        own = FLOATS.get(kind) or OTHERS.get(kind, 1)
+        size += count * (wanted if wanted is not None and kind in FLOATS else own)
     return size
 
 
