@@ -87,12 +87,18 @@ def outcome_headers(outcome: Outcome) -> dict[str, str]:
     return headers
 
 
-async def outcome_body(outcome: Outcome, delivery: Delivery, media: MediaStore, base: str) -> bytes:
-    """The answer's JSON, with files as data URLs or as URLs below ``base``."""
+async def outcome_body(
+    outcome: Outcome, delivery: Delivery, media: MediaStore, base: str, kept: dict[str, str] | None = None
+) -> bytes:
+    """The answer's JSON, with files as data URLs or as URLs below ``base``.
+
+    ``kept``: paths of the files, for answers that are given more than once; those that are not in it, or no
+    longer there, are kept and put in.
+    """
     size = sum(map(len, outcome.result.blobs.values()))
     urls: dict[str, str] = {}
     if delivery == "url":
-        urls = await asyncio.to_thread(_keep, outcome.result, media, base)
+        urls = await asyncio.to_thread(_keep, outcome.result, media, base, {} if kept is None else kept)
     if size < IN_THREAD or urls:
         return encode_outcome(outcome, urls)
     return await asyncio.to_thread(encode_outcome, outcome, urls)
@@ -169,9 +175,11 @@ def in_base64(data: bytes) -> Iterator[bytes]:
         yield base64.b64encode(data[begin : begin + PIECE])
 
 
-def _keep(result: Result, media: MediaStore, base: str) -> dict[str, str]:
-    wanted = (name for name in result.blobs if not name.endswith(".json"))
-    return {name: base + media.put(name, result.blobs[name]) for name in wanted}
+def _keep(result: Result, media: MediaStore, base: str, kept: dict[str, str]) -> dict[str, str]:
+    for name, data in result.blobs.items():
+        if not name.endswith(".json") and not (name in kept and media.has(kept[name])):
+            kept[name] = media.put(name, data)
+    return {name: base + path for name, path in kept.items()}
 
 
 def _dump(value: Any) -> bytes:

@@ -22,7 +22,7 @@ class Writer:
 
     form: Form
     model: str = ""
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
     _prompt_tokens: int = 0
     _completion_tokens: int = 0
@@ -43,7 +43,8 @@ class Writer:
                     message["content"] = None
             choice["message"] = message
         kind = "text_completion" if self.form == "completion" else "chat.completion"
-        return {**self._head(kind), "usage": self.usage(), "choices": [choice]}
+        told = {"usage": self.usage(), "choices": [choice], "weights": outcome.weights}
+        return {**self._head(kind), **told}
 
     def piece(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
         """A piece of the text as the chunks that carry it."""
@@ -99,4 +100,5 @@ class Writer:
         return {**self._head(kind), "choices": [] if choice is None else [{"index": 0, **choice}]}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        prefix = "cmpl" if self.form == "completion" else "chatcmpl"
+        return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}

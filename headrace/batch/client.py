@@ -256,7 +256,12 @@ class BatchEngine:
         models: dict[str, Any] = {"folders": dict(self.settings.folders), "budget": self.settings.budget}
         models["ledger"] = self._ledger is not None
         pipelines = dict(self.settings.pipelines)
-        await self.engine.call({"op": "batch_set", "models": models, "pipelines": pipelines})
+        try:
+            await self.engine.call({"op": "batch_set", "models": models, "pipelines": pipelines})
+        except BaseException:
+            # Told again before the next request: it would look for its model in other folders.
+            self._told = 0
+            raise
 
     async def _send(self, request: _Request, body: Mapping[str, Any], blobs: Mapping[str, Blob]) -> None:
         if sum(memoryview(blob).nbytes for blob in blobs.values()) > _INLINE_COPY:

@@ -8,7 +8,7 @@ its makers say, and the answer tells it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,8 @@ _FAMILIES: tuple[tuple[re.Pattern[str], Tuning], ...] = tuple(
     )
 )
 """First match wins, so single models come before families."""
+STEPS_FROM_PICTURE = 2
+"""Least steps by default where a picture is worked on: of a single one either text or picture counts."""
 
 
 def tuning_of(model: str) -> Tuning | None:
@@ -127,8 +129,11 @@ def adjust(
     if tuning is None:
         return inputs, []
     changed, told = dict(inputs), []
+    steps = tuning.steps
+    if steps is not None and "strength" in inputs:
+        steps = max(steps, STEPS_FROM_PICTURE)
     for field, default, bounds in (
-        ("num_inference_steps", tuning.steps, tuning.step_range),
+        ("num_inference_steps", steps, tuning.step_range),
         ("guidance_scale", tuning.guidance, tuning.guidance_range),
     ):
         if field not in inputs:
@@ -140,6 +145,19 @@ def adjust(
             changed[field] = used
             told.append(Adjustment(field, inputs[field], used, _reason(tuning, bounds)))
     return changed, told
+
+
+def merged(first: Iterable[Adjustment], later: Iterable[Mapping[str, Any]]) -> tuple[Adjustment, ...]:
+    """What was changed in two places one after the other (``later`` as JSON): one item for each field, from
+    what was asked for to what was used in the end."""
+    found = {item.field: item for item in first}
+    for told in later:
+        item = Adjustment(**told)
+        if (before := found.get(item.field)) is not None:
+            reason = f"{before.reason}; {item.reason}"
+            item = Adjustment(item.field, before.asked, item.used, reason)
+        found[item.field] = item
+    return tuple(found.values())
 
 
 def _reason(tuning: Tuning, bounds: Range) -> str:

@@ -91,6 +91,23 @@ Delivery: TypeAlias = Annotated[
     ),
 ]
 SafetyCheck: TypeAlias = Annotated[bool, Field(description="Look for what is not safe to show; sets `nsfw`.")]
+Withhold: TypeAlias = Annotated[bool, Field(description="Pictures that the safety checker flags come black.")]
+Scheduler: TypeAlias = Annotated[
+    Literal[
+        "ddim",
+        "ddpm",
+        "dpm++",
+        "dpm++-karras",
+        "euler",
+        "euler-ancestral",
+        "heun",
+        "lcm",
+        "pndm",
+        "unipc",
+    ]
+    | None,
+    Field(description="Absent: the model's own. Flow models (Flux, SD 3) and Lightning keep theirs."),
+]
 
 
 def _take_data_url(value: Any) -> Any:

@@ -106,5 +106,6 @@ class JobRoutes:
         if job.pipeline == "llm":
             result = json.dumps(Writer("native", outcome.model).whole(outcome)).encode()
         else:
-            result = await outcome_body(outcome, job.delivery, self._front.media, base_url(request))
+            base = base_url(request)
+            result = await outcome_body(outcome, job.delivery, self._front.media, base, job.kept)
         return head[:-1] + b',"result":' + result + b"}"

@@ -52,6 +52,8 @@ class Job:
     created: float = field(default_factory=time.time)
     ended: float | None = None
     size: int = 0
+    kept: dict[str, str] = field(default_factory=dict)
+    """Paths of the answer's files that were kept for URLs."""
     version: int = 0
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -130,7 +132,10 @@ class JobTable:
         return job
 
     async def cancel(self, job: Job) -> None:
-        """End a job that has not ended, and forget its answer."""
+        """End a job that has not ended; forget one that has."""
+        if job.status in ENDED:
+            self._jobs.pop(job.id, None)
+            return
         if job.task is not None and not job.task.done():
             job.task.cancel()
             await asyncio.wait({job.task}, timeout=CLOSE)

@@ -56,9 +56,20 @@ class MediaStore:
                 self._drop(next(iter(self._kept)))
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="headrace-media-"))
-            (self._folder / file).write_bytes(data)
+            path = self._folder / file
             self._kept[file] = _Kept(len(data), now + self.seconds)
             self._held += len(data)
+        # Without the lock, which the loop waits for: a large file takes a while.
+        written = False
+        try:
+            path.write_bytes(data)
+            written = True
+        finally:
+            with self._lock:
+                if file not in self._kept:  # it had to go meanwhile
+                    path.unlink(missing_ok=True)
+                elif not written:
+                    self._drop(file)
         return PREFIX + file
 
     def find(self, file: str, now: float | None = None) -> Path:
@@ -68,6 +79,14 @@ class MediaStore:
             if self._folder is None or file not in self._kept:
                 raise NotFound("there is no such file, or no longer")
             return self._folder / file
+
+    def has(self, path: str) -> bool:
+        """Whether the file whose path `put` gave is still there."""
+        try:
+            self.find(path.removeprefix(PREFIX))
+        except NotFound:
+            return False
+        return True
 
     def _expire(self, now: float) -> None:
         while self._kept and (oldest := next(iter(self._kept.items())))[1].until <= now:

@@ -15,11 +15,13 @@ from headrace.batch.fields import (
     Prompt,
     Request,
     SafetyCheck,
+    Scheduler,
     Seed,
     Side,
     Steps,
     Unit,
     Upload,
+    Withhold,
     bad_value,
     check_divisible,
     json_field,
@@ -40,9 +42,11 @@ class TextToImage(Request):
     guidance_scale: Guidance = 7.5
     negative_prompt: Prompt = ""
     safety_check: SafetyCheck = True
+    withhold: Withhold = False
     seed: Seed = None
     num_inference_steps: Steps = 50
     num_images_per_prompt: Count = 1
+    scheduler: Scheduler = None
     delivery: Delivery = "data_url"
 
     @field_validator("prompt")
@@ -70,9 +74,11 @@ class ImageToImage(Request):
     image_guidance_scale: Guidance = 1.5
     negative_prompt: Prompt = ""
     safety_check: SafetyCheck = True
+    withhold: Withhold = False
     seed: Seed = None
     num_inference_steps: Steps = 100
     num_images_per_prompt: Count = 1
+    scheduler: Scheduler = None
     delivery: Delivery = "data_url"
 
 
@@ -87,6 +93,7 @@ class ImageToVideo(Request):
     motion_bucket_id: Annotated[int, Field(ge=0, le=255)] = 127
     noise_aug_strength: Annotated[float, Field(ge=0, le=10)] = 0.02
     safety_check: SafetyCheck = True
+    withhold: Withhold = False
     seed: Seed = None
     num_inference_steps: Steps = 25
     num_frames: Annotated[
@@ -108,6 +115,7 @@ class Upscale(Request):
     image: Upload
     model_id: ModelId = ""
     safety_check: SafetyCheck = True
+    withhold: Withhold = False
     seed: Seed = None
     num_inference_steps: Steps = 75
     delivery: Delivery = "data_url"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -31,8 +31,18 @@ class Media(BaseModel):
     nsfw: bool
 
 
+Safety = Annotated[
+    Literal["checked", "unchecked", "off"] | None,
+    Field(
+        description="Whether a safety checker looked: `unchecked` where its model is not on this machine, "
+        "`off` where none was asked for. Absent where nothing was drawn."
+    ),
+]
+
+
 class Images(Answer):
     images: list[Media]
+    safety: Safety = None
 
 
 class Videos(Answer):
@@ -40,6 +50,7 @@ class Videos(Answer):
 
     images: list[Media]
     frames: list[list[Media]] | None = None
+    safety: Safety = None
 
 
 class Text(Answer):
@@ -101,6 +112,7 @@ class Chat(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    weights: str | None = Field(None, description="As in other answers; in a stream only in the header.")
 
 
 class Accepted(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
 from headrace.batch.fields import (
     MAX_IMAGES,
@@ -31,11 +31,20 @@ class ChatCompletion(Llm):
     ] = 1024
 
 
+def _take_only_text(value: Any) -> Any:
+    """The text of a list that has one, as some clients send it."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 class TextCompletion(Llm):
     """A text, to be continued."""
 
     messages: Annotated[list[Message], Field(exclude=True)] = []  # noqa: RUF012 (pydantic copies defaults)
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
+    prompt: Annotated[
+        str,
+        BeforeValidator(_take_only_text),
+        Field(min_length=1, max_length=MAX_PROMPT, json_schema_extra={"type": ["string", "array"]}),
+    ]
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
 
     def inputs(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from headrace.batch.choice import Choice, ModelChooser
 from headrace.batch.contract import Cancelled, Progress, Result, TimedOut
-from headrace.batch.defaults import Adjustment, adjust
+from headrace.batch.defaults import Adjustment, adjust, merged
 from headrace.batch.errors import Interrupted
 from headrace.batch.figures import BatchFigures
 from headrace.batch.queue import BatchQueue, Ticket
@@ -106,7 +106,6 @@ class Outcome:
     result: Result
     weights: str
     adjusted: tuple[Adjustment, ...]
-    inputs: Mapping[str, Any]
     waited: float
     ran: float
 
@@ -180,8 +179,7 @@ class BatchService:
             choice.model,
             result,
             choice.weights if weights == "real" else weights,
-            tuple(adjusted),
-            inputs,
+            merged(adjusted, result.body.pop("adjusted", ())),
             began - queued,
             ended - began,
         )

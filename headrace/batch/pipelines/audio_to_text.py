@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from headrace.batch.pipelines.audio_to_text_words import words_of
 from headrace.models import loading, memory
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
 from headrace.models.refs import ModelKey
+from headrace.models.store import Located
 from headrace.models.tiny import ensure_built
 from stream.errors import InvalidInput
 
@@ -192,6 +194,15 @@ def _chunks(
 # -- loading -------------------------------------------------------------------------------------------
 
 
+def _check_kind(found: Located, model: str) -> None:
+    config = json.loads((found.path / "config.json").read_text())
+    if config.get("model_type") != "whisper":
+        raise InvalidInput(
+            f"model {model} is a {config.get('model_type')}; speech is recognised by Whisper alone",
+            field="model_id",
+        )
+
+
 def _acquire(job: Job, models: ModelCache) -> Lease:
     assert job.store is not None
     store = job.store
@@ -210,6 +221,7 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
 
             progress(0.05, "converting, once")
             built = prepared(built, store.roots.cache)
+        _check_kind(built, job.model)
         loaded = loading.load_transformers(
             built,
             WhisperForConditionalGeneration,

@@ -161,14 +161,18 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         built = ensure_built(found, store)
-        loaded = loading.load_transformers(
-            built,
-            AutoModelForCausalLM,
-            cache=store.roots.cache,
-            device=job.device,
-            dtype=dtype,
-            progress=progress,
-        )
+        try:
+            loaded = loading.load_transformers(
+                built,
+                AutoModelForCausalLM,
+                cache=store.roots.cache,
+                device=job.device,
+                dtype=dtype,
+                progress=progress,
+            )
+        except ValueError as error:  # its configuration is none of such a model
+            reason = str(error).partition("\n")[0][:200]
+            raise InvalidInput(f"model {job.model} is no language model: {reason}", field="model") from error
         progress(0.9, "reading the tokenizer")
         folder = loading.text_folder(built, store.roots.cache)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

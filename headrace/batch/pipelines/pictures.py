@@ -24,7 +24,7 @@ def read_picture(data: memoryview | bytes, field: str) -> Pixels:
 
     Raises `UnsupportedMedia` for what is no picture and `TooLarge` beyond `MAX_PIXELS`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         Image.init()
@@ -47,6 +47,11 @@ def read_picture(data: memoryview | bytes, field: str) -> Pixels:
         raise TooLarge(f"{field}: {error}; {MAX_PIXELS} pixels are the limit", field=field) from None
     except (HeadraceError, MemoryError):
         raise
+    except UnidentifiedImageError:
+        known = ", ".join(formats)
+        raise UnsupportedMedia(
+            f"{field} is not a picture that can be read; these are: {known}", field=field
+        ) from None
     except Exception as error:  # noqa: BLE001 (decoders raise nearly anything for broken files)
         reason = str(error).partition("\n")[0][:200]
         raise UnsupportedMedia(f"{field} is not a picture that can be read: {reason}", field=field) from None

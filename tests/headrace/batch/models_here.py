@@ -30,9 +30,7 @@ def needs(demo: str) -> pytest.MarkDecorator:
     """Skips where the package with a demo model is not installed."""
     package = DEMOS[demo].package
     missing = importlib.util.find_spec(package) is None
-    return pytest.mark.skipif(
-        missing, reason=f"{DEMOS[demo].install} is not installed (requirements-demo.txt)"
-    )
+    return pytest.mark.skipif(missing, reason=f"{DEMOS[demo].install} is not installed (make venv)")
 
 
 class Heard:

@@ -16,7 +16,7 @@ from stream.errors import AtCapacity, NotFound
 
 
 def encoded(pipeline, body, blobs, urls=None):
-    outcome = Outcome(pipeline, "m", Result(body, blobs), "real", (), {}, 0.0, 0.0)
+    outcome = Outcome(pipeline, "m", Result(body, blobs), "real", (), 0.0, 0.0)
     return json.loads(encode_outcome(outcome, urls or {}))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import wave
 
 import av
@@ -13,6 +14,7 @@ from batch_stand_in import PNG, StandInEngine, batch_server, until, wav
 from livepeer_ai import Livepeer
 from livepeer_ai.models import errors
 
+from headrace.batch import sse
 from headrace.batch.subtitles import segments_of, srt, vtt
 
 
@@ -146,6 +148,37 @@ async def test_openai_errors(client, served):
     assert caught.value.response.headers["retry-after"] == "3"
     with pytest.raises(openai.InternalServerError):
         await client.chat.completions.create(model="", messages=HI, stream=True)
+
+
+async def test_openai_completions_take_a_list_of_one_text(client, served):
+    answer = await client.completions.create(model="", prompt=["Once upon"])
+    assert served.engine.calls[-1][2]["prompt"] == "Once upon"
+    assert answer.id.startswith("cmpl-")
+    with pytest.raises(openai.UnprocessableEntityError):
+        await client.completions.create(model="", prompt=["Once", "twice"])
+
+
+async def test_a_stream_whose_client_takes_nothing_is_given_up(served, monkeypatch):
+    monkeypatch.setattr(sse, "STALL", 0.3)
+
+    async def run(*args, on_piece, **rest):
+        for _ in range(2000):
+            on_piece({"text": "word " * 4000})
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(served.engine, "run", run)
+    body = json.dumps({"messages": HI, "stream": True}).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", int(served.url.rpartition(":")[2]), limit=1)
+    head = (
+        "POST /llm HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
+    writer.write("\r\n".join([*head, "", ""]).encode() + body)
+    await until(lambda: served.front.service.queue.running == 1)
+    await until(lambda: served.front.service.queue.running == 0)
+    writer.close()
 
 
 async def test_openai_takes_its_leave_in_the_middle_of_a_stream(client, served, monkeypatch):

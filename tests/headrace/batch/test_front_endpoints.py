@@ -117,6 +117,53 @@ async def test_a_distilled_model_has_its_steps_clamped_and_the_answer_says_so():
         assert server.engine.calls[-1][2]["num_inference_steps"] == 77
 
 
+async def test_what_the_engine_clamps_is_told_with_what_the_front_has_clamped():
+    async with batch_server(StandInEngine()) as server:
+        run = server.engine.run
+
+        async def run_and_clamp(*args, **rest):
+            result = await run(*args, **rest)
+            result.body["adjusted"] = [
+                {"field": "num_inference_steps", "asked": 4, "used": 5, "reason": "the text counts"},
+                {"field": "strength", "asked": 0.1, "used": 0.25, "reason": "the text counts"},
+            ]
+            return result
+
+        server.engine.run = run_and_clamp
+        sent = {"prompt": "x", "model_id": "stabilityai/sd-turbo", "num_inference_steps": 50}
+        _, body, headers = await server.json("/text-to-image", sent)
+        assert headers["x-headrace-adjusted"] == "num_inference_steps=50->5, strength=0.1->0.25"
+        told = {item["field"]: item for item in body["adjusted"]}
+        assert told["num_inference_steps"]["reason"].endswith("; the text counts")
+        _, body, headers = await server.json("/text-to-image", {"prompt": "x", "model_id": "acme/painter"})
+        assert headers["x-headrace-adjusted"] == "num_inference_steps=4->5, strength=0.1->0.25"
+        assert len(body["adjusted"]) == 2
+
+
+async def test_a_distilled_model_takes_two_steps_by_default_where_a_picture_is_worked_on():
+    async with batch_server(StandInEngine()) as server:
+        model = {"prompt": "x", "model_id": "stabilityai/sd-turbo"}
+        await server.json("/text-to-image", model)
+        assert server.engine.calls[-1][2]["num_inference_steps"] == 1
+        _, body, _ = await server.form("/image-to-image", {**model, "image": PNG})
+        assert server.engine.calls[-1][2]["num_inference_steps"] == 2
+        assert "adjusted" not in body
+        await server.form("/image-to-image", {**model, "image": PNG, "num_inference_steps": "1"})
+        assert server.engine.calls[-1][2]["num_inference_steps"] == 1
+
+
+async def test_schedulers_and_withholding_reach_the_engine():
+    async with batch_server(StandInEngine()) as server:
+        sent = {"prompt": "x", "model_id": "acme/painter", "scheduler": "dpm++-karras", "withhold": True}
+        assert (await server.json("/text-to-image", sent))[0] == 200
+        inputs = server.engine.calls[-1][2]
+        assert (inputs["scheduler"], inputs["withhold"]) == ("dpm++-karras", True)
+        status, body, _ = await server.json("/text-to-image", {**sent, "scheduler": "plms"})
+        assert (status, body["error"]["param"]) == (400, "scheduler")
+        assert "is plms;" in body["detail"]["msg"]
+        assert "euler-ancestral" in body["detail"]["msg"]
+
+
 async def test_videos_have_one_file_and_every_frame_on_request():
     async with batch_server(StandInEngine()) as server:
         _, body, _ = await server.form("/image-to-video", {"image": PNG, "safety_check": "off"})

@@ -97,6 +97,30 @@ async def test_a_job_that_is_cancelled_ends_in_the_engine():
         assert (await get(server, "/jobs/nobodys", "DELETE"))[0] == 404
 
 
+async def test_files_of_an_answer_are_kept_once_however_often_it_is_fetched():
+    async with batch_server(StandInEngine()) as server:
+        _, body, _ = await server.json("/text-to-image", {"prompt": "x", "output": "url"}, **ASYNC)
+        _, first = await ended(server, body["url"])
+        held = server.front.media.held
+        assert held > 0
+        assert (await get(server, body["url"]))[1] == first
+        assert server.front.media.held == held
+        server.front.media.close()
+        _, third = await get(server, body["url"])
+        assert third["result"]["images"] != first["result"]["images"]
+        async with server.client.get(third["result"]["images"][0]["url"]) as response:
+            assert response.status == 200
+
+
+async def test_a_job_that_has_ended_can_be_forgotten():
+    async with batch_server(StandInEngine()) as server:
+        _, body, _ = await server.json("/text-to-image", {"prompt": "x"}, **ASYNC)
+        await ended(server, body["url"])
+        assert (await get(server, body["url"], "DELETE"))[1]["status"] == "complete"
+        assert (await get(server, body["url"]))[0] == 404
+        assert len(server.front.jobs) == 0
+
+
 async def test_a_job_that_fails_says_why():
     async with batch_server(StandInEngine()) as server:
         server.engine.dies = True

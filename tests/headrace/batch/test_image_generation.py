@@ -6,7 +6,7 @@ import gc
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,9 +18,11 @@ from pictures_here import Asking, pictures, upload, with_own_models
 
 from headrace.batch.contract import Cancelled, Progress
 from headrace.batch.errors import UnsupportedMedia
+from headrace.batch.fields import Scheduler
 from headrace.batch.pipelines import diffusion, lightning
 from headrace.batch.pipelines.image_to_image import ImageToImage, workable
 from headrace.batch.pipelines.images import MARK, mark
+from headrace.batch.pipelines.schedulers import SCHEDULERS
 from headrace.batch.pipelines.text_to_image import TextToImage, split_prompt
 from headrace.models.tiny import random_weights
 from headrace.models.weights import shares
@@ -355,3 +357,8 @@ def test_where_there_is_no_memory_for_a_batch_its_pictures_are_made_one_by_one(a
     together = pictures(asking.text(num_images_per_prompt=2, num_inference_steps=2, scheduler="ddim"))
     for one, other in zip(pictures(made), together, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_requests_may_name_every_scheduler_that_there_is() -> None:
+    names, _ = get_args(get_args(Scheduler)[0])
+    assert set(get_args(names)) == set(SCHEDULERS)
