@@ -62,6 +62,7 @@ class ViewerSink:
         self.bytes_sent = 0
         self._viewer = viewer
         self._backlog = UnitBacklog(max_bytes=MAX_BYTES, max_units=MAX_UNITS)
+        self._pictures = 0
 
     @property
     def dropped(self) -> int:
@@ -75,8 +76,12 @@ class ViewerSink:
         if not self._viewer.takes(self, unit):
             return
         self._backlog.put(unit)
-        if self._backlog.skipping and self.handle is not None:
-            self.handle.request_key()
+        self._pictures += unit.kind == "video"
+        if self._backlog.skipping:
+            # It was emptied.
+            self._pictures = 0
+            if self.handle is not None:
+                self.handle.request_key()
 
     def end(self) -> None:
         self._backlog.end()
@@ -85,7 +90,8 @@ class ViewerSink:
         reason = "the session ended"
         try:
             while (unit := await self._backlog.take()) is not None:
-                self.bytes_sent += await self._viewer.send(unit)
+                self._pictures -= unit.kind == "video"
+                self.bytes_sent += await self._viewer.send(unit, lambda: self._pictures > 0)
         except ConnectionError:
             reason = "the connection is gone"
         finally:
@@ -163,13 +169,13 @@ class Viewer:
             return False
         return sink is self._active
 
-    async def send(self, unit: EncodedUnit) -> int:
-        """Send a unit; returns the bytes of its payloads."""
+    async def send(self, unit: EncodedUnit, hurry: Callable[[], bool]) -> int:
+        """Send a unit; returns the bytes of its payloads. ``hurry``: whether the next picture waits."""
         sender = self._video if unit.kind == "video" else self._audio
         if sender is None:
             return 0
         payloads = self._payloads.get(unit)
-        await sender.transmit(payloads, unit.pts)
+        await sender.transmit(payloads, unit.pts, hurry)
         size = sum(map(len, payloads))
         rate = self._sent_video if unit.kind == "video" else self._sent_audio
         rate.add(size, time.monotonic())

@@ -229,6 +229,7 @@ class MediaConnection(PeerConnection):
         sender._stream_id = transceiver.sender._stream_id
         receiver = PacketReceiver(kind, transceiver.receiver.transport)
         receiver._set_rtcp_ssrc(sender._ssrc)
+        receiver.name = self._RTCPeerConnection__cname  # type: ignore[attr-defined]
         transceiver._RTCRtpTransceiver__sender = sender
         transceiver._RTCRtpTransceiver__receiver = receiver
         found: RTCRtpTransceiver = transceiver

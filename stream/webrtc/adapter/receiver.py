@@ -32,6 +32,7 @@ from aiortc.rtp import (
 )
 from aiortc.stats import RTCStatsReport
 
+from stream.webrtc.adapter.sender import description
 from stream.webrtc.assembly import Assembler, Counts, Packet, Unit
 from stream.webrtc.bitrate import ReceiveLimit
 
@@ -76,6 +77,8 @@ class PacketReceiver:
         self.on_source: Callable[[], None] | None = None
         self.on_started: Callable[[], None] | None = None
         self.limit: ReceiveLimit | None = None
+        self.name = ""
+        """The CNAME in our reports: the one that the connection's own sources have."""
         # aiortc puts a track here, which nobody reads and nothing is put into.
         self._track: Any = None
         self._enabled = True
@@ -327,7 +330,8 @@ class PacketReceiver:
                 lsr=mark,
                 dlsr=delay,
             )
-            await self._send_now(RtcpRrPacket(ssrc=self._rtcp_ssrc or 0, reports=[report]))
+            own = self._rtcp_ssrc or 0
+            await self._send_now(RtcpRrPacket(ssrc=own, reports=[report]), description(own, self.name))
 
     def _send(self, packet: AnyRtcpPacket) -> None:
         """From where nothing can be awaited. At most one such task lives, because nothing in it waits."""
@@ -335,9 +339,9 @@ class PacketReceiver:
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
 
-    async def _send_now(self, packet: AnyRtcpPacket) -> None:
+    async def _send_now(self, *packets: AnyRtcpPacket) -> None:
         try:
-            await self.transport._send_rtp(bytes(packet))
+            await self.transport._send_rtp(b"".join(map(bytes, packets)))
         except ConnectionError:
             log.debug("feedback found no connection")
 

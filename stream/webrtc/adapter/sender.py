@@ -42,11 +42,22 @@ HISTORY = 1024
 AGAIN = 0.01
 """Seconds within which one packet is not sent again, however often it is asked for."""
 REPORT = 1.0
+LARGE = 30
+"""Packets of a picture that may leave at once; many more are a burst that small buffers on the way drop."""
+SPREAD, GROUPS = 0.008, 8
+"""Seconds, fewer than a frame lasts, over which a larger picture is spread, and in how many groups."""
+_WALL = time.time() - time.monotonic()
+"""Unix time of the monotonic clock's nought, as it was once: a clock that is set moves no packet."""
 NTP_EPOCH = 2_208_988_800
 """Seconds from 1900 to 1970."""
 _MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
 _SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 _HEADER = struct.Struct("!BBHLL")
+
+
+def now_unix() -> float:
+    """Unix time in seconds that only runs forward."""
+    return time.monotonic() + _WALL
 
 
 class SendClock:
@@ -62,7 +73,7 @@ class SendClock:
     def at(self, pts: float) -> float:
         """Unix time that stands for ``pts`` (1/90000 s); the first one asked for stands for now."""
         if self._base is None:
-            self._base = time.time() - pts / TICKS
+            self._base = now_unix() - pts / TICKS
         return self._base + pts / TICKS
 
 
@@ -125,6 +136,8 @@ class PacketSender:
         self._mid = b""
         self._send_time_id = 0
         self._cname = ""
+        # One access unit at a time: packets of two would be none to a receiver.
+        self._sending = asyncio.Lock()
         self._last_pts: int | None = None
         self._last_sent = 0.0
         self._reports: deque[tuple[int, float]] = deque(maxlen=8)
@@ -141,15 +154,39 @@ class PacketSender:
         """The RTP timestamp of what is shown or heard at ``pts`` (1/90000 s)."""
         return (pts * self._rate // TICKS + self._offset) & 0xFFFF_FFFF
 
-    async def transmit(self, payloads: Sequence[bytes], pts: int) -> None:
-        """Send the payloads of one access unit, the last with the marker bit. Does nothing before the
+    async def transmit(
+        self, payloads: Sequence[bytes], pts: int, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Send the payloads of one access unit, the last with the marker bit; more than `LARGE` are spread
+        over `SPREAD` seconds, until ``hurry`` says that the next picture is there. Does nothing before the
         connection stands; raises `ConnectionError` when it no longer does."""
-        if not self.started or not payloads:
-            return
-        now = time.time()
-        timestamp = self.timestamp(pts)
-        extension = self._extension(now)
-        last = len(payloads) - 1
+        async with self._sending:
+            if not self.started or not payloads:
+                return
+            began = now_unix()
+            timestamp = self.timestamp(pts)
+            size = len(payloads) if len(payloads) <= LARGE else -(-len(payloads) // GROUPS)
+            for first in range(0, len(payloads), size):
+                if first and not hurry():
+                    await self._pause(began + first / len(payloads) * SPREAD)
+                ends = first + size >= len(payloads)
+                await self._send_group(payloads[first : first + size], timestamp, ends)
+            self.counts.units += 1
+            is_first = self._last_pts is None
+            self._last_pts, self._last_sent = pts, began
+        if is_first:
+            await self._report()
+
+    async def _pause(self, until: float) -> None:
+        if (left := until - now_unix()) > 0:
+            await asyncio.sleep(left)
+        if not self.started:
+            raise ConnectionError("the sender was stopped")
+
+    async def _send_group(self, payloads: Sequence[bytes], timestamp: int, ends: bool) -> None:
+        """Send packets that leave together; ``ends``: the last of them is the last of its access unit."""
+        extension = self._extension(now_unix())
+        last = len(payloads) - 1 if ends else -1
         counts = self.counts
         for index, payload in enumerate(payloads):
             sequence = self._sequence
@@ -161,11 +198,6 @@ class PacketSender:
             await self.transport._send_rtp(packet + payload)
             counts.packets += 1
             counts.bytes += len(payload)
-        counts.units += 1
-        first = self._last_pts is None
-        self._last_pts, self._last_sent = pts, now
-        if first:
-            await self._report()
 
     def _packet(
         self, payload_type: int, marker: int, sequence: int, timestamp: int, ssrc: int, extension: bytes
@@ -293,7 +325,7 @@ class PacketSender:
         if now - kept.sent_again < AGAIN or not self.started:
             return
         kept.sent_again = now
-        extension = self._extension(time.time())
+        extension = self._extension(now_unix())
         if self._rtx_type is None:
             header = self._packet(
                 self._payload_type, kept.marker, sequence, kept.timestamp, self._ssrc, extension
@@ -322,7 +354,7 @@ class PacketSender:
     async def _report(self) -> None:
         if self._last_pts is None:
             return
-        now = time.time()
+        now = now_unix()
         pts = self._last_pts + max(0.0, now - self._last_sent) * TICKS
         wall = self.clock.at(pts) + NTP_EPOCH
         seconds = int(wall)
@@ -339,7 +371,7 @@ class PacketSender:
                     octet_count=counts.bytes & 0xFFFF_FFFF,
                 ),
             ),
-            RtcpSdesPacket(chunks=[RtcpSourceInfo(ssrc=self._ssrc, items=[(1, self._cname.encode()[:255])])]),
+            description(self._ssrc, self._cname),
         ]
         await self._send_rtcp(packets)
 
@@ -348,3 +380,8 @@ class PacketSender:
             await self.transport._send_rtp(b"".join(bytes(packet) for packet in packets))
         except ConnectionError:
             log.debug("a report found no connection")
+
+
+def description(source: int, name: str) -> RtcpSdesPacket:
+    """The CNAME of a source, which each compound RTCP packet has (RFC 3550, 6.1)."""
+    return RtcpSdesPacket(chunks=[RtcpSourceInfo(ssrc=source, items=[(1, name.encode()[:255])])])
