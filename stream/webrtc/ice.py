@@ -290,11 +290,33 @@ class Tried:
         return f"{self.kind} {host}:{self.port}"
 
 
-def describe_candidates(local: Sequence[Tried], remote: Sequence[Tried], settings: IceSettings) -> str:
-    """What was tried in vain, and what would help, in words for the operator and his user."""
+def why_unusable(host: str, port: int) -> str | None:
+    """Why no check can be sent to a candidate of the other side; None where it can."""
+    address = _parsed(host)
+    if address is None:
+        return "a name, which only mDNS may give"
+    if address.is_unspecified or address.is_multicast or host == "255.255.255.255":
+        return "not the address of one machine"
+    if address.version == 6 and (address.is_link_local or address.scope_id is not None):
+        return "link-local, of an interface of the other side"
+    return None if 0 < port < 65536 else "no port"
+
+
+def describe_candidates(
+    local: Sequence[Tried], remote: Sequence[Tried], settings: IceSettings, left_out: Iterable[str] = ()
+) -> str:
+    """What was tried in vain, and what would help, in words for the operator and his user.
+
+    ``left_out``: candidates of the other side that could not be used, with the reason.
+    """
     text = f"no path was found. Ours: {_listed(local)}. Theirs: {_listed(remote)}."
+    unusable = ", ".join(left_out)
+    if unusable:
+        text += f" Left out: {unusable}."
     advice = []
-    if not remote:
+    if not remote and unusable:
+        advice.append("none of the other side's candidates can be used")
+    elif not remote:
         advice.append("the other side sent no candidates: it must send them in its offer or by PATCH")
     if not local:
         advice.append("this worker announced none: check host_candidates, ice_exclude and media_ports")

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,8 @@ PeerFactory = Callable[[IceSettings, Callable[["Peer"], None]], "Peer"]
 
 CONNECT_TIMEOUT = 30.0
 """Seconds in which a peer must be connected."""
-CLOSE_TIMEOUT = 1.0
+CLOSE_TIMEOUT = 1.5
+"""Seconds for the end of a peer: more than those of its connection (`adapter.media.CLOSE`, `CLOSE_ICE`)."""
 SWEEP = 1.0
 REMEMBERED = 32
 
@@ -172,23 +173,32 @@ class PeerTable:
             self._close_soon(entry, "the session has ended")
 
     async def drop(self, entry: Entry, reason: str) -> None:
-        """Close one peer within `CLOSE_TIMEOUT` s."""
+        """Close one peer; it leaves after `CLOSE_TIMEOUT` s however far that is."""
+        closing = self._track(entry.peer.close(reason))
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await entry.peer.close(reason)
-        except TimeoutError:
-            log.warning("peer %s took over %g s to close", entry.peer.id[:8], CLOSE_TIMEOUT)
+            done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+            if not done:
+                log.warning("peer %s takes over %g s to close", entry.peer.id[:8], CLOSE_TIMEOUT)
         finally:
             self._forget(entry.peer)
 
     async def close(self, reason: str) -> None:
-        """Close every peer, all at once and each within `CLOSE_TIMEOUT` s, and take no more."""
+        """Close every peer, all at once and within `CLOSE_TIMEOUT` s, and take no more."""
         self.closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait({self._sweeper})
-        work: list[Awaitable[None]] = [self.drop(entry, reason) for entry in self]
-        await asyncio.gather(*work, *self._closing)
+        for entry in self:
+            self._track(self.drop(entry, reason))
+        # Those that close add the task of their peer.
+        await asyncio.sleep(0)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT + 0.1)
+        late = set(self._closing)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=0.1)
 
     def report(self) -> dict[str, Any]:
         """What there is, as JSON data."""
@@ -216,9 +226,19 @@ class PeerTable:
 
     def _close_soon(self, entry: Entry, reason: str) -> None:
         with about_session(entry.session):
-            task = asyncio.create_task(self.drop(entry, reason))
+            self._track(self.drop(entry, reason))
+
+    def _track(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a step of some peer's end, whatever becomes of those who wait for it."""
+        task = asyncio.create_task(work)
         self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(self._closed_one)
+        return task
+
+    def _closed_one(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a peer did not close cleanly", exc_info=error)
 
     async def _sweep(self) -> None:
         while self._entries:

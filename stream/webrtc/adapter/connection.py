@@ -8,139 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from aioice import Candidate, Connection
-from aioice.candidate import candidate_priority
-from aioice.ice import CONSENT_FAILURES, CONSENT_INTERVAL, ConnectionClosed, ConnectionEvent, StunProtocol
-from aioice.mdns import is_mdns_hostname
-from aioice.stun import Message, TransactionError
+from aioice import Candidate
+from aioice.ice import ConnectionClosed, ConnectionEvent
 
-from stream.webrtc.adapter.gathering import gather
+from stream.webrtc.adapter.generation import Generation
 from stream.webrtc.ice import IceSettings
 
 log = logging.getLogger(__name__)
 
-MAX_REMOTE = 64
-"""Candidates of the other side that are paired; more would only delay the useful ones."""
 MAX_PACKETS = 4096
 RESTART_TIMEOUT = 20.0
 LINGER = 0.5
 """Seconds for which the old path is still read after a restart."""
-RESOLVE_TIMEOUT = 5.0
-
-
-class Generation(Connection):
-    """One run of ICE, from its credentials to its end."""
-
-    def __init__(
-        self,
-        owner: IceConnection,
-        *,
-        ice_controlling: bool = False,
-        local_username: str | None = None,
-        local_password: str | None = None,
-    ) -> None:
-        super().__init__(
-            ice_controlling, local_username=local_username, local_password=local_password, components=1
-        )
-        self._owner = owner
-        self._lookups: set[asyncio.Task[None]] = set()
-        self._received = 0
-
-    @property
-    def ended(self) -> bool:
-        return self._closed
-
-    async def gather_candidates(self) -> None:
-        """Host candidates, then those that servers give within the settings' time."""
-        if not self._local_candidates_start:
-            self._local_candidates_start = True
-            self._local_candidates = await gather(self, self._protocols, self._owner.settings)
-            self._local_candidates_end = True
-
-    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
-        """Pair a candidate. What cannot be used is left out; names ending in .local are resolved meanwhile.
-
-        The end of candidates is not passed on: a peer whose candidates we cannot use may still reach us
-        (RFC 8863), and how long that may take is limited elsewhere.
-        """
-        if remote_candidate is None or self._closing:
-            return
-        if remote_candidate.transport.lower() != "udp" or remote_candidate.component != 1:
-            return
-        if len(self._remote_candidates) + len(self._lookups) >= MAX_REMOTE:
-            log.info("a candidate beyond the %d that are taken is left out", MAX_REMOTE)
-        elif is_mdns_hostname(remote_candidate.host):
-            task = asyncio.create_task(self._look_up(remote_candidate))
-            self._lookups.add(task)
-            task.add_done_callback(self._lookups.discard)
-        else:
-            await super().add_remote_candidate(remote_candidate)
-
-    async def connect(self) -> None:
-        await super().connect()
-        # aioice begins to ask for consent even when it was closed a moment after a path was found.
-        if self._closing:
-            if self._query_consent_task is not None:
-                self._query_consent_task.cancel()
-            raise ConnectionError("the ICE connection was closed")
-
-    async def _look_up(self, candidate: Candidate) -> None:
-        try:
-            async with asyncio.timeout(RESOLVE_TIMEOUT):
-                await super().add_remote_candidate(candidate)
-        except (OSError, TimeoutError) as error:
-            log.info("%s cannot be looked up here: %s", candidate.host, error)
-
-    async def close(self) -> None:
-        for task in self._lookups:
-            task.cancel()
-        if self._lookups:
-            await asyncio.wait(self._lookups)
-        await super().close()
-
-    def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
-        # FFmpeg's WHIP muxer sends none, which RFC 8445 (7.1.1) demands; aioice trusts that it is there.
-        message.attributes.setdefault("PRIORITY", candidate_priority(1, "prflx"))
-        super().check_incoming(message, addr, protocol)
-
-    async def query_consent(self) -> None:
-        """Ask again and again whether the other side still wants packets (RFC 7675); close when it is silent.
-
-        FFmpeg's WHIP muxer answers no check once it is connected. From a peer that only publishes, whose
-        consent we need for a little RTCP alone, media that arrives is taken for an answer.
-        """
-        assert self.remote_password is not None
-        key, failures = self.remote_password.encode(), 0
-        while failures < CONSENT_FAILURES:
-            received = self._received
-            await asyncio.sleep(CONSENT_INTERVAL * (0.8 + 0.4 * random.random()))
-            for pair in list(self._nominated.values()):
-                request = self.build_request(pair, nominate=False)
-                try:
-                    await pair.protocol.request(request, pair.remote_addr, key, retransmissions=0)
-                    failures = 0
-                except TransactionError:
-                    failures += 1
-            if self._received > received and self._owner.only_receives():
-                failures = 0
-        log.info("%s: the other side no longer answers", self)
-        self._query_consent_task = None
-        await self.close()
-
-    def data_received(self, data: bytes, component: int) -> None:
-        self._received += 1
-        self._owner.arrived(data)
-
-    def protocol_lost(self, protocol: StunProtocol) -> None:
-        if any(pair.protocol is protocol for pair in self._nominated.values()):
-            self._owner.lost(self)
-
-    def _emit_event(self, event: ConnectionEvent) -> None:
-        self._owner.lost(self)
+MAX_LEFT_OUT = 8
 
 
 class IceConnection:
@@ -155,10 +38,13 @@ class IceConnection:
         only_receives: Callable[[], bool] = lambda: False,
     ) -> None:
         self.settings = settings
-        self.only_receives = only_receives
+        self._only_receives = only_receives
         self._current = Generation(self, local_username=username, local_password=password)
         self._next: Generation | None = None
+        self._restarting = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
         self._restart: asyncio.Task[None] | None = None
+        self._close_task: asyncio.Task[None] | None = None
         self._packets: deque[bytes] = deque()
         self._receiver: asyncio.Future[None] | None = None
         self._watcher: asyncio.Future[ConnectionEvent] | None = None
@@ -166,6 +52,10 @@ class IceConnection:
         self.dropped = 0
         """Packets that came faster than they were read."""
         self.restarts = 0
+        self.authenticated = 0
+        """Packets that passed SRTP."""
+        self.left_out: deque[str] = deque(maxlen=MAX_LEFT_OUT)
+        """Candidates of the other side that cannot be used, and why."""
 
     # -- for aiortc, with aioice's names ---------------------------------------------------------------
 
@@ -254,22 +144,35 @@ class IceConnection:
         """Raises `ConnectionError` when no path stands."""
         await self._current.sendto(data, 1)
 
-    async def get_event(self) -> ConnectionEvent | None:
+    async def get_event(self) -> ConnectionEvent:
         if self._ended:
-            return None
+            # aiortc asks until it hears of the end, without a pause.
+            return ConnectionClosed()
         self._watcher = asyncio.get_running_loop().create_future()
         return await self._watcher
 
     async def close(self) -> None:
-        if self._restart is not None:
-            self._restart.cancel()
-            await asyncio.wait({self._restart})
-        if self._next is not None:
-            await self._next.close()
-        await self._current.close()
+        """Close every socket, in a bounded time whatever becomes of the caller; safe to call twice."""
         self._end()
+        if self._close_task is None:
+            self._close_task = asyncio.create_task(self._close_all())
+        await asyncio.shield(self._close_task)
+
+    async def _close_all(self) -> None:
+        tasks = {task for task in (self._preparing, self._restart) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        async with self._restarting:
+            # Whoever waited for it has seen that this is the end.
+            generations = [g for g in (self._next, self._current) if g is not None]
+        await asyncio.gather(*(generation.close() for generation in generations))
 
     # -- for the generations ---------------------------------------------------------------------------
+
+    def only_receives(self) -> bool:
+        return self._only_receives()
 
     def arrived(self, data: bytes) -> None:
         if len(self._packets) >= MAX_PACKETS:
@@ -299,21 +202,24 @@ class IceConnection:
         It is finished in the background; when it fails, the old path stays in use. Raises
         `ConnectionError` when this connection has ended.
         """
-        self._check_alive()
-        await self._give_up_restart()
-        new = Generation(self, ice_controlling=self._current.ice_controlling)
-        new.remote_is_lite = self._current.remote_is_lite
-        new.remote_username, new.remote_password = username, password
-        try:
-            await new.gather_candidates()
-            for candidate in candidates:
-                await new.add_remote_candidate(candidate)
+        async with self._restarting:
             self._check_alive()
-        except BaseException:
-            await new.close()
-            raise
-        self._next = new
-        self._restart = asyncio.create_task(self._change_to(new))
+            await self._give_up_restart()
+            new = Generation(self, ice_controlling=self._current.ice_controlling)
+            new.remote_is_lite = self._current.remote_is_lite
+            new.remote_username, new.remote_password = username, password
+            try:
+                self._check_alive()
+                self._preparing = asyncio.create_task(_prepare(new, candidates))
+                await self._preparing
+                self._check_alive()
+            except BaseException as error:
+                await new.close()
+                if isinstance(error, asyncio.CancelledError) and not _cancelled():
+                    raise ConnectionError("the ICE connection has ended") from None
+                raise
+            self._next = new
+            self._restart = asyncio.create_task(self._change_to(new))
 
     def _check_alive(self) -> None:
         if self._ended:
@@ -338,6 +244,20 @@ class IceConnection:
         finally:
             if self._next is new:
                 self._next = None
-            await unused.close()
-            if self._current.ended:
-                self._end()
+            try:
+                await unused.close()
+            finally:
+                if self._current.ended:
+                    self._end()
+
+
+async def _prepare(new: Generation, candidates: Iterable[Candidate]) -> None:
+    await new.gather_candidates()
+    for candidate in candidates:
+        await new.add_remote_candidate(candidate)
+
+
+def _cancelled() -> bool:
+    """Whether the running task is asked to end, and not only one that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -83,7 +83,7 @@ class PeerConnection(RTCPeerConnection):
     def describe_failure(self) -> str:
         """Which candidates were tried in vain, and what helps."""
         local, remote = self.tried()
-        return describe_candidates(local, remote, self.ice_settings)
+        return describe_candidates(local, remote, self.ice_settings, self.ice.left_out)
 
 
 def parse_candidate(line: str) -> Candidate:

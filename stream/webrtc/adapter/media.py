@@ -31,6 +31,7 @@ from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.rtp import RTCP_PSFB_FIR, AnyRtcpPacket, RtcpPacket, RtcpPsfbPacket, RtpPacket
 
 from stream.errors import NotInstalled
+from stream.webrtc.adapter.connection import IceConnection
 from stream.webrtc.adapter.data import BoundedSctp
 from stream.webrtc.adapter.ice import PeerConnection
 from stream.webrtc.adapter.receiver import PacketReceiver
@@ -40,8 +41,10 @@ from stream.webrtc.negotiation import Negotiated
 
 log = logging.getLogger(__name__)
 
-CLOSE = 2.0
+CLOSE = 0.8
 """Seconds in which aiortc must have closed a connection."""
+CLOSE_ICE = 0.5
+"""Seconds more for its sockets, which take those of `generation.GOODBYE` at most."""
 _EXPECTED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (
         RTCPeerConnection,
@@ -118,8 +121,15 @@ class MediaDtlsTransport(RTCDtlsTransport):
         transport.transport._recv = receive_something
         return transport
 
-    async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
+    def _heard(self) -> None:
+        """What comes here has passed SRTP."""
         self.heard_at = time.monotonic()
+        connection: object = self.transport._connection
+        if isinstance(connection, IceConnection):
+            connection.authenticated += 1
+
+    async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
+        self._heard()
         try:
             packet = RtpPacket.parse(data, self._rtp_header_extensions_map)
         except (ValueError, struct.error, IndexError):
@@ -130,7 +140,7 @@ class MediaDtlsTransport(RTCDtlsTransport):
             receiver.take(packet, arrival_time_ms)
 
     async def _handle_rtcp_data(self, data: bytes) -> None:
-        self.heard_at = time.monotonic()
+        self._heard()
         try:
             packets = RtcpPacket.parse(data)
             routed = [(packet, self._rtp_router.route_rtcp(packet)) for packet in packets]
@@ -151,6 +161,7 @@ class MediaConnection(PeerConnection):
     def __init__(self, settings: IceSettings) -> None:
         check_shape()
         super().__init__(settings)
+        self._close_task: asyncio.Task[None] | None = None
 
     async def apply(self, negotiated: Negotiated, start_bitrate: int, ready: Callable[[], None]) -> str:
         """Take the reduced offer, gather, and return aiortc's answer to it with the formats that were chosen.
@@ -193,22 +204,32 @@ class MediaConnection(PeerConnection):
         return carrier.transport
 
     async def close(self) -> None:
-        """Close, in `CLOSE` seconds. aiortc calls it too, when the other side has closed."""
+        """Close, in `CLOSE` and `CLOSE_ICE` seconds, whatever becomes of the caller; safe to call twice.
+
+        aiortc calls it too, when the other side has closed.
+        """
+        if self._close_task is None:
+            self._close_task = asyncio.create_task(self._close_all())
+        await asyncio.shield(self._close_task)
+
+    async def _close_all(self) -> None:
         try:
             async with asyncio.timeout(CLOSE):
                 await super().close()
         except TimeoutError:
-            log.warning("a peer connection did not close within %.0f s and was given up", CLOSE)
+            log.warning("a peer connection did not close within %g s and was given up", CLOSE)
+        finally:
             await self._close_ice()
 
     async def _close_ice(self) -> None:
-        """What must not stay open: its sockets."""
-        for transceiver in self.getTransceivers():
-            try:
-                async with asyncio.timeout(CLOSE):
-                    await transceiver.receiver.transport.transport._connection.close()
-            except TimeoutError:
-                log.error("the sockets of a peer connection could not be closed")
+        """What must not stay open, even when closing failed: the sockets."""
+        carriers = [transceiver.receiver for transceiver in self.getTransceivers()]
+        transports = {c.transport.transport for c in (*carriers, self.sctp) if c is not None}
+        try:
+            async with asyncio.timeout(CLOSE_ICE):
+                await asyncio.gather(*(transport._connection.close() for transport in transports))
+        except TimeoutError:
+            log.error("the sockets of a peer connection are not closed yet")
 
     # -- in place of aiortc's own ----------------------------------------------------------------------
 

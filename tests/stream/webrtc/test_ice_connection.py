@@ -13,6 +13,7 @@ from turn_server import SECRET, turn_server
 
 from stream.errors import AtCapacity, InvalidInput, NotInstalled
 from stream.webrtc.adapter import connection as adapter
+from stream.webrtc.adapter import generation
 from stream.webrtc.adapter.ice import PeerConnection, candidate_lines, check_versions, parse_candidate
 from stream.webrtc.ice import IceServer, IceSettings, timed_credentials
 
@@ -275,12 +276,12 @@ async def test_checks_that_lack_a_priority_are_taken(early):
 
 @pytest.mark.parametrize("only_receives", [True, False])
 async def test_a_publisher_that_answers_no_checks_stays_as_long_as_it_sends(monkeypatch, only_receives):
-    monkeypatch.setattr(adapter, "CONSENT_INTERVAL", 0.02)
-    monkeypatch.setattr(adapter, "CONSENT_FAILURES", 2)
+    monkeypatch.setattr(generation, "CONSENT_INTERVAL", 0.02)
+    monkeypatch.setattr(generation, "CONSENT_FAILURES", 2)
     async with Pair(IceSettings()) as pair:
         await pair.connect()
         ice = pair.ours.ice
-        ice.only_receives = lambda: only_receives
+        ice._only_receives = lambda: only_receives
 
         async def unanswered(self, *arguments, **options):
             await asyncio.sleep(0.02)
@@ -289,13 +290,14 @@ async def test_a_publisher_that_answers_no_checks_stays_as_long_as_it_sends(monk
         monkeypatch.setattr(StunProtocol, "request", unanswered)
         async with asyncio.timeout(LIMIT):
             if only_receives:
-                for number in range(20):
-                    pair.channel.send(str(number))
+                for _ in range(20):
+                    ice.authenticated += 1
                     await asyncio.sleep(0.02)
                 assert pair.ours.connectionState == "connected"
-            # Silence, or data alone of one that we send to, is not enough.
+            # Silence is not enough, nor is what anybody may send, nor media of one that we send to.
             while pair.ours.connectionState == "connected":
-                if not only_receives:
+                ice.authenticated += not only_receives
+                if ice.local_candidates:
                     pair.stock.sctp.transport.transport._connection._nominated[1].protocol.transport.sendto(
                         b"\xff", (ice.local_candidates[0].host, ice.local_candidates[0].port)
                     )
@@ -319,11 +321,11 @@ def test_candidate_lines_are_read_or_refused():
 async def test_candidates_beyond_the_limit_are_left_out():
     async with Pair(IceSettings()) as pair:
         await pair.connect()
-        for port in range(1000, 1000 + 3 * adapter.MAX_REMOTE):
+        for port in range(1000, 1000 + 3 * generation.MAX_REMOTE):
             await pair.ours.ice.add_remote_candidate(
                 Candidate(str(port), 1, "udp", 1, "192.0.2.77", port, "host")
             )
-        assert len(pair.ours.ice.remote_candidates) <= adapter.MAX_REMOTE
+        assert len(pair.ours.ice.remote_candidates) <= generation.MAX_REMOTE
 
 
 def test_unknown_versions_are_refused(monkeypatch):
