@@ -69,7 +69,7 @@ def _words(problem: ErrorDetails) -> str:
     field, value, context = _path(problem), problem["input"], problem.get("ctx", {})
     limit = BOUNDS[problem["type"]]
     if limit in ("max_length", "min_length"):
-        unit = {str: "characters", bytes: "bytes"}.get(type(value), "items")
+        unit = "characters" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "items"
         most = "at most" if limit == "max_length" else "at least"
         return f"{field} has {len(value)} {unit}; {most} {context[limit]} are taken."
     wanted = WORDS[limit].format(context[limit]) if limit else "must be a finite number"

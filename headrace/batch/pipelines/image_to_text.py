@@ -17,6 +17,7 @@ from headrace.models.tiny import ensure_built
 from stream.errors import InvalidInput, NotInstalled
 
 TOKENS = 128
+_NO_LIMIT = 1 << 20
 QUESTION = "Describe this picture."
 """What a model that wants to be asked is asked when the request has no prompt."""
 
@@ -50,6 +51,17 @@ class Describer:
             inputs = self.processor(images=image, text=prompt or None, return_tensors="pt")
         return inputs.to(self.model.device, self.model.dtype)
 
+    def room(self, inputs: Any) -> int:
+        """Tokens that the model can make after ``inputs``. Raises `InvalidInput` where there is none."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        asked = inputs.get("input_ids")
+        used = 1 if asked is None else int(asked.shape[1])
+        if positions is not None and used >= positions:
+            raise InvalidInput(
+                f"prompt takes {used} of the {positions} tokens that the model can have", field="prompt"
+            )
+        return _NO_LIMIT if positions is None else int(positions) - used
+
     def read(self, inputs: Any, tokens: Any) -> str:
         """The new words among ``tokens``: a conversation's answer does not repeat the question."""
         asked = inputs.get("input_ids")
@@ -77,6 +89,7 @@ class ImageToText:
             describer: Describer = lease.model
             with job.turn(), torch.no_grad():
                 inputs = describer.prepare(picture, str(job.inputs.get("prompt") or "").strip())
+                most = min(most, describer.room(inputs))
                 tokens = describer.model.generate(
                     **inputs, max_new_tokens=most, do_sample=False, stopping_criteria=[_telling(job, most)]
                 )

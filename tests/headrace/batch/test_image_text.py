@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from models_here import Heard, job_for, store_of
 from pictures_here import Asking, upload, with_own_models
 
 from headrace.batch.contract import Cancelled, Progress
+from headrace.batch.pipelines.audio_decoding import wav
+from headrace.batch.pipelines.audio_to_text import AudioToText
 from headrace.batch.pipelines.image_to_text import ImageToText
+from headrace.batch.pipelines.llm import Llm
 from headrace.models.tiny import fill
 from headrace.models.tiny_text import chat_tokenizer
 from stream.errors import InvalidInput
@@ -34,6 +38,23 @@ def test_a_caption_begins_as_the_prompt_says_and_is_as_long_as_allowed(asking: A
     assert "a dog" in asked.body["text"]
     other = asking.ask(ImageToText(), BLIP, {"max_new_tokens": 5}, upload(seed=1))
     assert other.body["text"]
+
+
+def test_a_caption_ends_where_the_model_has_no_more_room(asking: Asking) -> None:
+    heard = Heard()
+    assert asking.ask(ImageToText(), BLIP, {"max_new_tokens": 1024}, upload(), heard).body["text"]
+    assert asking.ask(ImageToText(), BLIP, {"prompt": "a dog"}, upload()).body["text"]
+    assert max(told.step for told in heard.told if told.phase == "running") <= 63  # of 64 positions
+    with pytest.raises(InvalidInput, match="of the 64 tokens"):
+        asking.ask(ImageToText(), BLIP, {"prompt": "a dog " * 40}, upload())
+
+
+def test_a_recogniser_or_a_language_model_is_asked_of_no_captioner(asking: Asking) -> None:
+    with pytest.raises(InvalidInput, match="is a blip; speech is recognised by Whisper alone"):
+        asking.ask(AudioToText(), BLIP, {}, {"audio": wav(np.zeros(1600, np.float32), 16_000)})
+    with pytest.raises(InvalidInput, match="is no language model") as caught:
+        asking.ask(Llm(), BLIP, {"messages": [{"role": "user", "content": "hi"}]}, {})
+    assert len(caught.value.message) < 400
 
 
 def test_a_cancelled_caption_ends_at_the_next_word(asking: Asking) -> None:
