@@ -148,14 +148,19 @@ class AvOrder(Generic[V, A]):
 
     def next(self, now: int, *, ending: bool = False) -> V | A | None:
         """What is to be encoded at ``now``; ``ending``: nothing more comes, so sound waits for nothing."""
-        if self._sound and self._may_leave(self._sound[0], now):
-            return self._pop_sound()
+        sound = self.next_sound(now)
+        if sound is not None:
+            return sound
         picture = self._pictures.take()
         if picture is not None:
             self._shown = max(picture.pts, self._shown) if self._shown is not None else picture.pts
             self._delay.picture_leaves(picture.pts, now, is_result=picture.is_result)
             return picture
         return self._pop_sound() if self._sound and ending else None
+
+    def next_sound(self, now: int) -> A | None:
+        """The sound that may leave by ``now``, if there is any."""
+        return self._pop_sound() if self._sound and self._may_leave(self._sound[0], now) else None
 
     def wait(self, now: int) -> float | None:
         """How long after ``now`` sound becomes due if nothing else happens; None when none does."""

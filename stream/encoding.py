@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 VIEWERS = BitrateRange(2_000_000, 250_000, 6_000_000)
 VIEWERS_LOW = BitrateRange(250_000, 80_000, 600_000)
+AHEAD = ticks(40_000_000)
+"""By how much sound may leave before its time in a segment or a file: a picture's length at 25 a second."""
 _ORDER = {"viewers": 0, "viewers_low": 1, "file": 2}
 """Who is waiting comes first."""
 
@@ -293,17 +295,13 @@ class EncodingStage:
         """
         if self._made:
             with self._changed:
-                item = (
-                    None
-                    if self._aborted
-                    else self._order.next(ticks(time.monotonic_ns()), ending=self._ending)
-                )
-            if not isinstance(item, Heard):
-                self._deliver()
-            if item is not None:
+                now = ticks(time.monotonic_ns())
+                sound = None if self._aborted else self._order.next_sound(now + self._ahead())
+            if sound is not None:
                 if self._settings.lossless:
                     self._wake_loop()
-                return item
+                return sound
+            self._deliver()
         with self._changed:
             while True:
                 if self._aborted:
@@ -322,6 +320,10 @@ class EncodingStage:
         if self._settings.lossless:
             self._wake_loop()
         return item
+
+    def _ahead(self) -> int:
+        """How much too early sound may leave with a picture: not at all where it is played as it comes."""
+        return 0 if any(r.purpose != "file" for r in self._renditions) else AHEAD
 
     def _wake_loop(self) -> None:
         try:
