@@ -35,6 +35,11 @@ _NAME = re.compile(r"[A-Za-z0-9._~:@+-]{1,128}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def endpoints(path: str) -> tuple[str, ...]:
+    """Where offers go: without a session's name and with one, and each as those who add a slash write it."""
+    return tuple(f"{path}{rest}" for rest in ("", "/", "/{session}", "/{session}/"))
+
+
 def session_name(request: web.Request) -> str | None:
     """The session that the path names; raises `InvalidInput` for a name that could not be in a URL."""
     name = request.match_info.get("session")
@@ -138,7 +143,7 @@ class Resources:
         app.router.add_patch(resource, answering(self.patch))
         app.router.add_delete(resource, answering(self.delete))
         app.router.add_options(resource, answering(self.options_of_resource))
-        for endpoint in (path, f"{path}/{{session}}"):
+        for endpoint in endpoints(path):
             app.router.add_options(endpoint, answering(self.options))
 
     async def patch(self, request: web.Request) -> web.Response:

@@ -21,6 +21,7 @@ from stream.webrtc.signalling import (
     Resources,
     answering,
     created,
+    endpoints,
     read_sdp,
     session_name,
 )
@@ -41,7 +42,7 @@ class WhepRoutes:
 
     def register(self, app: web.Application) -> None:
         for prefix in ("", KEY_PREFIX):
-            for path in ("/whep", "/whep/{session}"):
+            for path in endpoints("/whep"):
                 app.router.add_post(prefix + path, answering(self.view))
             self._resources.register(app, f"{prefix}/whep")
 

@@ -13,7 +13,15 @@ from stream.webrtc.peers import PeerTable
 from stream.webrtc.publications import Publications
 from stream.webrtc.sdp import check_offer
 from stream.webrtc.selection import HEADER, TAKEOVER, parse_selection, parse_takeover
-from stream.webrtc.signalling import KEY_PREFIX, Resources, answering, created, read_sdp, session_name
+from stream.webrtc.signalling import (
+    KEY_PREFIX,
+    Resources,
+    answering,
+    created,
+    endpoints,
+    read_sdp,
+    session_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +37,7 @@ class WhipRoutes:
 
     def register(self, app: web.Application) -> None:
         for prefix in ("", KEY_PREFIX):
-            for path in ("/whip", "/whip/{session}"):
+            for path in endpoints("/whip"):
                 app.router.add_post(prefix + path, answering(self.publish))
             self._resources.register(app, f"{prefix}/whip")
 

@@ -225,6 +225,24 @@ async def test_patches_that_are_refused():
         assert (await program.client.delete(place)).status == 404
 
 
+async def test_a_slash_at_the_end_changes_nothing():
+    async with whip_program(token="t") as program:
+        places = []
+        for path in ("/whip/?token=t", "/whip/live/?token=t", "/key/t/whip/"):
+            answer = await program.post(path, PUBLISHING)
+            assert answer.status == 201, path
+            places.append(answer.headers["Location"].split("/"))
+        assert [len(place) for place in places] == [4, 4, 4]
+        assert places[1][2] == "live"
+        assert (await program.post("/whep/live/?token=t", VIEWING)).status == 201
+        assert (await program.post("/whep/?token=t", VIEWING)).status == 404
+        for path in ("/whip/", "/whep/", "/whip/live/"):
+            assert (await program.client.options(f"{path}?token=t")).headers[
+                "Accept-Post"
+            ] == "application/sdp"
+            assert (await program.post(path, PUBLISHING)).status == 401
+
+
 async def test_other_methods_say_which_there_are():
     async with whip_program() as program:
         for path in ("/whip", "/whip/x", "/whep/x"):
