@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
 from headrace.server.specs import spec_from_params
-from headrace.server.stopping import ENGINE, SESSIONS, StopSignal
+from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
 from headrace.server.switching import Rules, schema_of
 from headrace.server.tls import server_context
 from headrace.server.webrtc import WebRtc
@@ -170,15 +169,17 @@ class Worker:
 
     async def stop(self) -> None:
         """End everything within the times of `headrace.server.stopping`."""
-        await self.webrtc.close()
-        await self.table.close("the worker is shutting down", SESSIONS)
-        await self.recorder.close()
-        self._heap.close()
-        self._unsubscribe()
-        engines = [self.engine.stop()]
-        if self.batch is not None:
-            engines.append(self.batch.stop())
-        await asyncio.gather(*engines)
+        try:
+            # At the same time: a session that ends closes its peers anyway.
+            sessions = self.table.close("the worker is shutting down", SESSIONS)
+            await each_step({"peers": self.webrtc.close(), "sessions": sessions})
+        finally:
+            self._heap.close()
+            self._unsubscribe()
+            steps = {"recordings": self.recorder.close(), "the live engine": self.engine.stop()}
+            if self.batch is not None:
+                steps["batch"] = self.batch.stop()
+            await each_step(steps)
 
     def _engine_changed(self, engine: Engine) -> None:
         if engine.state == "restarting":

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import threading
-from typing import Final
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,14 @@ SESSIONS: Final = 5.5
 ENGINE: Final = 3.0
 """Seconds for the engine to go."""
 FAILED: Final = 1
+
+
+async def each_step(steps: Mapping[str, Coroutine[Any, Any, Any]]) -> None:
+    """Take steps of the stop by their names, at the same time; what one raises keeps no other back."""
+    results = await asyncio.gather(*steps.values(), return_exceptions=True)
+    for name, result in zip(steps, results, strict=True):
+        if isinstance(result, BaseException):
+            log.error("stopping %s failed", name, exc_info=result)
 
 
 class StopSignal:
