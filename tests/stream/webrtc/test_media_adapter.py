@@ -437,6 +437,16 @@ async def test_closing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await super(MediaConnection, connection).close()
 
 
+async def test_closing_says_so_by_dtls() -> None:
+    """RFC 5246, 7.2.1: without it the other side only notices that nothing comes any more."""
+    async with stage() as built:
+        connection, peer, _ = await built.watch("video")
+        await until(lambda: peer.state == connection.connectionState == "connected", "the connection")
+        transport = connection.getTransceivers()[0].receiver.transport
+        await peer.close("test")
+        await until(lambda: transport.state == "closed", "the end")
+
+
 def test_an_aiortc_of_another_shape_is_refused_by_name() -> None:
     check_shape()
     with pytest.raises(NotInstalled, match="RTCDtlsTransport has no _handle_rtp_packets"):
