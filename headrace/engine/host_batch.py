@@ -237,6 +237,10 @@ class BatchHost:
     def _ended(
         self, name: str, voice: Voice, call: int, answer: dict[str, Any], fd: int | None, lost: str
     ) -> None:
+        if self._link.backlog >= MAX_BACKLOG:
+            # The last words may not be lost: they are a part of the answer.
+            self._loop.call_later(_HELD_BACK, self._ended, name, voice, call, answer, fd, lost)
+            return
         voice.finish()
         self._jobs.pop(name, None)
         self._answer(call, answer, fd)

@@ -9,6 +9,11 @@ import sys
 @functools.lru_cache
 def _quiet(*loaded: bool) -> None:
     """Once for every set of libraries that are loaded."""
+    if "tqdm" in sys.modules:
+        import tqdm
+
+        # The first bar, shown or not, would begin a thread that lives as long as the process.
+        tqdm.tqdm.monitor_interval = 0
     if "huggingface_hub" in sys.modules:
         from huggingface_hub.utils import disable_progress_bars
 
@@ -25,4 +30,4 @@ def _quiet(*loaded: bool) -> None:
 
 def hide_progress_bars() -> None:
     """Switch them off in those libraries that are loaded by now."""
-    _quiet(*(name in sys.modules for name in ("huggingface_hub", "transformers", "diffusers")))
+    _quiet(*(name in sys.modules for name in ("tqdm", "huggingface_hub", "transformers", "diffusers")))

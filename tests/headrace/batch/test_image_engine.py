@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -27,8 +28,9 @@ SD = "demo:tiny-sd"
 
 
 async def test_pictures_through_the_engine_are_those_of_the_pipeline_and_a_cancelled_request_ends(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     roots = store_of(request.config).roots
     folders = {"models": str(roots.models), "hub": str(roots.hub), "cache": str(roots.cache)}
     settings = BatchSettings(
@@ -71,3 +73,4 @@ async def test_pictures_through_the_engine_are_those_of_the_pipeline_and_a_cance
             await engine.run("text-to-image", SD, {**WISH, "height": 60}, timeout=WAIT)
         assert caught.value.field == "height"
         assert all(entry["leases"] == 0 for entry in await engine.models())
+    assert "the engine ends" not in caplog.text, "a thread was left running"
