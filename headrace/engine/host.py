@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with torch.inference_mode():
         asyncio.run(Host(link, options, device).run())
     link.close()
-    if any(thread.daemon for thread in threading.enumerate()):
-        # A model that is still loading: the interpreter's end and its thread do not go together.
-        leave(0, "the engine ends while something loads")
+    if still := [thread.name for thread in threading.enumerate() if thread.daemon]:
+        # A model that loads, a library's own: the interpreter's end and such a thread do not go together.
+        leave(0, f"the engine ends beside the threads {', '.join(still)}")
     return 0
 
 
