@@ -104,6 +104,13 @@ def locate(job: Job) -> Located:
     """The files of the job's model. Raises `InvalidInput` where they are no model of diffusers."""
     assert job.store is not None
     found = job.store.find(lightning.base_of(job.model) or job.model)
+    if found.kind in ("safetensors", "pickle"):
+        raise InvalidInput(
+            f"model {job.model} is one file. A checkpoint of pictures must be a folder of diffusers: "
+            "StableDiffusionPipeline (or StableDiffusionXLPipeline).from_single_file(FILE).save_pretrained("
+            "FOLDER) makes one of it",
+            field="model_id",
+        )
     if found.kind != "diffusers":
         raise InvalidInput(
             f"model {job.model} is no pipeline of diffusers ({found.kind}), so it does no {job.pipeline}",

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models_here import Heard, job_for, store_of
 from pictures_here import Asking, pictures, upload, with_own_models
+from safetensors.torch import save_file
 
 from headrace.batch.contract import Cancelled, Progress
 from headrace.batch.errors import UnsupportedMedia
@@ -262,6 +263,17 @@ def test_interleaved_requests_with_different_schedulers_equal_the_same_alone_bit
     assert state["order"][:6] == [0, 1, 0, 1, 0, 1]
     assert [same(results[number], alone[number]) for number in range(2)] == [True, True]
     assert not same(alone[0], asking.text(**{**wishes[0], "scheduler": "ddim"}))
+
+
+def test_a_checkpoint_in_one_file_is_refused_with_what_makes_a_folder_of_it(
+    asking: Asking, tmp_path: Path
+) -> None:
+    own = Asking(with_own_models(asking.store, tmp_path))
+    own.store.roots.models.mkdir(parents=True, exist_ok=True)
+    save_file({"model.diffusion_model.x": torch.zeros(1)}, own.store.roots.models / "mine.safetensors")
+    with pytest.raises(InvalidInput, match=r"from_single_file\(FILE\)\.save_pretrained") as caught:
+        own.text("mine.safetensors")
+    assert caught.value.field == "model_id"
 
 
 def test_all_endpoints_share_one_entry_and_nobody_changes_its_tensors(asking: Asking) -> None:
