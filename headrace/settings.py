@@ -121,6 +121,10 @@ class Settings(BaseSettings):
     models_budget: int | None = Field(
         None, ge=1 << 20, description="bytes that models may take of a device (default: 80 % of its memory)"
     )
+    share_weights: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="one process holds weights for all engines of a device: auto (CUDA alone), on, off",
+    )
     batch: bool = Field(True, description="answer the batch endpoints")
     batch_models: Names = Field(
         (), description="models of requests that name none, as `text-to-image=owner/name`, commas between"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -18,6 +19,7 @@ from headrace.batch.openapi import OpenApiRoutes
 from headrace.batch.parler_engine import BatchEngineWithParler
 from headrace.batch.routes import BatchRoutes
 from headrace.batch.service import BatchService, Engine, ServiceSettings
+from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.roots import Roots
 from headrace.models.routes import ModelRoutes
@@ -27,10 +29,18 @@ from headrace.settings import Settings
 from stream.errors import InvalidInput
 
 
-def make_front(settings: Settings, *, engine: Engine | None = None, store: Store | None = None) -> Front:
+def make_front(
+    settings: Settings,
+    *,
+    engine: Engine | None = None,
+    store: Store | None = None,
+    holders: HolderService | None = None,
+    ledger: LedgerService | None = None,
+) -> Front:
     """The front of a worker's batch endpoints; no engine runs before the first request.
 
-    ``engine`` and ``store`` take the place of the real ones. Raises `InvalidInput` for settings that name no
+    ``engine`` and ``store`` take the place of the real ones; ``holders`` and ``ledger`` are those that the
+    live engine has too. Raises `InvalidInput` for settings that name no
     pipeline or no model.
     """
     demo = settings.demo if settings.demo_weights is None else settings.demo_weights
@@ -40,31 +50,44 @@ def make_front(settings: Settings, *, engine: Engine | None = None, store: Store
         demo_weights=demo,
         defaults=default_models(settings.batch_models),
     )
-    ledger = LedgerService(settings.models_budget)
+    ledger = ledger or LedgerService(settings.models_budget)
     own: BatchEngine | None = None
     if engine is None:
-        engine = own = make_engine(settings, roots, ledger)
+        engine = own = make_engine(settings, roots, ledger, holders)
     service = BatchService(
         engine,
         chooser,
         ServiceSettings(settings.batch_queue, settings.batch_places, timeout=settings.batch_timeout),
     )
     limits = FrontSettings(settings.batch_uploads, settings.media_bytes, settings.media_seconds)
-    models = None if own is None else ModelRoutes(ModelStore(roots), ledger, BatchKeeper(service, own))
+    models = (
+        None if own is None else ModelRoutes(ModelStore(roots), ledger, BatchKeeper(service, own), holders)
+    )
     return Front(service, limits, models)
 
 
-def make_engine(settings: Settings, roots: Roots, ledger: LedgerService) -> BatchEngine:
+def make_engine(
+    settings: Settings, roots: Roots, ledger: LedgerService, holders: HolderService | None = None
+) -> BatchEngine:
     """The engine, or two, where Parler-TTS has an interpreter of its own."""
-    batch = engine_settings(settings, roots)
-    if settings.parler_python is None:
-        return BatchEngine(batch, ledger)
-    return BatchEngineWithParler(batch, ledger, python=settings.parler_python)
+    batch = engine_settings(settings, roots, holders.addresses if holders is not None else {})
+    made = (
+        BatchEngine(batch, ledger)
+        if settings.parler_python is None
+        else BatchEngineWithParler(batch, ledger, python=settings.parler_python)
+    )
+    if holders is not None:
+        holders.watch(made.engine)
+    return made
 
 
-def engine_settings(settings: Settings, roots: Roots) -> BatchSettings:
+def engine_settings(
+    settings: Settings, roots: Roots, holders: Mapping[str, str] | None = None
+) -> BatchSettings:
     """The batch engine's part of a worker's settings: the live engine's device, threads of its own."""
-    engine = dataclasses.replace(default_engine(), device=settings.engine_device, stop_timeout=ENGINE)
+    engine = dataclasses.replace(
+        default_engine(), device=settings.engine_device, stop_timeout=ENGINE, holders=holders or {}
+    )
     return BatchSettings(
         engine=engine, folders={name: str(path) for name, path in dataclasses.asdict(roots).items()}
     )

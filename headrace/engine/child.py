@@ -219,6 +219,8 @@ def command(settings: EngineSettings, fd: int) -> list[str]:
         f"--open-limit={settings.open_timeout * _SOFT}",
         f"--stop-limit={settings.stop_timeout / 4}",
         *(f"--path={os.path.abspath(path)}" for path in paths),
+        # Another torch may not understand how ours hands memory on.
+        *(f"--holder={kind}={prefix}" for kind, prefix in settings.holders.items() if not foreign),
     ]
 
 

@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--path", action="append", default=[], help="a folder with modules of processors")
+    parser.add_argument("--holder", action="append", default=[], help="who holds weights: cuda=ADDRESS")
     parser.add_argument("--call-limit", type=float, default=4.0, help="seconds for one call of a processor")
     parser.add_argument("--open-limit", type=float, default=270.0, help="seconds of loading without progress")
     parser.add_argument("--stop-limit", type=float, default=2.0, help="seconds for closing all sessions")
@@ -108,6 +109,7 @@ def prepare(options: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the context, so that no frame waits for it
     host_session.warm_up(device)
+    _share_weights(options.holder, device)
     # What is imported stays; a collection in the frame path need not look at it.
     gc.collect()
     gc.freeze()
@@ -122,6 +124,15 @@ def prepare(options: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
         "import_seconds": round(time.monotonic() - begun, 3),
     }
     return ready, device
+
+
+def _share_weights(holders: Sequence[str], device: torch.device) -> None:
+    """Let whatever loads weights in this process get them from the device's holder, where it has one."""
+    prefixes = dict(entry.split("=", 1) for entry in holders)
+    if device.type in prefixes:
+        from headrace.models import sharing
+
+        sharing.use(sharing.address_of(prefixes[device.type], str(device)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.engine.host_batch import OPS as BATCH_OPS
 from headrace.engine.host_batch import BatchHost
+from headrace.engine.host_memory import MemoryReports
 from headrace.engine.host_session import HostSession, Surroundings, collect_garbage
 from headrace.engine.link import Link, LinkError, Message
 from stream.errors import EngineError, HeadraceError, InvalidInput
@@ -55,6 +56,7 @@ class Host:
         )
         self._batch = BatchHost(self._link, self._device, self._options.threads, self._device_lost)
         self._link.start(loop, self._on_message, self._on_closed)
+        MemoryReports(self._link, self._device)
         await self._stop
         for session in self._sessions.values():
             session.close()

@@ -19,6 +19,8 @@ class EngineSettings:
     is the working directory for the worker's own interpreter and nothing for a foreign one.
     ``env``: environment variables on top of the worker's.
     ``nice``: added to the process's niceness.
+    ``holders``: by kind of device (``cuda``, ``cpu``) how the addresses of the processes begin that hold
+    weights for several engines; one of the worker's own interpreter shares them.
     """
 
     name: str = "default"
@@ -28,6 +30,7 @@ class EngineSettings:
     extra_path: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     nice: int = 0
+    holders: Mapping[str, str] = field(default_factory=dict)
 
     start_timeout: float = 120.0
     """From the spawn to the engine's word that it is ready."""

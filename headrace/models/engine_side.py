@@ -3,7 +3,7 @@
 No loop and no link in here. What the engine says goes through a callback, as plain dictionaries; what the
 worker asks comes in by `EngineSide.ask`:
 
-    engine to worker   {"kind": "report", "device", "total", "entries": [...]}
+    engine to worker   {"kind": "report", "device", "total", "entries": [...], "sharing"}
                        {"kind": "admit", "device", "request", "key", "size"}
     worker to engine   {"what": "admitted", "request", "error": {...} or absent}
                        {"what": "release", "keys": [...]}         answered with {"released": [...]}
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from headrace.engine.host_errors import rebuild
-from headrace.models import memory
+from headrace.models import memory, sharing
 from headrace.models.cache import ModelCache
 from headrace.models.errors import NoRoom
 from headrace.models.refs import ModelKey
@@ -107,7 +107,10 @@ class EngineSide:
 
     def _report(self, cache: ModelCache) -> None:
         entries = [entry.as_dict() for entry in cache.entries()]
-        self._say({"kind": "report", "device": cache.device, "total": self._total, "entries": entries})
+        holder = sharing.current()
+        state = "" if holder is None else holder.state
+        report = {"device": cache.device, "total": self._total, "entries": entries, "sharing": state}
+        self._say({"kind": "report", **report})
 
     # -- for the worker --------------------------------------------------------------------------------
 

@@ -77,6 +77,8 @@ class Holder:
         self._selector = selectors.DefaultSelector()
         self._held: dict[Identity, Held] = {}
         self._uses: dict[Link, dict[str, Identity]] = {}
+        self._counted: dict[Link, dict[str, dict[str, Any]]] = {}
+        """Handles that torch counts as used until their process lets go, which one that was killed cannot."""
 
     def serve(self) -> None:
         self._listener.setblocking(False)
@@ -93,12 +95,12 @@ class Holder:
             sock, _ = self._listener.accept()
         except BlockingIOError:
             return
-        if len(self._uses) >= MAX_CLIENTS or _user_of(sock) != os.getuid():
+        if len(self._uses) >= MAX_CLIENTS or user_of(sock) != os.getuid():
             sock.close()
             return
         fd = sock.fileno()
         link = Link(sock)
-        self._uses[link] = {}
+        self._uses[link], self._counted[link] = {}, {}
         self._selector.register(fd, selectors.EVENT_READ, link)
 
     def _read(self, link: Link) -> None:
@@ -117,34 +119,36 @@ class Holder:
                 self._selector.unregister(key)
         link.close()
         del self._uses[link]
+        for handle in self._counted.pop(link).values():
+            _discount(handle)
         self._sweep()
 
     def _answer(self, link: Link, message: Message) -> None:
         path = str(message.body.get("path"))
         if message.op == "drop":
             self._uses[link].pop(path, None)
+            self._counted[link].pop(path, None)
             self._sweep()
             return
         try:
             if message.op != "hold":
                 raise InvalidInput(f"{message.op!r} is no word to the holder", field="op")
             held = self._hold(link, path)
+            handle = held.handle()
         except HeadraceError as error:
             link.send({"op": "failed", "path": path, "error": error.as_dict()})
             return
+        if handle["kind"] == "cuda":
+            self._counted[link][path] = handle
         fds = [held.fd] if held.fd >= 0 else []
-        link.send({"op": "held", "path": path, "size": held.size, "handle": held.handle()}, fds)
+        link.send({"op": "held", "path": path, "size": held.size, "handle": handle}, fds)
 
     def _hold(self, link: Link, path: str) -> Held:
-        try:
-            facts = os.stat(path)
-        except OSError as error:
-            raise LoadFailed(f"{path} cannot be read: {error.strerror}") from None
-        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        identity = identity_of(path)
         if identity not in self._held:
             try:
                 read = _to_memory_file if self._device == "cpu" else _to_device
-                self._held[identity] = read(Path(path), facts.st_size, self._device)
+                self._held[identity] = read(Path(path), identity[2], self._device)
             except (OSError, RuntimeError) as error:
                 if is_out_of_memory(error):
                     raise OutOfMemory(f"{self._device} has no memory left for {path}") from None
@@ -155,12 +159,24 @@ class Holder:
     def _sweep(self) -> None:
         """Free what nobody uses."""
         used = {identity for uses in self._uses.values() for identity in uses.values()}
-        for identity in [identity for identity in self._held if identity not in used]:
+        unused = [identity for identity in self._held if identity not in used]
+        for identity in unused:
             self._held.pop(identity).close()
+        if unused and self._device != "cpu":
+            _give_back()
 
 
-def _user_of(sock: socket.socket) -> int:
-    """Who has connected (unix(7), SO_PEERCRED)."""
+def identity_of(path: str | Path) -> Identity:
+    """Raises `LoadFailed` for what is not there."""
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise LoadFailed(f"{path} cannot be read: {error.strerror}") from None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def user_of(sock: socket.socket) -> int:
+    """Who is at the other end (unix(7), SO_PEERCRED)."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(data[4:8], sys.byteorder)
 
@@ -200,6 +216,24 @@ def _to_device(path: Path, size: int, device: str) -> Held:
     return Held(size, buffer=buffer)
 
 
+def _discount(handle: dict[str, Any]) -> None:
+    """Take back a use that a process which has ended has not taken back; once too often does no harm."""
+    import torch
+
+    storage: Any = torch.UntypedStorage
+    with contextlib.suppress(RuntimeError):
+        storage._release_ipc_counter_cuda(bytes.fromhex(handle["counter"]), handle["counter_offset"])
+
+
+def _give_back() -> None:
+    """What was freed goes back to the device, for others to use."""
+    import torch
+
+    cuda: Any = torch.cuda
+    cuda.ipc_collect()
+    cuda.empty_cache()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a holder over a listening socket that the parent left open."""
     parser = argparse.ArgumentParser(prog="headrace.models.holder", description="Holds weights for engines.")
@@ -209,6 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if options.device != "cpu":
+        import torch
+
+        torch.zeros(1, device=options.device)  # the context; without a device it ends here, and says so
     Holder(socket.socket(fileno=options.fd), options.device).serve()
     return 0
 

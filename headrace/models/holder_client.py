@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import socket
 import threading
 import time
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from headrace.engine.host_errors import rebuild
 from headrace.engine.link import Link, Message
 from headrace.engine.memory import BLOCK_SEALS, check_file
+from headrace.models import memory
+from headrace.models.holder import Identity, identity_of, user_of
 from headrace.models.memory import file_mappings
 from stream.errors import EngineError
 
@@ -23,43 +27,96 @@ TIMEOUT = 300.0
 """Seconds for reading one file onto the device."""
 
 
-class HolderClient:
-    """A connection to the holder at ``address``. From any thread, one request at a time."""
+class _Opened:
+    """A buffer of the holder that this process has opened, by a reference that does not keep it."""
 
-    def __init__(self, address: str | bytes) -> None:
+    def __init__(self, buffer: torch.Tensor, identity: Identity) -> None:
+        storage = buffer.untyped_storage()
+        self.identity = identity
+        self.address = storage.data_ptr()
+        make: Any = StorageWeakRef
+        self._ref: Any = make(storage)
+        size = storage.nbytes()
+        memory.HELD[self.address] = (f"held:{':'.join(map(str, identity))}", size)
+
+    @property
+    def expired(self) -> bool:
+        return bool(self._ref.expired())
+
+    def buffer(self) -> torch.Tensor | None:
+        """The buffer again, None when nothing used it any more."""
+        untyped: Any = torch.UntypedStorage
+        storage = untyped._new_with_weak_ptr(self._ref.cdata)
+        if storage is None:
+            return None
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+    def forget(self) -> None:
+        memory.HELD.pop(self.address, None)
+
+
+class HolderClient:
+    """A connection to the holder at ``address``. From any thread, one request at a time.
+
+    A leading ``@`` of the address is one without a file. Raises `EngineError` when nobody of ours answers.
+    """
+
+    def __init__(self, address: str) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            sock.connect(address)
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            if user_of(sock) != os.getuid():
+                raise EngineError("another user answers in the place of the holder of weights")
         except OSError as error:
             sock.close()
             raise EngineError(f"no holder of weights answers: {error}") from None
+        except EngineError:
+            sock.close()
+            raise
         self._link = Link(sock)
         self._sock = sock
         self._lock = threading.Lock()
+        self._opened: dict[Path, _Opened] = {}
 
     def hold(self, path: Path) -> torch.Tensor:
         """The bytes of a file as a uint8 tensor on the holder's device, read there once for all engines.
 
-        Not to be written to. Raises what the holder answers, and `EngineError` when it does not.
+        Not to be written to; the holder keeps it until `sweep` finds that neither it nor a view of it is
+        left. Raises what the holder answers, and `EngineError` when it does not.
         """
         with self._lock:
+            identity = identity_of(path)
+            opened = self._opened.get(path)
+            if opened is not None and opened.identity == identity and (kept := opened.buffer()) is not None:
+                return kept
             self._link.send({"op": "hold", "path": str(path)})
             message = self._receive()
             try:
                 if message.op == "failed":
                     raise rebuild(message.body.get("error"))
-                return _opened(message)
+                buffer = _opened(message)
             finally:
                 message.close()
+            self._opened[path] = _Opened(buffer, identity)
+            return buffer
 
-    def drop(self, path: Path) -> None:
-        """The file is not needed any more; views of it must be gone."""
+    def sweep(self) -> None:
+        """Tell the holder which files are not used here any more. Raises `LinkError` when it is gone."""
         with self._lock:
-            self._link.send({"op": "drop", "path": str(path)})
+            for path in [path for path, opened in self._opened.items() if opened.expired]:
+                self._opened.pop(path).forget()
+                self._link.send({"op": "drop", "path": str(path)})
+
+    def in_use(self) -> bool:
+        """Whether something of the holder's memory is in use here."""
+        with self._lock:
+            return any(not opened.expired for opened in self._opened.values())
 
     def close(self) -> None:
         """Let go of everything."""
         self._link.close()
+        for opened in self._opened.values():
+            opened.forget()
 
     def _receive(self) -> Message:
         deadline = time.monotonic() + TIMEOUT

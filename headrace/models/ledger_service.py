@@ -39,6 +39,7 @@ class LedgerService:
         self._books: dict[str, DeviceBook] = {}
         self._engines: dict[str, Ask] = {}
         self._device: dict[str, str] = {}
+        self._sharing: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self.failures: OrderedDict[str, HeadraceError] = OrderedDict()
@@ -65,6 +66,7 @@ class LedgerService:
 
     def lost(self, engine: str) -> None:
         """``engine`` has ended, or is about to: its memory is free."""
+        self._sharing.pop(engine, None)
         book = self._books.get(self._device.get(engine, ""))
         if book is not None:
             self._act(book, book.lost(engine, time.monotonic()))
@@ -84,7 +86,10 @@ class LedgerService:
     # -- what is known ---------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
-        """Devices with their figures and entries with their engines, as ``GET /models`` tells them."""
+        """Devices with their figures and entries with their engines, as ``GET /models`` tells them.
+
+        ``sharing``: of engines that get weights from a holder, ``shared``, or why they loaded their own.
+        """
         devices = {
             device: {
                 "budget": book.budget,
@@ -97,6 +102,7 @@ class LedgerService:
         }
         return {
             "devices": devices,
+            "sharing": dict(self._sharing),
             "models": [one for book in self._books.values() for one in _entries(book)],
         }
 
@@ -112,6 +118,8 @@ class LedgerService:
     def _report(self, engine: str, body: Mapping[str, Any]) -> None:
         entries = [EntryReport.from_dict(entry) for entry in body["entries"]]
         self._device[engine] = device = str(body["device"])
+        if sharing := str(body.get("sharing") or ""):
+            self._sharing[engine] = sharing
         book = self._book(device)
         self._act(book, book.report(engine, entries, int(body["total"]), time.monotonic()))
 

@@ -10,20 +10,17 @@ import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
-from headrace.models import tensors, weights
+from headrace.models import sharing, tensors, weights
 from headrace.models.cache import Loaded, Progress
 from headrace.models.errors import LoadFailed
 from headrace.models.files import components as components_of
 from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located
 from stream.errors import InvalidInput, NotInstalled
-
-if TYPE_CHECKING:
-    from headrace.models.holder_client import HolderClient
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +67,17 @@ def load_diffusers(
     dtype: torch.dtype | None = None,
     only: Collection[str] | None = None,
     progress: Progress | None = None,
-    holder: HolderClient | None = None,
 ) -> Loaded:
     """The components of a pipeline, each loaded by its own class: ``model`` is a `Components`.
 
     ``cache``: where converted copies are kept (`Roots.cache`). ``only``: names of the components to load;
-    None: all but the safety checker. ``holder``: who has the weights on a GPU for several engines. Runs no
-    code of the repository. Raises `LoadFailed`, `NotInstalled`.
+    None: all but the safety checker. Weights come from the holder where there is one
+    (`headrace.models.sharing`). Runs no code of the repository. Raises `LoadFailed`, `NotInstalled`.
     """
     if found.kind != "diffusers":
         raise InvalidInput(f"model {found.ref} is not a diffusers pipeline", field="model_id")
     dtype = dtype or dtype_for(device)
-    folder = _in_type(found, device, dtype, cache, holder)
+    folder = _in_type(found, device, dtype, cache)
     index = json.loads((folder / "model_index.json").read_text())
     wanted = {
         name: kind
@@ -94,7 +90,7 @@ def load_diffusers(
             progress(number / len(wanted), f"loading {name}")
         # What stays wide is not taken from a narrow copy.
         top = found.path if _must_be_wide(found.path / name, dtype) else folder
-        parts[name] = _component(found, top / name, library, class_name, device, dtype, holder)
+        parts[name] = _component(found, top / name, library, class_name, device, dtype)
     weights.freeze(parts)
     weights.protect(top / name for top in {folder, found.path} for name in found.files)
     return Loaded(parts, weights=found.weights)
@@ -107,7 +103,6 @@ def _component(
     class_name: str,
     device: str,
     dtype: torch.dtype,
-    holder: HolderClient | None,
 ) -> Any:
     kind = _class(library, class_name)
     hide_progress_bars()
@@ -119,7 +114,7 @@ def _component(
     if found.variant is not None and list(folder.glob(f"*.{found.variant}*.safetensors")):
         options["variant"] = found.variant
     module = kind.from_pretrained(folder, use_safetensors=True, **options)
-    module = _to_device(module, device, folder.glob("*.safetensors"), holder)
+    module = _to_device(module, device, folder.glob("*.safetensors"))
     return steady(module) if wide else module
 
 
@@ -229,7 +224,6 @@ def load_transformers(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
-    holder: HolderClient | None = None,
     **options: Any,
 ) -> Loaded:
     """One model by its class (of transformers or diffusers, or an Auto class): ``model`` is the module.
@@ -247,7 +241,7 @@ def load_transformers(
         raise InvalidInput(
             f"model {found.ref} is a {found.kind} file, not a model with a configuration", field="model_id"
         )
-    folder = _in_type(found, device, dtype, cache, holder)
+    folder = _in_type(found, device, dtype, cache)
     if progress is not None:
         progress(0.3, "loading")
     options.setdefault("local_files_only", True)
@@ -256,7 +250,7 @@ def load_transformers(
     if found.variant is not None:
         options["variant"] = found.variant
     module = kind.from_pretrained(folder, use_safetensors=True, **options)
-    module = _to_device(module, device, folder.glob("*.safetensors"), holder)
+    module = _to_device(module, device, folder.glob("*.safetensors"))
     weights.freeze(module)
     weights.protect(folder / name for name in found.files)
     return Loaded(module, weights=found.weights)
@@ -285,22 +279,17 @@ def load_tensors(found: Located, *, device: str = "cpu") -> Loaded:
     return Loaded(data, weights=found.weights)
 
 
-def _to_device(module: Any, device: str, files: Iterable[Path], holder: HolderClient | None) -> Any:
+def _to_device(module: Any, device: str, files: Iterable[Path]) -> Any:
     """The module on its device: what the holder has is used from there, the rest is moved."""
-    if device == "cpu":
-        return module
+    holder = sharing.current()
     if holder is not None:
-        from headrace.models.holder_client import adopt
-
-        adopt(module, files, holder)
-    return module.to(device)
+        holder.adopt(module, files)
+    return module if device == "cpu" else module.to(device)
 
 
-def _in_type(
-    found: Located, device: str, dtype: torch.dtype, cache: Path, holder: HolderClient | None
-) -> Path:
+def _in_type(found: Located, device: str, dtype: torch.dtype, cache: Path) -> Path:
     """The model's folder; where weights are shared one whose files have ``dtype``, to be used as they are."""
-    if (device != "cpu" and holder is None) or not found.files:
+    if (device != "cpu" and sharing.current() is None) or not found.files:
         return found.path
     identity = f"{found.ref} {found.revision}"
     return tensors.converted_folder(found.path, found.files, name_of(dtype), cache, identity)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.models import sharing
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,6 +26,10 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",
 )
+
+
+HELD: dict[int, tuple[str, int]] = {}
+"""Memory of this process that the holder of weights has for all: its address, name and bytes."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -42,6 +48,7 @@ def trim(device: str) -> None:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
     _malloc_trim()
+    sharing.sweep()
 
 
 def _malloc_trim() -> None:
@@ -117,7 +124,8 @@ def tensors_of(model: Any) -> Iterator[torch.Tensor]:
 def parts_of(model: Any, *, name: str) -> dict[str, int]:
     """Names and bytes of the memory that a model's tensors lie in, each storage once.
 
-    What is mapped from a file is a part of its own, by the file, so that all who map it share it.
+    What is mapped from a file, or has been read by the holder, is a part of its own, by the file, so that all
+    who have it share it.
     """
     private = 0
     mapped: dict[str, int] = {}
@@ -131,6 +139,10 @@ def parts_of(model: Any, *, name: str) -> dict[str, int]:
         if address in seen:
             continue
         seen.add(address)
+        held = HELD.get(address)
+        if held is not None and held[1] == storage.nbytes():
+            mapped[held[0]] = held[1]
+            continue
         mapping = (
             next((m for m in files if m.start <= address < m.end), None)
             if tensor.device.type == "cpu"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.purpose import pipeline_of
 from headrace.models.store import Located, ModelStore
@@ -46,12 +47,18 @@ class _Wanted:
 
 
 class ModelRoutes:
-    """Handlers over a store, a ledger and a keeper; `register` adds them to an application."""
+    """Handlers over a store, a ledger and a keeper; `register` adds them to an application.
 
-    def __init__(self, store: ModelStore, ledger: LedgerService, keeper: Keeper) -> None:
+    ``holders``: the processes that hold weights, for telling of them.
+    """
+
+    def __init__(
+        self, store: ModelStore, ledger: LedgerService, keeper: Keeper, holders: HolderService | None = None
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._keeper = keeper
+        self._holders = holders
         self._warming: dict[str, asyncio.Task[None]] = {}
 
     def register(self, app: web.Application) -> None:
@@ -73,6 +80,7 @@ class ModelRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """What is in memory or on its way there; with ``?disk=1`` also what is on this machine's disks."""
         body = self._ledger.report()
+        body["holders"] = {} if self._holders is None else self._holders.report()
         body["warming"] = sorted(self._warming)
         body["failures"] = [
             {"model": model, **error.as_dict()} for model, error in self._ledger.failures.items()

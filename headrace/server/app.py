@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 from pydantic import SecretStr
 
 from headrace.batch import setup as batch
+from headrace.batch.front import Front
 from headrace.batch.metrics import BatchCollector
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.models.holder_service import HolderService
+from headrace.models.ledger_service import LedgerService
+from headrace.models.live_memory import watch_memory
 from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
@@ -61,7 +65,9 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.table = SessionTable(settings.capacity, session_report)
-        self.engine = Engine(engine_settings(settings))
+        self.holders = HolderService(settings.share_weights)
+        self.engine = Engine(engine_settings(settings, self.holders.addresses))
+        self.holders.watch(self.engine)
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
         self._hosts = HostRules(settings.allowed_hosts)
         self.metrics = Metrics(
@@ -78,7 +84,7 @@ class Worker:
         )
         self._heap = HeapTrimmer()
         self.table.on_ended.append(self._heap.session_ended)
-        self.batch = batch.make_front(settings) if settings.batch else None
+        self.batch = self._make_front() if settings.batch else None
         self.demo = self._make_demo() if settings.demo else None
 
     # -- for the routes --------------------------------------------------------------------------------
@@ -139,6 +145,11 @@ class Worker:
             ),
         )
 
+    def _make_front(self) -> Front:
+        ledger = LedgerService(self.settings.models_budget)
+        watch_memory(self.engine, ledger)
+        return batch.make_front(self.settings, holders=self.holders, ledger=ledger)
+
     def _make_demo(self) -> Demo:
         settings = self.settings
         return Demo(
@@ -179,7 +190,10 @@ class Worker:
             steps = {"recordings": self.recorder.close(), "the live engine": self.engine.stop()}
             if self.batch is not None:
                 steps["batch"] = self.batch.stop()
-            await each_step(steps)
+            try:
+                await each_step(steps)
+            finally:
+                await self.holders.close()
 
     def _engine_changed(self, engine: Engine) -> None:
         if engine.state == "restarting":
@@ -187,8 +201,8 @@ class Worker:
                 session.restarted(engine.restarts + 1, engine.last_lines)
 
 
-def engine_settings(settings: Settings) -> EngineSettings:
-    """The engine's part of a worker's settings."""
+def engine_settings(settings: Settings, holders: Mapping[str, str] | None = None) -> EngineSettings:
+    """The engine's part of a worker's settings; ``holders`` as in `EngineSettings`."""
     return EngineSettings(
         name="live",
         python=(settings.engine_python,) if settings.engine_python else None,
@@ -196,6 +210,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         threads=settings.engine_threads or 1,
         call_timeout=settings.call_timeout,
         stop_timeout=ENGINE,
+        holders=holders or {},
     )
 
 

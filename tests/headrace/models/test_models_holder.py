@@ -77,17 +77,35 @@ def test_two_clients_have_one_copy_that_goes_with_the_last(
     size = file.stat().st_size
     assert held_bytes(pid) == size
     assert "torch" not in " ".join(m.path for m in psutil.Process(pid).memory_maps())
-    clients[0].drop(file)
+    view = both.pop(0)[8:]
+    clients[0].sweep()  # a view is left
+    assert torch.equal(clients[0].hold(file)[8:], view)
+    del view
+    assert not clients[0].in_use()
+    clients[0].sweep()
     again = clients[1].hold(file)
-    assert torch.equal(again, both[0])
+    assert again.data_ptr() == both[0].data_ptr()
     assert held_bytes(pid) == size
     other = tmp_path / "small.safetensors"
     save_file({"a": torch.ones(1)}, other)
     clients[1].close()
     # An answer after it tells that the closing has been seen.
-    clients[0].hold(other)
+    kept = clients[0].hold(other)
     assert held_bytes(pid) == other.stat().st_size
+    save_file({"a": torch.zeros(1)}, other.with_suffix(".new"))
+    other.with_suffix(".new").replace(other)
+    assert not torch.equal(clients[0].hold(other), kept)
     clients[0].close()
+
+
+def test_another_user_is_no_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        address = str(tmp_path / "stranger")
+        listener.bind(address)
+        listener.listen()
+        monkeypatch.setattr("os.getuid", lambda: 123_456)
+        with pytest.raises(EngineError, match="another user"):
+            HolderClient(address)
 
 
 def test_a_module_works_on_the_holders_memory(
