@@ -64,7 +64,7 @@ def engine(name: str, folder: Path, ledger: LedgerService, holders: HolderServic
             holders=holders.addresses,
         ),
         folders={part: str(folder / part) for part in ("models", "hub", "cache")},
-        pipelines={"held": "held_pipelines:Held"},
+        pipelines={"held": "held_pipelines:Held", "hoard": "held_pipelines:Hoard"},
     )
     made = BatchEngine(settings, ledger)
     holders.watch(made.engine)
@@ -230,3 +230,21 @@ async def test_what_live_sessions_take_is_held_in_the_ledger(ledger: LedgerServi
     assert ledger.report()["devices"]["cpu"]["used"] == 5_000_000
     live._set_state("restarting")
     assert ledger.report()["devices"]["cpu"]["used"] == 0
+
+
+async def test_an_engine_tells_what_it_has_taken_until_it_is_gone(
+    folder: Path, ledger: LedgerService
+) -> None:
+    off = HolderService("off")
+    async with engine("hoarder", folder, ledger, off) as hoarder:
+        watch_memory(hoarder.engine, ledger)
+        await hoarder.wait_ready(WAIT)
+        before = ledger.report()["devices"].get("cpu", {"held": {}})["held"].get("hoarder", 0)
+        await hoarder.run("hoard", "m/one", {"bytes": 200_000_000})
+
+        def held() -> int:
+            devices = ledger.report()["devices"]
+            return int(devices["cpu"]["held"].get("hoarder", 0)) if "cpu" in devices else 0
+
+        await until(lambda: held() >= before + 190_000_000)
+    assert held() == 0
