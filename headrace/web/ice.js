@@ -65,6 +65,11 @@ export function lost(pc, { signal } = {}) {
       if (state === "disconnected") timer = setTimeout(() => done(state), PATIENCE);
     };
     pc.addEventListener("connectionstatechange", look);
+    // The worker says good-bye by DTLS, which Chromium's connection takes seconds to follow.
+    const transports = new Set([...pc.getReceivers(), ...pc.getSenders()].map(({ transport }) => transport));
+    for (const transport of transports) {
+      transport?.addEventListener("statechange", () => transport.state === "closed" && done("closed"));
+    }
     signal?.addEventListener("abort", () => {
       clearTimeout(timer);
       done("closed");
