@@ -25,6 +25,8 @@ MAX_SIDE = 4096
 """Pixels of a side of a picture that is to be made."""
 MAX_STEPS = 200
 MAX_IMAGES = 16
+MAX_PIXELS = 1 << 27
+"""Of all pictures that a request makes together: they are in memory at the same time."""
 MAX_SEED = 2**53 - 1
 """The largest whole number that every JSON reader keeps."""
 MAX_LORAS = 4
@@ -141,6 +143,16 @@ def check_divisible(height: int, width: int) -> None:
     """Raise for sizes that no latent picture has, in ai-runner's words."""
     if height % 8 or width % 8:
         raise bad_value(f"`height` and `width` have to be divisible by 8 but are {height} and {width}.")
+
+
+def check_pixels(height: int, width: int, count: int, what: str) -> None:
+    """Raise for more than `MAX_PIXELS`; ``what`` is the field that ``count`` comes from."""
+    pixels = height * width * count
+    if pixels > MAX_PIXELS:
+        raise bad_value(
+            f"height, width and {what} are {height}, {width} and {count}: {pixels} pixels; a request may "
+            f"make {MAX_PIXELS} at most."
+        )
 
 
 # -- LoRAs ---------------------------------------------------------------------------------------------

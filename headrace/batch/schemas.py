@@ -24,11 +24,14 @@ from headrace.batch.fields import (
     Withhold,
     bad_value,
     check_divisible,
+    check_pixels,
     json_field,
 )
 
 MAX_POINTS = 256
 MASK_SIDE = 256
+MOST_FRAMES = 25
+"""Frames that models make by themselves (SVD-XT)."""
 
 
 class TextToImage(Request):
@@ -59,6 +62,7 @@ class TextToImage(Request):
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         check_divisible(self.height, self.width)
+        check_pixels(self.height, self.width, self.num_images_per_prompt, "num_images_per_prompt")
         return self
 
 
@@ -105,6 +109,7 @@ class ImageToVideo(Request):
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         check_divisible(self.height, self.width)
+        check_pixels(self.height, self.width, self.num_frames or MOST_FRAMES, "num_frames")
         return self
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from headrace.batch.contract import Job, Result
 from headrace.batch.defaults import Adjustment, tuning_of
+from headrace.batch.fields import MAX_PIXELS
 from headrace.batch.pipelines import diffusion, loras
 from headrace.batch.pipelines.diffusion import Checkpoint
 from headrace.batch.pipelines.diffusion_run import make_pictures, multiple_of, tuned
@@ -17,6 +18,7 @@ from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.schedulers import scheduler_for
 from headrace.batch.pipelines.text_to_image import seed_of, settings
 from headrace.models.cache import ModelCache
+from stream.errors import TooLarge
 
 DEFAULTS = {
     "strength": 0.8,
@@ -44,6 +46,7 @@ class ImageToImage:
         inputs, adjusted = tuned(job, DEFAULTS)
         seed, picture = seed_of(inputs), uploaded(job)
         check_side(picture)
+        _check_pixels(picture, inputs)
         made = self._make(job, models, inputs, adjusted, picture, seed)
         return answer(made, seed=seed, adjusted=adjusted)
 
@@ -78,6 +81,17 @@ class ImageToImage:
 
     def warm(self, job: Job, models: ModelCache) -> None:
         diffusion.acquire(job, models).release()
+
+
+def _check_pixels(picture: Pixels, inputs: dict[str, Any]) -> None:
+    height, width = picture.shape[:2]
+    count = int(inputs.get("num_images_per_prompt", 1))
+    if height * width * count > MAX_PIXELS:
+        raise TooLarge(
+            f"image is {width} x {height}, and num_images_per_prompt is {count}; {MAX_PIXELS} pixels are the "
+            "limit of all pictures together",
+            field="num_images_per_prompt",
+        )
 
 
 def _arguments(pipe: Any, inputs: dict[str, Any], picture: Any) -> dict[str, Any]:

@@ -147,6 +147,20 @@ def test_loras_come_as_objects_or_as_their_text(loras):
         assert parse("text-to-image", loras=sent).inputs()["loras"] == loras
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "fields"),
+    [
+        ("text-to-image", {"prompt": "x", "height": 4096, "width": 4096, "num_images_per_prompt": 9}),
+        ("image-to-video", {"image": b"x", "height": 4096, "width": 4096}),
+        ("image-to-video", {"image": b"x", "height": 2048, "width": 2048, "num_frames": 33}),
+    ],
+)
+def test_all_pictures_of_a_request_together_are_bounded(pipeline, fields):
+    with pytest.raises(InvalidInput, match=f"a request may make {1 << 27} at most"):
+        ENDPOINTS[pipeline].parse(fields)
+    ENDPOINTS[pipeline].parse({**fields, "height": 1024, "width": 1024})
+
+
 def test_what_cannot_be_is_refused_in_known_words():
     assert refused("text-to-image", prompt="").message == "Prompt must be provided."
     assert refused("text-to-speech", text=" ").message == "Text input must be provided."

@@ -23,6 +23,7 @@ from headrace.batch.fields import Scheduler
 from headrace.batch.pipelines import diffusion, lightning
 from headrace.batch.pipelines.image_to_image import ImageToImage, workable
 from headrace.batch.pipelines.images import MARK, mark
+from headrace.batch.pipelines.pictures import png
 from headrace.batch.pipelines.schedulers import SCHEDULERS
 from headrace.batch.pipelines.text_to_image import TextToImage, split_prompt
 from headrace.models.tiny import random_weights
@@ -263,6 +264,11 @@ def test_interleaved_requests_with_different_schedulers_equal_the_same_alone_bit
     assert state["order"][:6] == [0, 1, 0, 1, 0, 1]
     assert [same(results[number], alone[number]) for number in range(2)] == [True, True]
     assert not same(alone[0], asking.text(**{**wishes[0], "scheduler": "ddim"}))
+
+
+def test_all_pictures_from_a_picture_together_are_bounded(asking: Asking) -> None:
+    with pytest.raises(TooLarge, match="of all pictures together"):
+        asking.image(blobs={"image": png(np.zeros((3000, 3000, 3), np.uint8))}, num_images_per_prompt=16)
 
 
 def test_a_checkpoint_in_one_file_is_refused_with_what_makes_a_folder_of_it(
