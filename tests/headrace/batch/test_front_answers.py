@@ -2,6 +2,8 @@
 
 import base64
 import json
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -77,6 +79,28 @@ def test_kept_files_are_bounded_and_expire(history):
     finally:
         store.close()
     assert store.held == 0
+
+
+def test_a_file_that_is_being_written_keeps_nobody_waiting_and_leaves_nothing_when_it_must_go(monkeypatch):
+    store, found = MediaStore(10, 1000), []
+    first = store.put("0.png", b"x")
+    write = Path.write_bytes
+
+    def write_slowly(path, data):
+        monkeypatch.setattr(Path, "write_bytes", write)
+        looking = threading.Thread(target=lambda: found.append(store.has(first)), daemon=True)
+        looking.start()
+        looking.join(5)
+        store.put("1.png", bytes(10))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_slowly)
+    late = store.put("2.png", b"late")
+    assert found == [True]
+    assert not store.has(late)
+    assert store.held == 10
+    assert len(list(store._folder.iterdir())) == 1
+    store.close()
 
 
 def test_what_is_larger_than_the_store_is_not_kept():
