@@ -10,7 +10,7 @@ import sys
 def _quiet(*loaded: bool) -> None:
     """Once for every set of libraries that are loaded."""
     if "tqdm" in sys.modules:
-        import tqdm  # type: ignore[import-untyped]
+        import tqdm
 
         # The first bar, shown or not, would begin a thread that lives as long as the process.
         tqdm.tqdm.monitor_interval = 0
