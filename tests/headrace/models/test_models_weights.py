@@ -124,7 +124,7 @@ def test_memory_after_load_unload_load_is_that_after_the_first_load(store: Model
     cache.unload(key)
     assert memory.resident() - before < 0.1 * (first - before)
     second = resident()
-    assert abs(second - first) < 0.05 * first
+    assert second - first < 0.05 * first
     cache.unload(key)
 
 
