@@ -122,8 +122,8 @@ class Settings(BaseSettings):
         None, ge=1 << 20, description="bytes that models may take of a device (default: 80 % of its memory)"
     )
     share_weights: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="one process holds weights for all engines of a device: auto (CUDA alone), on, off",
+        "off",
+        description="one process holds weights for all engines of a device: off, auto (CUDA alone), on",
     )
     batch: bool = Field(True, description="answer the batch endpoints")
     batch_models: Names = Field(
