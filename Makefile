@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.operating --seconds 60
 	$(BIN)/python -m benchmarks.webrtc
+	$(BIN)/python -m benchmarks.batch
 
 venv: $(STAMP)
 
