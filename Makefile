@@ -20,8 +20,9 @@ run: $(STAMP)
 	@echo 'The worker answers at http://127.0.0.1:8000/health; docs/running.md tells how to send it a stream.'
 	$(BIN)/headrace serve --demo
 
+# More processes than cores: a good part of the tests waits for streams.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
