@@ -45,10 +45,11 @@ class HeapTrimmer:
     def _trim(self) -> None:
         self._due = None
         # In a thread: it takes milliseconds, and holds no lock of Python's.
-        self._running = asyncio.get_running_loop().run_in_executor(None, _malloc_trim)
+        self._running = asyncio.get_running_loop().run_in_executor(None, give_back)
 
 
-def _malloc_trim() -> None:
+def give_back() -> None:
+    """Have glibc give the heap that nobody uses any more back to the system."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError) as error:

@@ -26,6 +26,7 @@ OLDEST_PYTHON = (3, 11)
 LENT_MODULES = (
     "stream.errors",
     "stream.frames",
+    "stream.heap",
     "stream.processor",
     "headrace.batch.contract",
     "headrace.batch.errors",

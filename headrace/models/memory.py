@@ -5,20 +5,17 @@ torch is used where it has been imported already, and never imported here.
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import logging
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.models import sharing
+from stream.heap import give_back
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -47,16 +44,8 @@ def trim(device: str) -> None:
     if torch is not None and device.startswith("cuda") and torch.cuda.is_initialized():
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
-    _malloc_trim()
+    give_back()
     sharing.sweep()
-
-
-def _malloc_trim() -> None:
-    try:
-        # glibc keeps freed heap for itself otherwise; other C libraries have no such call.
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError) as error:
-        log.debug("no malloc_trim: %s", error)
 
 
 def resident() -> int:

@@ -106,11 +106,6 @@ class ClientConnection:
         if not body:
             await self._send(h11.EndOfMessage())
 
-    async def send_body(self, data: bytes) -> None:
-        """`put_body`, then wait while the server takes nothing."""
-        self.put_body(data)
-        await self.drain()
-
     def put_body(self, data: bytes) -> None:
         """Hand over a piece of the body, at least one byte.
 
