@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -76,7 +77,7 @@ class Pausable(FrameProcessor):
         info = self.inner.info()
         if self.hold == "running":
             return info
-        return ProcessorInfo(video=True, audio=True, schema=info.schema)
+        return replace(info, video=True, audio=True)
 
     # -- everything else is the inner one's --------------------------------------------------------------
 

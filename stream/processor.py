@@ -21,6 +21,9 @@ Params = dict[str, Any]
 VideoResult = VideoFrame | Sequence[VideoFrame] | None
 AudioResult = Sequence[AudioFrame] | None
 
+MAX_RATE = 240.0
+"""Pictures a second that a processor may be asked for without input."""
+
 
 @dataclass(frozen=True, slots=True)
 class Emission:
@@ -43,12 +46,24 @@ class ProcessorInfo:
     """What the pipeline wants to know of a processor before its first frame.
 
     ``video`` and ``audio``: whether frames of that kind are handed to it (what is not goes past it);
-    ``schema``: JSON Schema of its live parameters.
+    ``schema``: JSON Schema of its live parameters; ``generates``: how many pictures a second it makes where a
+    stream has no input (None: it needs one). Raises `InvalidInput` for a rate that is none.
     """
 
     video: bool = True
     audio: bool = False
     schema: dict[str, Any] = field(default_factory=dict)
+    generates: float | None = None
+
+    def __post_init__(self) -> None:
+        rate = self.generates
+        if rate is None:
+            return
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= MAX_RATE:
+            raise InvalidInput(
+                f"generates must be a rate over 0 and up to {MAX_RATE:g}, or None, not {rate!r}",
+                field="generates",
+            )
 
 
 class FrameProcessor:
@@ -56,7 +71,13 @@ class FrameProcessor:
 
     Calls never overlap for frames of one kind, and `update_params` runs between two frames. Handlers may
     block: they run where nothing else waits for them. Override only what the processor touches.
+
+    ``generates``: one that makes pictures of nothing is asked so many times a second where a stream has no
+    input. It gets black frames of the stream's size then (and 20 ms of silence, if it works on sound), whose
+    times are those of a clock.
     """
+
+    generates: float | None = None
 
     def __init__(self, error_callback: Any = None, **init_kwargs: Any) -> None:
         self.error_callback = error_callback
@@ -106,7 +127,9 @@ class FrameProcessor:
     def info(self) -> ProcessorInfo:
         """Which media the processor touches follows from the methods that it overrides."""
         return ProcessorInfo(
-            video=overrides(self, "process_video_async"), audio=overrides(self, "process_audio_async")
+            video=overrides(self, "process_video_async"),
+            audio=overrides(self, "process_audio_async"),
+            generates=self.generates,
         )
 
     def emit(self, kind: Literal["text", "data", "event"], data: Any) -> None:

@@ -19,6 +19,7 @@ from stream.session_parts import Ending, KeySource, SessionSettings, SideChannel
 from stream.sinks import Sink
 from stream.standing import Standing
 from stream.states import Counters, State
+from stream.ticking import TickingDecoding
 from stream.units import EncodedUnit, Rendition
 from stream.voice import Listener, Voice
 
@@ -77,6 +78,8 @@ class Session:
         if isinstance(self.decoding, UnitDecoding):
             self.decoding.source_changed = self.pipeline.source_changed
             self.decoding.key_wanted = self._key_wanted
+        elif isinstance(self.decoding, TickingDecoding):
+            self.decoding.tracks = lambda video, audio: self._call(self._tracks, video, audio)
         self._audience = Audience(self.pipeline.encoding, self._fail)
         processor.bind(self._voice.emitted)
 

@@ -303,7 +303,12 @@ class RemoteSession:
 def _info(data: object) -> ProcessorInfo:
     if not isinstance(data, dict) or not isinstance(data.get("schema"), dict):
         raise MalformedMessage(f"a processor that describes itself with {data!r}")
-    return ProcessorInfo(video=bool(data.get("video")), audio=bool(data.get("audio")), schema=data["schema"])
+    return ProcessorInfo(
+        video=bool(data.get("video")),
+        audio=bool(data.get("audio")),
+        schema=data["schema"],
+        generates=data.get("generates"),
+    )
 
 
 def _audio_result(frame: AudioFrame, returned: _Returned) -> AudioFrame:

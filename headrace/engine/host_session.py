@@ -395,7 +395,8 @@ def collect_garbage(device: torch.device) -> None:
 
 def _described(processor: FrameProcessor) -> dict[str, Any]:
     info = processor.info()
-    return {"video": info.video, "audio": info.audio, "schema": info.schema}
+    told = {"video": info.video, "audio": info.audio, "schema": info.schema}
+    return told if info.generates is None else {**told, "generates": info.generates}
 
 
 def _params_of(job: Job) -> dict[str, Any]:

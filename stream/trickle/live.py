@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stream.errors import HeadraceError, InvalidInput
+from stream.frames import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from stream.ingest import Ingest
 from stream.mpegts import AccessUnit, TsDemuxer
 from stream.processor import Emission, FrameProcessor, Params
@@ -15,6 +16,7 @@ from stream.requests import StreamStart
 from stream.session import Session, SessionSettings, SideChannels, Source
 from stream.sinks import TrickleSink
 from stream.status import status_event
+from stream.ticking import TickingDecoding
 from stream.tracks import Track
 from stream.trickle.channels import ControlReader, DataWriter, EventsWriter
 from stream.trickle.publisher import TricklePublisher
@@ -146,8 +148,9 @@ def trickle_session(
 ) -> Session:
     """A session that reads and writes what ``request`` names; not yet started.
 
-    With ``ingest`` others publish to it, and ``request`` must name no subscribe URL; ``side`` takes the place
-    of the side channels that ``request`` names. Raises `InvalidInput`.
+    Without an input a clock asks the processor for frames, if it makes them of nothing
+    (`ProcessorInfo.generates`). With ``ingest`` others publish to it, and ``request`` must name no subscribe
+    URL; ``side`` takes the place of the side channels that ``request`` names. Raises `InvalidInput`.
     """
     subscribe, publish = request.url("subscribe"), request.url("publish")
     if subscribe and ingest is not None:
@@ -162,11 +165,16 @@ def trickle_session(
         side or TrickleSide(request, verify_tls=verify_tls),
         settings,
         start_params=start_params,
+        decoding=None if source is not None else _clock(processor, settings),
     )
     session.urls = {"subscribe_url": subscribe, "publish_url": publish, "gateway_request_id": session_id}
     if publish:
         session.attach(trickle_sink(session, publish, verify_tls=verify_tls), essential=True)
     return session
+
+
+def _clock(processor: FrameProcessor, settings: SessionSettings) -> TickingDecoding:
+    return TickingDecoding(processor.info, settings.pipeline.size or (DEFAULT_WIDTH, DEFAULT_HEIGHT))
 
 
 def trickle_sink(session: Session, url: str, *, verify_tls: bool) -> TrickleSink:

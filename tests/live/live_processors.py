@@ -97,3 +97,17 @@ class Withholds(FrameProcessor):
 
     async def process_video_async(self, frame: VideoFrame) -> None:
         self.emit("data", {"seen": frame.time})
+
+
+class Generates(FrameProcessor):
+    """Makes pictures of nothing: a level that grows from one to the next."""
+
+    generates = 25
+    count = 0
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        self.count += 1
+        return frame.replace_tensor(frame.tensor * 0 + min(1.0, 0.2 + self.count / 100))
+
+    async def update_params(self, params: dict[str, Any]) -> None:
+        self.generates = params["rate"]

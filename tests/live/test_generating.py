@@ -1,0 +1,33 @@
+"""A stream without input, of which a processor in an engine makes the pictures."""
+
+import asyncio
+from itertools import pairwise
+
+from live_rig import Viewer, running
+
+
+async def test_pictures_come_at_the_processors_rate_until_the_stop(tmp_path):
+    async with running(tmp_path) as rig:
+        viewer = Viewer(rig.channel("one-out"))
+        target = "tests.live.live_processors:Generates"
+        status, answer = await rig.start(
+            subscribe_url="", params={"width": 128, "height": 96, "processor": target}
+        )
+        assert status == 200, answer
+        watching = asyncio.create_task(viewer.run())
+        await rig.until(lambda report: report["counts"]["frames_out"] >= 30)
+        status, answer = await rig.post("/stream/params", {"rate": 50})
+        assert status == 200, answer
+        before = (await rig.report())["counts"]["frames_out"]
+        await rig.until(lambda report: report["counts"]["frames_out"] >= before + 30)
+        assert (await rig.report())["state"] == "ONLINE"
+        status, _ = await rig.post("/stream/stop", {}, **{"X-Stream-Id": "one"})
+        assert status == 200
+        await asyncio.wait_for(watching, 20)
+    assert {(p.width, p.height) for p in viewer.pictures} == {(128, 96)}
+    assert viewer.pictures[-1].mean[0] > viewer.pictures[0].mean[0] + 40
+    steps = [b.time - a.time for a, b in pairwise(viewer.pictures)]
+    assert min(steps) > 0
+    # Whole ticks of 1/25 s, then of 1/50 s.
+    assert any(abs(step - 0.04) < 0.001 for step in steps[:20])
+    assert any(abs(step - 0.02) < 0.001 for step in steps[-20:])
