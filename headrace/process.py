@@ -17,7 +17,8 @@ from rich.table import Table
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
-from headrace.server.specs import parameter_table, processor_spec, workflow_spec
+from headrace.server.definitions import WorkerDefinitions
+from headrace.server.specs import Specs, processor_spec
 from stream.codecs.hardware import HardwarePolicy
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
@@ -117,8 +118,9 @@ def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any
         return processor_spec(options.processor), dict(pairs)
     workflow = options.workflow or "passthrough"
     folder = options.input_folder or _home_of(workflow)
-    spec = workflow_spec(workflow, allow_files=True, input_folder=folder, local=True)
-    table = parameter_table(spec)
+    specs = Specs(WorkerDefinitions(folder), local=True)
+    spec = specs.of_workflow(workflow, allow_files=True)
+    table = specs.parameters(spec)
     return spec, {key: table.parse_text_value(key, text) for key, text in pairs.items()}
 
 

@@ -26,10 +26,14 @@ def load(name_or_path: str | Path) -> Any:
     What contains a slash or ends in .json is a path. Raises `NotFound` (which lists the bundled names),
     `InvalidWorkflow` with line and column when the text is not JSON, `TooLarge`.
     """
-    name = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in name or name.endswith(_SUFFIX):
+    if isinstance(name_or_path, Path) or is_path(name_or_path):
         return _load_file(Path(name_or_path))
-    return load_bundled(name)
+    return load_bundled(name_or_path)
+
+
+def is_path(name: str) -> bool:
+    """Whether a text that an operator gave means a file, not the name of a workflow."""
+    return "/" in name or name.endswith(_SUFFIX)
 
 
 def load_bundled(name: str) -> Any:

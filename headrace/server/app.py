@@ -18,11 +18,12 @@ from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.live_memory import watch_memory
 from headrace.server.comfystream import ComfyStreamRoutes
+from headrace.server.definitions import WorkerDefinitions
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
-from headrace.server.specs import spec_from_params
+from headrace.server.specs import Specs
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
-from headrace.server.switching import Rules, schema_of
+from headrace.server.switching import schema_of
 from headrace.server.tls import server_context
 from headrace.server.webrtc import WebRtc
 from headrace.settings import Settings
@@ -68,6 +69,8 @@ class Worker:
         self.holders = HolderService(settings.share_weights)
         self.engine = Engine(engine_settings(settings, self.holders.addresses))
         self.holders.watch(self.engine)
+        self.definitions = WorkerDefinitions(settings.input_folder)
+        self.specs = Specs(self.definitions, local=self.engine.settings.python is None)
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
         self._hosts = HostRules(settings.allowed_hosts)
         self.metrics = Metrics(
@@ -105,12 +108,8 @@ class Worker:
         self._hosts.bind()
         media, rest = take_media_params(request.params or {})
         settings = self.settings
-        spec, params = spec_from_params(
-            rest,
-            default=settings.workflow,
-            allow_processors=settings.allow_processors,
-            input_folder=settings.input_folder,
-            local=self.engine.settings.python is None,
+        spec, params = self.specs.of_start(
+            rest, default=settings.workflow, allow_processors=settings.allow_processors
         )
         processor = EngineProcessor(self.engine, spec, session=session_id, params=params)
         # The default size is what gateways expect of trickle streams; cameras and OBS keep their own.
@@ -156,8 +155,8 @@ class Worker:
             self.engine,
             self.table,
             self._pipeline_settings(MediaParams(None, None, None), sized=False),
+            self.specs,
             workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
-            input_folder=settings.input_folder,
         )
 
     def health(self) -> Health:
@@ -242,10 +241,11 @@ def build_app(worker: Worker) -> web.Application:
         batch.register(worker.batch, app)
         worker.metrics.registry.register(BatchCollector(worker.batch))
     worker.webrtc.register(app)
-    EventRoutes(worker.table, worker.feeds, schema_of).register(app)
+    specs = worker.specs
+    EventRoutes(worker.table, worker.feeds, lambda session: schema_of(session, specs)).register(app)
     RecordingRoutes(worker.table, worker.recorder).register(app)
-    webrtc, rules = worker.webrtc, Rules(settings.input_folder, worker.engine.settings.python is None)
-    ComfyStreamRoutes(worker, webrtc.peers, webrtc.publications, worker.feeds, rules).register(app)
+    webrtc = worker.webrtc
+    ComfyStreamRoutes(worker, webrtc.peers, webrtc.publications, worker.feeds, specs).register(app)
     return app
 
 

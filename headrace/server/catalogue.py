@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
-from headrace.server.specs import workflow_spec
+from headrace.server.specs import Specs
 from stream.errors import HeadraceError, InvalidInput, InvalidWorkflow
 from workflows import library
 from workflows.graph import load_json
@@ -39,10 +38,28 @@ class CatalogueEntry:
         return {**asdict(self), "steps": list(self.steps)}
 
 
-@cache
-def catalogue(*, local: bool = False) -> tuple[CatalogueEntry, ...]:
-    """Every bundled workflow, in alphabetical order; ``local`` as in `workflow_spec`."""
-    return tuple(_entry(name, local) for name in library.names())
+class Catalogue:
+    """The workflows that are offered by name."""
+
+    def __init__(self, specs: Specs) -> None:
+        self._specs = specs
+        self._known: tuple[CatalogueEntry, ...] | None = None
+
+    def entries(self) -> tuple[CatalogueEntry, ...]:
+        """Every bundled workflow, in alphabetical order."""
+        if self._known is None:
+            self._known = tuple(self._entry(name) for name in library.names())
+        return self._known
+
+    def _entry(self, name: str) -> CatalogueEntry:
+        problem = None
+        try:
+            self._specs.of_workflow(name)
+        except HeadraceError as error:
+            problem = error.message
+        steps = steps_of(library.load_bundled(name))
+        _, description = ABOUT.get(name, ("", " → ".join(steps)))
+        return CatalogueEntry(name, title_of(name), description, steps, problem)
 
 
 def title_of(name: str) -> str:
@@ -52,20 +69,9 @@ def title_of(name: str) -> str:
     return name.rpartition("/")[2].removesuffix(".json").replace("-", " ").capitalize()
 
 
-def _entry(name: str, local: bool) -> CatalogueEntry:
-    problem = None
-    try:
-        workflow_spec(name, allow_files=False, local=local)
-    except HeadraceError as error:
-        problem = error.message
-    steps = steps_of(library.load_bundled(name))
-    _, description = ABOUT.get(name, ("", " → ".join(steps)))
-    return CatalogueEntry(name, title_of(name), description, steps, problem)
-
-
-def examined(workflow: Any, *, local: bool = False) -> dict[str, Any]:
+def examined(workflow: Any, specs: Specs) -> dict[str, Any]:
     """A workflow that somebody brought, JSON data or text: ``nodes`` (``id``, ``title``, ``class_type``) and
-    ``problems`` (as `Problem.as_dict` has them), none when it can run. ``local`` as in `workflow_spec`.
+    ``problems`` (as `Problem.as_dict` has them), none when it can run.
 
     Raises `InvalidInput` for what is not even an object.
     """
@@ -76,7 +82,7 @@ def examined(workflow: Any, *, local: bool = False) -> dict[str, Any]:
         )
     problems: list[dict[str, Any]] = []
     try:
-        workflow_spec(data, allow_files=False, local=local)
+        specs.of_workflow(data)
     except InvalidWorkflow as error:
         problems = error.details or [{"code": error.code, "message": error.message}]
     return {"nodes": _nodes_of(data), "problems": problems}

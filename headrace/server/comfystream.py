@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from headrace.server.control_channel import Channels
-from headrace.server.switching import Rules, switch
+from headrace.server.specs import Specs
+from headrace.server.switching import switch
 from stream.access import VIEW_ONLY
 from stream.errors import Conflict, Forbidden, InvalidInput, NotFound
 from stream.ingest import Ingest
@@ -165,13 +166,13 @@ class ComfyStreamRoutes:
     """``/offer``, ``/prompt`` and the statistics, bare and under ``/live``."""
 
     def __init__(
-        self, host: Host, peers: PeerTable, publications: Publications, feeds: Feeds, rules: Rules
+        self, host: Host, peers: PeerTable, publications: Publications, feeds: Feeds, specs: Specs
     ) -> None:
         self._host = host
         self._peers = peers
         self._publications = publications
         self._feeds = feeds
-        self._rules = rules
+        self._specs = specs
         self._links: dict[str, _Link] = {}
         self._rates = Rates(host.table)
         peers.on_left.append(self._left)
@@ -204,7 +205,7 @@ class ComfyStreamRoutes:
         if not isinstance(body, dict | list) or not body:
             raise InvalidInput("the body is a workflow in API format, or a list of them", field="body")
         with about_session(session.id):
-            await switch(session, body, self._rules)
+            await switch(session, body, self._specs)
         return web.Response(text="OK", content_type="application/json")
 
     async def all_stats(self, request: web.Request) -> web.Response:
@@ -261,7 +262,7 @@ class ComfyStreamRoutes:
         entry = await self._peers.open(session.id, wanted.role)
         peer = entry.peer
         timings = peer.timings if wanted.receive else None
-        channels = Channels(session, self._rules, self._feeds, timings)
+        channels = Channels(session, self._specs, self._feeds, timings)
         self._links[peer.id] = _Link(channels, session if place.own else None)
         try:
             with about_session(session.id):

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace.server.switching import Rules, nodes_info, resize, schema_of, switch
+from headrace.server.specs import Specs
+from headrace.server.switching import nodes_info, resize, schema_of, switch
 from stream.errors import Forbidden, InvalidInput
 from stream.pausing import Pausable
 from stream.session import Session
@@ -37,14 +38,14 @@ class Channels:
     def __init__(
         self,
         session: Session,
-        rules: Rules,
+        specs: Specs,
         feeds: Feeds,
         timings: Timings | None = None,
         *,
         steers: bool = True,
     ) -> None:
         self._session = session
-        self._rules = rules
+        self._specs = specs
         self._feeds = feeds
         self._timings = timings
         self._steers = steers
@@ -71,7 +72,7 @@ class Channels:
 
     def _control(self, channel: DataChannel) -> list[Callable[[], None]]:
         timing = Timing(self._timings)
-        known = requests(self._session, self._rules, timing)
+        known = requests(self._session, self._specs, timing)
         control = RequestChannel(channel, known if self._steers else only_asking(known))
         timing.outlet = control.outlet
         return [control.close, timing.close]
@@ -87,12 +88,12 @@ class Channels:
                 close()
 
 
-def requests(session: Session, rules: Rules, timing: Timing) -> dict[str, Request]:
+def requests(session: Session, specs: Specs, timing: Timing) -> dict[str, Request]:
     """Every request of the control channel."""
     return {
-        **session_requests(session, schema_of, timing),
-        **_comfystream(session, rules),
-        "switch_workflow": Request("workflow_switched", lambda message: _switch(session, message, rules)),
+        **session_requests(session, lambda session: schema_of(session, specs), timing),
+        **_comfystream(session, specs),
+        "switch_workflow": Request("workflow_switched", lambda message: _switch(session, message, specs)),
     }
 
 
@@ -110,15 +111,15 @@ def only_asking(known: Mapping[str, Request]) -> dict[str, Request]:
     }
 
 
-def _comfystream(session: Session, rules: Rules) -> dict[str, Request]:
+def _comfystream(session: Session, specs: Specs) -> dict[str, Request]:
     async def get_nodes(message: Message) -> Message:
-        return {"nodes": nodes_info(session)}
+        return {"nodes": nodes_info(session, specs)}
 
     async def update_prompts(message: Message) -> Message:
         prompts = message.get("prompts")
         if not isinstance(prompts, list | dict) or not prompts:
             raise InvalidInput("prompts is a list of workflows in API format", field="prompts")
-        return await switch(session, prompts, rules)
+        return await switch(session, prompts, specs)
 
     async def update_resolution(message: Message) -> Message:
         return dict(resize(session, message.get("width"), message.get("height")))
@@ -145,11 +146,11 @@ def _comfystream(session: Session, rules: Rules) -> dict[str, Request]:
     }
 
 
-async def _switch(session: Session, message: Message, rules: Rules) -> dict[str, Any]:
+async def _switch(session: Session, message: Message, specs: Specs) -> dict[str, Any]:
     workflow = message.get("workflow")
     if not isinstance(workflow, str | list | dict) or not workflow:
         raise InvalidInput("workflow is a bundled name, or a workflow in API format", field="workflow")
-    return await switch(session, workflow, rules)
+    return await switch(session, workflow, specs)
 
 
 def _held(session: Session) -> Pausable:

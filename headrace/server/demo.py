@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.server.catalogue import title_of
-from headrace.server.specs import Spec, workflow_spec
+from headrace.server.specs import Spec, Specs
 from stream.errors import AtCapacity
 from stream.logs import about_session
 from stream.pattern import PatternSettings
@@ -19,7 +18,6 @@ from stream.pattern_session import pattern_session
 from stream.pipeline import PipelineSettings
 from stream.session import Session, SessionSettings
 from stream.table import SessionTable
-from workflows import library
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +44,9 @@ class Demo:
         engine: Engine,
         table: SessionTable,
         pipeline: PipelineSettings,
+        specs: Specs,
         *,
         workflow: str = DEFAULT_WORKFLOW,
-        input_folder: Path | None = None,
         pattern: PatternSettings | None = None,
     ) -> None:
         self._engine = engine
@@ -58,7 +56,7 @@ class Demo:
         self._lock = asyncio.Lock()
         self._chosen: _Chosen | None = None
         self._default = workflow
-        self._input_folder = input_folder
+        self._specs = specs
         self._session: Session | None = None
 
     @property
@@ -109,19 +107,18 @@ class Demo:
             await self._end("stopped on the page")
 
     def _choose(self, workflow: str | dict[str, Any] | None, title: str | None) -> _Chosen:
-        local = self._engine.settings.python is None
         if workflow is None:
             if self._chosen is not None:
                 return self._chosen
             # What the operator named may be a file.
             name = self._default
-            spec = workflow_spec(name, allow_files=True, input_folder=self._input_folder, local=local)
+            spec = self._specs.of_workflow(name, allow_files=True)
         elif isinstance(workflow, str):
             name = workflow
-            spec = workflow_spec(library.load_bundled(workflow), allow_files=False, local=local)
+            spec = self._specs.of_workflow(self._specs.named(workflow))
         else:
             name = title or "Your workflow"
-            spec = workflow_spec(workflow, allow_files=False, local=local)
+            spec = self._specs.of_workflow(workflow)
         return _Chosen(name, spec)
 
     async def _end(self, reason: str) -> None:

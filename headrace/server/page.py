@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from headrace.engine.guardian import Engine
-from headrace.server.catalogue import catalogue, examined
+from headrace.server.catalogue import Catalogue, examined
 from headrace.server.demo import DEMO_ID, Demo
 from headrace.server.page_state import RunningWorkflows, session_state_of_page
+from headrace.server.specs import Specs
 from headrace.server.tls import names_of_this_machine
 from headrace.server.webrtc import WebRtc
 from headrace.settings import Settings
@@ -64,6 +65,7 @@ class Host(Protocol):
     """What the page needs of the worker."""
 
     settings: Settings
+    specs: Specs
     table: SessionTable
     engine: Engine
     demo: Demo | None
@@ -86,7 +88,8 @@ class PageRoutes:
         self._host = host
         self._version = package_version()
         self._files = {path: _read(*about) for path, about in FILES.items()}
-        self._running = RunningWorkflows()
+        self._running = RunningWorkflows(host.specs)
+        self._catalogue = Catalogue(host.specs)
         self._hosts = _outward_names(host.settings.host)
 
     def register(self, app: web.Application) -> None:
@@ -111,8 +114,7 @@ class PageRoutes:
 
     async def workflows(self, request: web.Request) -> web.Response:
         """The bundled workflows: name, title, description, steps, and why one cannot run."""
-        entries = catalogue(local=self._host.engine.settings.python is None)
-        return web.json_response({"workflows": [entry.as_dict() for entry in entries]})
+        return web.json_response({"workflows": [entry.as_dict() for entry in self._catalogue.entries()]})
 
     async def check_workflow(self, request: web.Request) -> web.Response:
         """Whether ``workflow``, as JSON data or text, can run here: its nodes, and every problem of it.
@@ -122,8 +124,7 @@ class PageRoutes:
         body = await read_json(request)
         if not isinstance(body, dict) or "workflow" not in body:
             raise InvalidInput("expected an object with the workflow under `workflow`", field="workflow")
-        engine = self._host.engine.settings
-        found = await asyncio.to_thread(examined, body["workflow"], local=engine.python is None)
+        found = await asyncio.to_thread(examined, body["workflow"], self._host.specs)
         return web.json_response(found)
 
     async def state(self, request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from headrace.engine.client import EngineProcessor
-from headrace.server.specs import parameter_table, workflow_spec
+from headrace.server.specs import Specs
 from stream.errors import HeadraceError
 from stream.pausing import innermost
 from stream.session import Session
@@ -32,7 +32,8 @@ class RunningWorkflow:
 class RunningWorkflows:
     """What each session runs, worked out once for each workflow."""
 
-    def __init__(self) -> None:
+    def __init__(self, specs: Specs) -> None:
+        self._specs = specs
         self._known: WeakKeyDictionary[Session, RunningWorkflow] = WeakKeyDictionary()
 
     def of(self, session: Session) -> RunningWorkflow:
@@ -43,19 +44,18 @@ class RunningWorkflows:
             return RunningWorkflow(spec, None, session.processor.info().schema)
         known = self._known.get(session)
         if known is None or known.spec is not spec:
-            known = self._known[session] = _examined(spec)
+            known = self._known[session] = self._examined(spec)
         return known
 
-
-def _examined(spec: dict[str, Any]) -> RunningWorkflow:
-    try:
-        # After a change it is as the caller gave it: JSON data, text, or a name.
-        data = workflow_spec(spec["workflow"], allow_files=False)["workflow"]
-        schema = parameter_table({**spec, "workflow": data}).schema()
-    except HeadraceError:
-        # The engine said the same to whoever asked for it.
-        return RunningWorkflow(spec, None, {})
-    return RunningWorkflow(spec, next((name for name, it in _bundled() if it == data), None), schema)
+    def _examined(self, spec: dict[str, Any]) -> RunningWorkflow:
+        try:
+            # After a change it is as the caller gave it: JSON data, text, or a name.
+            data = self._specs.of_workflow(spec["workflow"])["workflow"]
+            schema = self._specs.parameters({**spec, "workflow": data}).schema()
+        except HeadraceError:
+            # The engine said the same to whoever asked for it.
+            return RunningWorkflow(spec, None, {})
+        return RunningWorkflow(spec, next((name for name, it in _bundled() if it == data), None), schema)
 
 
 @cache

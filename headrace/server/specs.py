@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.server.definitions import WorkerDefinitions
 from stream.errors import InvalidInput
 from workflows import library
 from workflows.check import examine, normalise, not_installed
@@ -15,49 +15,103 @@ from workflows.graph import Graph, load_json
 from workflows.parameters import ParameterTable
 from workflows.problems import Problem, invalid_workflow
 from workflows.processor import WORKFLOW_KEYS
-from workflows.registry import NodeRegistry
 
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Spec = dict[str, Any]
 
 
-@cache
-def registry(input_folder: str | None = None) -> NodeRegistry:
-    """The built-in nodes; their declarations need no torch. ``input_folder`` is LoadImage's."""
-    return NodeRegistry.builtin(Path(input_folder) if input_folder is not None else None)
+class Specs:
+    """Makes the specs of a worker's sessions and reads them.
 
-
-def workflow_spec(
-    workflow: Any, *, allow_files: bool, input_folder: Path | None = None, local: bool = False
-) -> Spec:
-    """The spec of a workflow given as JSON data, JSON text, a bundled name or (if allowed) a file.
-
-    A list means several in a row. ``input_folder`` is where LoadImage finds its pictures. ``local`` says that
-    the engine runs in this interpreter, so that packages which are missing here are problems too. Raises
-    `InvalidWorkflow` with every problem at once.
+    ``definitions``: the nodes that workflows may name. ``named`` gives the data of a workflow by its name, or
+    raises `NotFound`. ``local`` says that the engine runs in this interpreter, so that packages which are
+    missing here are problems too.
     """
-    if isinstance(workflow, list):
-        data: Any = [_workflow_data(item, allow_files=allow_files) for item in workflow]
-    else:
-        data = _workflow_data(workflow, allow_files=allow_files)
-    spec = {"kind": "workflow", "workflow": data}
-    if input_folder is not None:
-        spec["input_folder"] = str(input_folder.resolve())
-        # It lists the pictures that were there when it was last asked.
-        registry(spec["input_folder"]).definitions.forget("LoadImage")
-    graphs = spec_graphs(spec)
-    if local:
-        definitions = registry(spec.get("input_folder")).definitions
-        missing = [problem for graph in graphs for problem in not_installed(graph, graph.nodes, definitions)]
-        if missing:
-            raise invalid_workflow(missing)
-    return spec
 
+    def __init__(
+        self,
+        definitions: WorkerDefinitions,
+        *,
+        local: bool = False,
+        named: Callable[[str], Any] = library.load_bundled,
+    ) -> None:
+        self.definitions = definitions
+        self.local = local
+        self.named = named
 
-def parameter_table(spec: Spec) -> ParameterTable:
-    """The live parameters of a workflow's spec."""
-    return ParameterTable(spec_graphs(spec), registry(spec.get("input_folder")).definitions)
+    def of_workflow(self, workflow: Any, *, allow_files: bool = False) -> Spec:
+        """The spec of a workflow given as JSON data, JSON text, a name or (if allowed) a file.
+
+        A list means several in a row. Raises `InvalidWorkflow` with every problem at once, `NotFound`.
+        """
+        spec = {
+            "kind": "workflow",
+            "workflow": self.data_of(workflow, allow_files=allow_files),
+            **self.definitions.spec_fields,
+        }
+        self.definitions.refresh()
+        graphs = self.graphs(spec)
+        if self.local:
+            missing = [
+                problem for graph in graphs for problem in not_installed(graph, graph.nodes, self.definitions)
+            ]
+            if missing:
+                raise invalid_workflow(missing)
+        return spec
+
+    def of_start(
+        self, params: Mapping[str, Any], *, default: str, allow_processors: bool
+    ) -> tuple[Spec, dict[str, Any]]:
+        """Take the workflow or processor out of a start's parameters: its spec, and the other parameters.
+
+        Those of a workflow are checked here, so that a wrong one is refused before the stream begins.
+        """
+        rest = dict(params)
+        chosen = {key: rest.pop(key) for key in (*WORKFLOW_KEYS, "processor") if rest.get(key) is not None}
+        if len(chosen) > 1:
+            raise InvalidInput(f"give one of {', '.join(chosen)}, not several", field=next(iter(chosen)))
+        if "processor" in chosen:
+            if not allow_processors:
+                raise InvalidInput(
+                    "naming a class is switched off; HEADRACE_ALLOW_PROCESSORS=1 allows it", field="processor"
+                )
+            return processor_spec(chosen["processor"]), rest
+        wanted = next(iter(chosen.values()), None)
+        spec = self.of_workflow(default if wanted is None else wanted, allow_files=wanted is None)
+        self.parameters(spec).resolve(rest)
+        return spec, rest
+
+    def parameters(self, spec: Spec) -> ParameterTable:
+        """The live parameters of a workflow's spec."""
+        return ParameterTable(self.graphs(spec), self.definitions)
+
+    def graphs(self, spec: Spec) -> list[Graph]:
+        """The workflows of a spec, checked, literals as the nodes want them. Raises `InvalidWorkflow`."""
+        data = spec["workflow"]
+        graphs, problems = [], list[Problem]()
+        for item in data if isinstance(data, list) and data else [data]:
+            graph, found = examine(load_json(item) if isinstance(item, str) else item, self.definitions)
+            graphs.append(graph)
+            problems += found
+        if problems:
+            raise invalid_workflow(problems)
+        return [normalise(graph, self.definitions) for graph in graphs]
+
+    def data_of(self, workflow: Any, *, allow_files: bool = False) -> Any:
+        """JSON data in place of text and of names, in a list of several too; not checked."""
+        if isinstance(workflow, list):
+            return [self._one(item, allow_files) for item in workflow]
+        return self._one(workflow, allow_files)
+
+    def _one(self, workflow: Any, allow_files: bool) -> Any:
+        if not isinstance(workflow, str):
+            return workflow
+        if workflow.lstrip().startswith(("{", "[")):
+            return load_json(workflow, "workflow")
+        if allow_files and library.is_path(workflow):
+            return library.load(Path(workflow))
+        return self.named(workflow)
 
 
 def processor_spec(target: Any) -> Spec:
@@ -65,57 +119,3 @@ def processor_spec(target: Any) -> Spec:
     if not isinstance(target, str) or not TARGET.fullmatch(target):
         raise InvalidInput(f"processor must read package.module:Class, not {target!r}", field="processor")
     return {"kind": "class", "target": target}
-
-
-def spec_from_params(
-    params: Mapping[str, Any],
-    *,
-    default: str,
-    allow_processors: bool,
-    input_folder: Path | None = None,
-    local: bool = False,
-) -> tuple[Spec, dict[str, Any]]:
-    """Take the workflow or processor out of a start's parameters: its spec, and the other parameters.
-
-    Those of a workflow are checked here, so that a wrong one is refused before the stream begins.
-    """
-    rest = dict(params)
-    chosen = {key: rest.pop(key) for key in (*WORKFLOW_KEYS, "processor") if rest.get(key) is not None}
-    if len(chosen) > 1:
-        raise InvalidInput(f"give one of {', '.join(chosen)}, not several", field=next(iter(chosen)))
-    if "processor" in chosen:
-        if not allow_processors:
-            raise InvalidInput(
-                "naming a class is switched off; HEADRACE_ALLOW_PROCESSORS=1 allows it", field="processor"
-            )
-        return processor_spec(chosen["processor"]), rest
-    wanted = next(iter(chosen.values()), None)
-    spec = workflow_spec(
-        default if wanted is None else wanted,
-        allow_files=wanted is None,
-        input_folder=input_folder,
-        local=local,
-    )
-    parameter_table(spec).resolve(rest)
-    return spec, rest
-
-
-def _workflow_data(workflow: Any, *, allow_files: bool) -> Any:
-    if not isinstance(workflow, str):
-        return workflow
-    if workflow.lstrip().startswith(("{", "[")):
-        return load_json(workflow, "workflow")
-    return library.load(workflow) if allow_files else library.load_bundled(workflow)
-
-
-def spec_graphs(spec: Spec) -> list[Graph]:
-    """The workflows of a spec, checked, their literals as the nodes want them. Raises `InvalidWorkflow`."""
-    data, definitions = spec["workflow"], registry(spec.get("input_folder")).definitions
-    graphs, problems = [], list[Problem]()
-    for item in data if isinstance(data, list) and data else [data]:
-        graph, found = examine(load_json(item) if isinstance(item, str) else item, definitions)
-        graphs.append(graph)
-        problems += found
-    if problems:
-        raise invalid_workflow(problems)
-    return [normalise(graph, definitions) for graph in graphs]

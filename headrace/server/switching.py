@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from headrace.engine.client import EngineProcessor
-from headrace.server.specs import parameter_table, registry, spec_graphs, workflow_spec
+from headrace.server.specs import Specs
 from stream.errors import InvalidInput
 from stream.pausing import innermost
 from stream.processor import Params
@@ -21,29 +20,20 @@ from workflows.parameters import ParameterTable, Place
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rules:
-    """What of the worker's settings concerns workflows."""
-
-    input_folder: Path | None = None
-    local: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Running:
     """The workflows of a session in their order, with the values that hold now."""
 
     graphs: tuple[Graph, ...]
     table: ParameterTable
-    input_folder: str | None
 
 
-def running(session: Session) -> Running:
+def running(session: Session, specs: Specs) -> Running:
     """What a session runs. Raises `InvalidInput` when that is no workflow."""
     processor = innermost(session.processor)
     if not isinstance(processor, EngineProcessor) or processor.spec.get("kind") != "workflow":
         raise InvalidInput("this session runs no workflow", field="type")
     spec = processor.spec
-    table, values = parameter_table(spec), dict[Place, Any]()
+    table, values = specs.parameters(spec), dict[Place, Any]()
     told = processor.info().schema.get("properties")
     if told is not None:
         # The engine tells the present values as defaults.
@@ -52,37 +42,36 @@ def running(session: Session) -> Running:
     else:
         own = {name: value for name, value in processor.params.items() if table.knows(name)}
         values = table.resolve(own)
-    graphs = [_with_values(graph, index, values) for index, graph in enumerate(spec_graphs(spec))]
-    folder = spec.get("input_folder")
-    return Running(tuple(graphs), ParameterTable(graphs, registry(folder).definitions), folder)
+    graphs = [_with_values(graph, index, values) for index, graph in enumerate(specs.graphs(spec))]
+    return Running(tuple(graphs), ParameterTable(graphs, specs.definitions))
 
 
-def schema_of(session: Session) -> dict[str, Any]:
+def schema_of(session: Session, specs: Specs) -> dict[str, Any]:
     """JSON Schema of a session's live parameters, known for a workflow before it is loaded."""
     schema = session.processor.info().schema
     if schema:
         return schema
     try:
-        return running(session).table.schema()
+        return running(session, specs).table.schema()
     except InvalidInput:
         return {}
 
 
-def change_to(session: Session, workflow: Any, rules: Rules) -> Params:
+def change_to(session: Session, workflow: Any, specs: Specs) -> Params:
     """The parameters that make a session run ``workflow``: the values that differ where nothing else does,
     else the workflow itself. Empty when it is what runs.
 
-    ``workflow`` is JSON data, a bundled name, or a list of these. Raises `InvalidWorkflow` with every
+    ``workflow`` is JSON data, a name, or a list of these. Raises `InvalidWorkflow` with every
     problem, `NotFound` for an unknown name.
     """
-    before = running(session)
-    spec = workflow_spec(workflow, allow_files=False, input_folder=rules.input_folder, local=rules.local)
-    after = spec_graphs(spec)
+    before = running(session, specs)
+    spec = specs.of_workflow(workflow)
+    after = specs.graphs(spec)
     values = _changed_values(before, after)
     return {"workflow": spec["workflow"]} if values is None else values
 
 
-async def switch(session: Session, workflow: Any, rules: Rules) -> dict[str, Any]:
+async def switch(session: Session, workflow: Any, specs: Specs) -> dict[str, Any]:
     """Have a session run ``workflow`` from between two frames on; what ran goes on while it loads. One that
     is still being loaded itself is waited for.
 
@@ -90,7 +79,7 @@ async def switch(session: Session, workflow: Any, rules: Rules) -> dict[str, Any
     ``workflow``, ``params`` or None. Raises as `change_to`, or what the processor raises, and then nothing
     has changed.
     """
-    params = change_to(session, workflow, rules)
+    params = change_to(session, workflow, specs)
     if not params:
         return {"changed": None}
     await session.processor.wait_ready(READY_WAIT)
@@ -107,10 +96,9 @@ def resize(session: Session, width: Any, height: Any) -> dict[str, int]:
     return {"width": media.width, "height": media.height}
 
 
-def nodes_info(session: Session) -> dict[str, dict[str, Any]]:
+def nodes_info(session: Session, specs: Specs) -> dict[str, dict[str, Any]]:
     """The nodes of each workflow in ComfyStream's form: ``{"0": {"5": {"class_type", "inputs"}}}``."""
-    found = running(session)
-    definitions = registry(found.input_folder).definitions
+    found, definitions = running(session, specs), specs.definitions
     nodes: dict[str, dict[str, Any]] = {}
     for index, graph in enumerate(found.graphs):
         nodes[str(index)] = of_graph = {}

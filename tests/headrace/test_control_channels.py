@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from headrace.server.control_channel import Channels
-from headrace.server.switching import Rules
+from headrace.server.definitions import WorkerDefinitions
+from headrace.server.specs import Specs
 from stream.session_feed import Feeds
 from tests.stream.quiet_session import quiet_session
 from tests.stream.webrtc.channel_pair import TestChannel
@@ -26,7 +27,7 @@ def make():
     made = []
 
     def channels(**more):
-        made.append(Channels(quiet_session("one"), Rules(), Feeds(), **more))
+        made.append(Channels(quiet_session("one"), Specs(WorkerDefinitions()), Feeds(), **more))
         return made[-1]
 
     yield channels

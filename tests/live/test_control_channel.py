@@ -8,7 +8,8 @@ import time
 from live_rig import INVERT, Viewer, clip, is_processed, is_raw, running
 
 from headrace.server.control_channel import Channels
-from headrace.server.switching import Rules
+from headrace.server.definitions import WorkerDefinitions
+from headrace.server.specs import Specs
 from tests.stream.webrtc.channel_pair import TestChannel
 
 LIMIT = 60
@@ -34,7 +35,7 @@ async def controlled(folder, **params):
             status, answer = await rig.start(params={"width": 128, "height": 128, **params})
             assert status == 200, answer
             session = rig.worker.table.find("one")
-            channels = Channels(session, Rules(), rig.worker.feeds)
+            channels = Channels(session, Specs(WorkerDefinitions()), rig.worker.feeds)
             control, data = TestChannel("control"), TestChannel("data")
             channels.opened("control", control)
             channels.opened("data", data)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
-from headrace.server.catalogue import catalogue, examined, steps_of, title_of
+from headrace.server.catalogue import Catalogue, examined, steps_of, title_of
+from headrace.server.definitions import WorkerDefinitions
 from headrace.server.page_state import RunningWorkflows, current_values, explain
-from headrace.server.specs import parameter_table, workflow_spec
+from headrace.server.specs import Specs
 from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError
 from stream.frames import VideoFrame
 from stream.pattern import PatternSettings
@@ -24,6 +25,7 @@ from stream.processor import FrameProcessor
 from stream.session import Session, SessionSettings
 from workflows import library
 
+SPECS = Specs(WorkerDefinitions())
 SCHEMA = {
     "properties": {
         "2.sigma": {"title": "Smooth: sigma", "default": 1.0},
@@ -61,7 +63,7 @@ def test_parameters_of_any_shape_leave_the_keys_as_they_are(params: Mapping[str,
 
 @pytest.mark.parametrize("name", library.names())
 def test_bundled_workflows_are_offered_with_words_of_their_own(name: str) -> None:
-    entry = next(entry for entry in catalogue() if entry.name == name)
+    entry = next(entry for entry in Catalogue(SPECS).entries() if entry.name == name)
     assert entry.title == title_of(name)
     assert entry.description
     assert len(entry.steps) >= 2
@@ -69,7 +71,7 @@ def test_bundled_workflows_are_offered_with_words_of_their_own(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["cartoon", "edges"])
 def test_values_of_a_bundled_workflow_are_those_in_its_file(name: str) -> None:
-    schema = parameter_table(workflow_spec(name, allow_files=False)).schema()
+    schema = SPECS.parameters(SPECS.of_workflow(name)).schema()
     data = library.load_bundled(name)
     values = current_values(schema, {})
     assert values
@@ -107,7 +109,7 @@ NODES = st.fixed_dictionaries(
 
 @given(st.dictionaries(st.text(max_size=3), NODES | JSON) | st.fixed_dictionaries({"nodes": st.lists(NODES)}))
 def test_whatever_somebody_drops_is_answered_with_nodes_and_problems(workflow: dict[str, Any]) -> None:
-    found = examined(workflow)
+    found = examined(workflow, SPECS)
     assert found["problems"]
     for node in found["nodes"]:
         assert set(node) == {"id", "title", "class_type"}
@@ -116,7 +118,7 @@ def test_whatever_somebody_drops_is_answered_with_nodes_and_problems(workflow: d
 
 def test_a_workflow_that_can_run_has_no_problem_and_one_that_cannot_names_the_node() -> None:
     workflow = library.load_bundled("edges")
-    assert examined(workflow) == {
+    assert examined(workflow, SPECS) == {
         "nodes": [
             {"id": "1", "title": "Stream in", "class_type": "LoadTensor"},
             {"id": "2", "title": "Edges", "class_type": "Canny"},
@@ -125,11 +127,11 @@ def test_a_workflow_that_can_run_has_no_problem_and_one_that_cannot_names_the_no
         "problems": [],
     }
     workflow["2"]["inputs"]["low_threshold"] = "much"
-    (problem,) = examined(workflow)["problems"]
+    (problem,) = examined(workflow, SPECS)["problems"]
     assert (problem["node_id"], problem["title"], problem["input"]) == ("2", "Edges", "low_threshold")
     for nonsense in (3, [], None):
         with pytest.raises(InvalidInput, match="JSON object of nodes"):
-            examined(nonsense)
+            examined(nonsense, SPECS)
 
 
 class Works(FrameProcessor):
@@ -138,10 +140,10 @@ class Works(FrameProcessor):
 
 
 async def test_what_a_session_runs_is_known_by_name_and_with_its_own_values_before_the_engine_is() -> None:
-    spec = workflow_spec("edges", allow_files=False)
+    spec = SPECS.of_workflow("edges")
     processor = EngineProcessor(Engine(EngineSettings()), spec, session="one")
     one = pattern_session("one", processor, SessionSettings(), PatternSettings(width=64, height=64))
-    workflows = RunningWorkflows()
+    workflows = RunningWorkflows(SPECS)
     running = workflows.of(one)
     assert running.name == "edges"
     assert running.schema["properties"]["2.low_threshold"]["default"] == 0.4

@@ -1,0 +1,72 @@
+"""The node classes that the workflows of a worker may name: its definitions, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from workflows.definitions import Definitions, NodeDefinition
+from workflows.registry import NodeRegistry
+
+BUILTIN = "builtin"
+
+
+class WorkerDefinitions(Mapping[str, NodeDefinition]):
+    """The definitions of a worker: those of the built-in nodes (``registry``), and those that others `put`
+    over them, by where they come from. Of a class that several have, what was put first counts.
+
+    ``input_folder`` is where LoadImage finds its pictures. ``spec_fields`` is what the engine is told beside
+    a workflow, so that it has the same nodes. A class that cannot be read is not in it; `failures` says why.
+    """
+
+    def __init__(self, input_folder: Path | None = None) -> None:
+        folder = input_folder.resolve() if input_folder is not None else None
+        self.registry = NodeRegistry.builtin(folder)
+        self.spec_fields: dict[str, Any] = {} if folder is None else {"input_folder": str(folder)}
+        self._others: dict[str, Definitions] = {}
+
+    def put(self, origin: str, definitions: Definitions) -> None:
+        """Have the definitions of ``origin`` (``comfyui``, ``custom nodes``), in place of any it had."""
+        self._others[origin] = definitions
+
+    def drop(self, origin: str) -> None:
+        """Forget those of ``origin``."""
+        self._others.pop(origin, None)
+
+    def refresh(self) -> None:
+        """Read anew what may have changed on the disk: LoadImage lists the pictures that there are."""
+        self.registry.definitions.forget("LoadImage")
+
+    def origin_of(self, class_type: str) -> str | None:
+        """Where the definition of a class comes from: `BUILTIN`, a name that was `put`, None without one."""
+        for origin, definitions in self._layers():
+            if class_type in definitions:
+                return origin
+        return None
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Classes that cannot be read, and why."""
+        found: dict[str, str] = {}
+        for _, definitions in self._layers():
+            for class_type, why in getattr(definitions, "failures", {}).items():
+                found.setdefault(class_type, why)
+        return found
+
+    def __getitem__(self, class_type: str) -> NodeDefinition:
+        for _, definitions in self._layers():
+            found = definitions.get(class_type)
+            if found is not None:
+                return found
+        raise KeyError(class_type)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for _, definitions in self._layers() for name in definitions))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _layers(self) -> Iterator[tuple[str, Definitions]]:
+        yield from self._others.items()
+        yield BUILTIN, self.registry.definitions
