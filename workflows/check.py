@@ -12,10 +12,11 @@ from typing import Any
 
 from workflows import stream_rules
 from workflows.definitions import Definitions, InputDefinition, NodeDefinition, accepts
-from workflows.graph import LIMITS, Graph, Limits, Link, Node, read_graph
+from workflows.graph import LIMITS, Graph, Limits, Link, Node
 from workflows.networks import INSTALL, missing_packages
 from workflows.parameters import ParameterTable
 from workflows.problems import Problem, invalid_workflow
+from workflows.reading import read
 from workflows.stream_rules import Modalities, convert, modalities, video_output
 from workflows.topology import cycles, downstream, upstream
 from workflows.values import ValueRefused, check_value, nearest
@@ -50,7 +51,7 @@ def examine(
     limits: Limits = LIMITS,
 ) -> tuple[Graph, list[Problem]]:
     """The converted graph of workflow ``data``, as far as there is one, and every problem of it."""
-    graph, problems = read_graph(data, limits)
+    graph, problems = read(data, definitions, limits)
     if not graph:
         return graph, problems
     broken = {problem.node_id for problem in problems if problem.node_id is not None}

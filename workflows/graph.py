@@ -2,7 +2,8 @@
 
 API format: ``{"<node id>": {"class_type": str, "inputs": {name: value}, "_meta": {"title": str}}}``, where a
 value is a link ``["<node id>", <output index>]`` or a literal. A literal that is itself a list is written
-``{"__value__": [...]}``.
+``{"__value__": [...]}``. ``_meta`` may have ``control_after_generate``: what the control of that name in the
+editor says of inputs, one of `AFTER_GENERATE` for each name.
 
 Standard library only, so that a workflow can be read where neither torch nor a node class is.
 """
@@ -21,6 +22,11 @@ from stream.errors import InvalidWorkflow, TooLarge
 from workflows.problems import Problem, invalid_workflow, node_label
 
 API_FORMAT_HINT = "in ComfyUI: Workflow menu, Export (API)"
+
+AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
+"""What becomes of a value after each run of the graph, as ComfyUI's editor offers it."""
+
+_CONTROL = "control_after_generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Node:
     """One node. A value of ``inputs`` is a `Link` or a literal.
 
     ``origin`` is the class and title that the node had in the file, where a rule has replaced them.
+    ``after_generate`` says of literals what becomes of them after each run, one of `AFTER_GENERATE`.
     """
 
     id: str
@@ -57,6 +64,7 @@ class Node:
     title: str
     inputs: Mapping[str, Any]
     origin: tuple[str, str] | None = None
+    after_generate: Mapping[str, str] = MappingProxyType({})
 
     @property
     def label(self) -> str:
@@ -77,6 +85,8 @@ class Node:
         if (self.id, self.class_type, self.origin) != (other.id, other.class_type, other.origin):
             return None
         if self.title != other.title or self.inputs.keys() != other.inputs.keys():
+            return None
+        if self.after_generate != other.after_generate:
             return None
         changed: dict[str, Any] = {}
         for name, value in other.inputs.items():
@@ -126,7 +136,8 @@ class Graph:
             node.id: {
                 "inputs": {name: _value_to_api(value) for name, value in node.inputs.items()},
                 "class_type": node.class_type,
-                "_meta": {"title": node.title},
+                "_meta": {"title": node.title}
+                | ({_CONTROL: dict(node.after_generate)} if node.after_generate else {}),
             }
             for node in self
         }
@@ -245,7 +256,22 @@ def _read_node(node_id: Any, entry: Any, limits: Limits) -> tuple[Node | None, l
             inputs[str(name)] = _read_value(value, limits)
         except ValueError as error:
             problems.append(place.problem("bad_value", str(error), str(name)))
-    return replace(place, inputs=MappingProxyType(inputs)), problems
+    after = _read_after_generate(meta, inputs)
+    return replace(place, inputs=MappingProxyType(inputs), after_generate=after), problems
+
+
+def _read_after_generate(meta: Any, inputs: Mapping[str, Any]) -> Mapping[str, str]:
+    """Of literals alone: a link has its value from elsewhere."""
+    given = meta.get(_CONTROL) if isinstance(meta, Mapping) else None
+    if not isinstance(given, Mapping):
+        return MappingProxyType({})
+    return MappingProxyType(
+        {
+            name: rule
+            for name, rule in given.items()
+            if rule in AFTER_GENERATE and name in inputs and not isinstance(inputs[name], Link)
+        }
+    )
 
 
 def _read_value(value: Any, limits: Limits) -> Any:

@@ -6,11 +6,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stream.errors import NotFound
-from workflows.graph import LIMITS, load_json
+from stream.errors import NotFound, TooLarge
+from workflows.carriers import PICTURE_SUFFIXES
+from workflows.graph import load_json
+from workflows.reading import load as load_content
 from workflows.values import nearest
 
 _SUFFIX = ".json"
+_MAX_PICTURE_BYTES = 64 * 1024 * 1024
 
 
 def names() -> list[str]:
@@ -23,8 +26,9 @@ def names() -> list[str]:
 def load(name_or_path: str | Path) -> Any:
     """The JSON data of a bundled workflow, or of a file.
 
-    What contains a slash or ends in .json is a path. Raises `NotFound` (which lists the bundled names),
-    `InvalidWorkflow` with line and column when the text is not JSON, `TooLarge`.
+    What contains a slash or ends in .json, or as a picture does, is a path. A picture carries its workflow.
+    Raises `NotFound` (which lists the bundled names), `InvalidWorkflow` with line and column when the text is
+    not JSON, `TooLarge`.
     """
     if isinstance(name_or_path, Path) or is_path(name_or_path):
         return _load_file(Path(name_or_path))
@@ -33,7 +37,7 @@ def load(name_or_path: str | Path) -> Any:
 
 def is_path(name: str) -> bool:
     """Whether a text that an operator gave means a file, not the name of a workflow."""
-    return "/" in name or name.endswith(_SUFFIX)
+    return "/" in name or name.lower().endswith((_SUFFIX, *PICTURE_SUFFIXES))
 
 
 def load_bundled(name: str) -> Any:
@@ -51,10 +55,12 @@ def load_bundled(name: str) -> Any:
 def _load_file(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            text = file.read(LIMITS.text_bytes + 1)
+            content = file.read(_MAX_PICTURE_BYTES + 1)
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror or error}", field="workflow") from error
-    return load_json(text, str(path))
+    if len(content) > _MAX_PICTURE_BYTES:
+        raise TooLarge(f"{path}: over {_MAX_PICTURE_BYTES} bytes", field="workflow")
+    return load_content(content, str(path))
 
 
 def _folder() -> Any:

@@ -224,3 +224,17 @@ def test_changed_values_leave_the_old_graph_alone() -> None:
         2,
     )
     assert isinstance(other, Graph)
+
+
+def test_what_becomes_of_a_value_after_a_run_is_kept() -> None:
+    meta = {
+        "title": "K",
+        "control_after_generate": {"seed": "randomize", "steps": "at will", "gone": "fixed", "x": "fixed"},
+    }
+    data = {"1": {"class_type": "K", "inputs": {"seed": 5, "steps": 20, "x": ["2", 0]}, "_meta": meta}}
+    graph = parse_graph(data)
+    assert graph.nodes["1"].after_generate == {"seed": "randomize"}
+    assert parse_graph(graph.to_api()) == graph
+    assert "control_after_generate" not in parse_graph({"1": {"class_type": "K"}}).to_api()["1"]["_meta"]
+    other = parse_graph({"1": {**data["1"], "_meta": {"title": "K"}}})
+    assert graph.nodes["1"].changed_literals(other.nodes["1"]) is None
