@@ -14,7 +14,7 @@ import copy
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -64,7 +64,7 @@ class Node:
     title: str
     inputs: Mapping[str, Any]
     origin: tuple[str, str] | None = None
-    after_generate: Mapping[str, str] = MappingProxyType({})
+    after_generate: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
