@@ -11,11 +11,11 @@ from typing import Any
 from benchmarks import live_model, notes
 from benchmarks.batch_models import NAME
 from benchmarks.batch_rig import MEGA, Bench, Caller, Repeater, chat
-from benchmarks.clip import Recipe
 from benchmarks.measures import find
 from benchmarks.report import Spread
 from benchmarks.rig import Run
 from benchmarks.workers import ROOT, BenchmarkError, Program, Worker
+from byoc.mock.clip import Recipe
 
 RATIO = 1.5
 MODEL_MS = 10.0

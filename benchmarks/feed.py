@@ -18,9 +18,9 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks import clip
 from benchmarks.notes import Notes
-from benchmarks.outputs import Arrival
+from byoc.mock import clip
+from byoc.mock.outputs import Arrival
 
 LEAD_S = 0.3
 """From the start of the program to its first frame."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processors
-from benchmarks.clip import Recipe
 from benchmarks.report import Report, Spread, slope
 from benchmarks.rig import Rig, Run
+from byoc.mock.clip import Recipe
 
 WARM_UP_S = 5.0
 TAKE_S = 0.04

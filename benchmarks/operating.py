@@ -33,11 +33,11 @@ import aiohttp
 import av
 from rich.console import Console
 
-from benchmarks import clip
-from benchmarks.clip import Chunk, Recipe
 from benchmarks.report import Report, Spread
 from benchmarks.rig import Rig
 from benchmarks.workers import ROOT, BenchmarkError, Program, Worker, request, running, wait_until
+from byoc.mock import clip
+from byoc.mock.clip import Chunk, Recipe
 
 LEAD_S = 0.5
 """From the start of the player to its first frame."""

@@ -18,8 +18,8 @@ from typing import Any
 
 from pytrickle import FrameProcessor, StreamServer  # type: ignore[import-not-found]
 
-from benchmarks import barcode
 from benchmarks.notes import Notes
+from byoc.mock import barcode
 
 
 class Passthrough(FrameProcessor):  # type: ignore[misc]

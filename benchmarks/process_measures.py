@@ -15,13 +15,14 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks import clip, notes, processors
-from benchmarks.clip import Recipe
+from benchmarks import notes, processors
 from benchmarks.measures import INVERT, Bench
-from benchmarks.outputs import longest_gap
 from benchmarks.report import Spread
 from benchmarks.rig import Run, engine_of
 from benchmarks.workers import HEADRACE, BenchmarkError, Program, answers, running, trickle, wait_until
+from byoc.mock import clip
+from byoc.mock.clip import Recipe
+from byoc.mock.outputs import longest_gap
 
 FILE_SECONDS = (20.0, 60.0)
 """Lengths of the files of c: the shorter, the more the engine's start weighs."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import barcode
 from benchmarks.notes import Notes
+from byoc.mock import barcode
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor, Params, VideoResult
 

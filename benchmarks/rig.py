@@ -14,8 +14,6 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks import feed, notes, processors
-from benchmarks.clip import Recipe, cached
-from benchmarks.outputs import Output, outputs
 from benchmarks.workers import (
     HEADRACE,
     ROOT,
@@ -28,6 +26,8 @@ from benchmarks.workers import (
     trickle,
     wait_until,
 )
+from byoc.mock.clip import Recipe, cached
+from byoc.mock.outputs import Output, outputs
 
 CHANNELS = {
     "subscribe": "video/MP2T",

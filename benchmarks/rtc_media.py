@@ -16,7 +16,7 @@ from aiortc import MediaStreamTrack
 from aiortc.codecs import depayload
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
-from benchmarks import barcode
+from byoc.mock import barcode
 
 VIDEO_CLOCK = 90_000
 AUDIO_CLOCK = 48_000

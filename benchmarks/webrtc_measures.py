@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processors
-from benchmarks.clip import Recipe
 from benchmarks.measures import INVERT
 from benchmarks.report import Report, Spread, slope
 from benchmarks.rtc_media import AUDIO_CLOCK
 from benchmarks.webrtc_rig import WARM_UP_S, RtcRig, RtcRun
 from benchmarks.workers import BenchmarkError, Program, request, wait_until
+from byoc.mock.clip import Recipe
 
 FPS = 30
 TAKE_S = 0.066

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clip import Recipe, cached
 from benchmarks.rig import Sample
 from benchmarks.workers import (
     HEADRACE,
@@ -23,6 +22,7 @@ from benchmarks.workers import (
     running,
     wait_until,
 )
+from byoc.mock.clip import Recipe, cached
 
 WARM_UP_S = 5.0
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import barcode, clip
+from byoc.mock import barcode, clip
 
 NUMBERS = st.integers(0, (1 << barcode.NUMBER_BITS) - 1)
 

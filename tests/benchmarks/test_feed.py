@@ -3,9 +3,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import clip, feed, notes
-from benchmarks.outputs import Arrival, outputs
+from benchmarks import feed, notes
 from benchmarks.report import Spread, slope
+from byoc.mock import clip
+from byoc.mock.outputs import Arrival, outputs
 from stream.trickle.server import TrickleServer, TrickleServerSettings
 
 

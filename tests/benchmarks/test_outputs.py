@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import clip
-from benchmarks.outputs import Arrival, longest_gap, outputs
+from byoc.mock import clip
+from byoc.mock.outputs import Arrival, longest_gap, outputs
 
 
 def test_each_frame_arrives_with_the_read_that_completes_it(tmp_path: Path) -> None:

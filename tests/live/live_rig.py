@@ -16,7 +16,7 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from benchmarks import clip as clips
+from byoc.mock import clip as clips
 from headrace.server.app import Worker, build_app
 from headrace.settings import Settings
 from stream.codecs.audio_decoder import AudioDecoder

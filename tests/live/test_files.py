@@ -17,8 +17,8 @@ import psutil
 import pytest
 from live_rig import INVERT
 
-from benchmarks import barcode
-from benchmarks import clip as clips
+from byoc.mock import barcode
+from byoc.mock import clip as clips
 from stream.codecs.audio_encoder import AudioEncoder
 from stream.codecs.video_encoder import VideoEncoder, VideoEncoderSettings
 from stream.errors import SinkError

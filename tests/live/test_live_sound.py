@@ -9,7 +9,7 @@ import av
 import numpy as np
 from live_rig import INVERT, Rig, Viewer, clip, is_processed, running
 
-from benchmarks import clip as clips
+from byoc.mock import clip as clips
 
 RATE = 48_000
 

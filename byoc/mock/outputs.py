@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import av
 
-from benchmarks import barcode
-from benchmarks.clip import access_units
+from byoc.mock import barcode
+from byoc.mock.clip import access_units
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The clip that every benchmark plays: moving texture with numbered frames, and sound, as MPEG-TS segments.
+"""A generated clip: moving texture with numbered frames, and sound, as MPEG-TS segments.
 
 `cut` gives the chunks in which a live source would send it: all bytes up to the last one of an access unit
 are due together at that unit's time.
@@ -19,7 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import barcode
+from byoc.mock import barcode
 
 CLOCK = 90_000
 TS_PACKET = 188
