@@ -1,8 +1,8 @@
 """The client side of HTTP/1.1 as trickle needs it: the head of a request goes out before its body exists.
 
 Ordinary clients hold the head back until the first byte of a body, limit the time of a whole request, or
-stumble over repeated interim responses. One request a connection; the server may answer before the request
-has ended.
+stumble over repeated interim responses. One request at a time; the server may answer before the request has
+ended.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ResponseHead:
 
 
 class ClientConnection:
-    """One request and its response. One task may send while another reads the response."""
+    """A request and its response, then perhaps another. One task may send while another reads."""
 
     def __init__(self, wire: Wire, endpoint: Endpoint) -> None:
         self._wire = wire
@@ -155,6 +155,24 @@ class ClientConnection:
         while len(body) < limit and (chunk := await self.read_chunk()) is not None:
             body += chunk.data
         return body[:limit]
+
+    def reuse(self) -> bool:
+        """Make ready for another request after a whole response; False when there can be none."""
+        http = self._http
+        if self._wire.gone or http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+            return False
+        http.start_next_cycle()
+        self._complete = False
+        return True
+
+    async def wait_gone(self) -> None:
+        """Return when the server has ended the connection; for whoever reads nothing at the time."""
+        gone = asyncio.Event()
+        self._wire.notify_gone(gone.set)
+        try:
+            await gone.wait()
+        finally:
+            self._wire.notify_gone(None)
 
     async def close(self) -> None:
         """Drop the connection and return when its descriptor is closed."""
