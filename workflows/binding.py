@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class BoundNode:
     call: Callable[..., Any]
     is_async: bool
     lists: tuple[bool, ...]
+    guard: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """`NodeRegistry.guard`, held during calls outside the frame's path."""
 
 
 def bind(graph: Graph, order: Iterable[str], registry: NodeRegistry) -> dict[str, BoundNode]:
@@ -62,7 +65,7 @@ def bind(graph: Graph, order: Iterable[str], registry: NodeRegistry) -> dict[str
             width = max(len(lists), int(node.class_type == stream_rules.SAVE_TEXT))
             call = (mapped_async if is_async else mapped)(call, list_inputs, lists, width)
             lists = (True,) * width
-        bound[node_id] = BoundNode(node_class, definition, call, is_async, lists)
+        bound[node_id] = BoundNode(node_class, definition, call, is_async, lists, registry.guard)
     return bound
 
 
@@ -101,12 +104,16 @@ def _is_input(definition: NodeDefinition, name: str) -> bool:
 
 
 async def refusals(graph: Graph, node_ids: Iterable[str], registry: NodeRegistry) -> list[Problem]:
-    """What the classes themselves, by VALIDATE_INPUTS, have against the literals of these nodes."""
+    """What the registry, and the classes themselves by VALIDATE_INPUTS, have against these nodes."""
     problems: list[Problem] = []
     for node_id in node_ids:
         node = graph.nodes[node_id]
         definition = registry.definitions[node.class_type]
-        if node.class_type in UNCALLED or not (definition.validates or definition.validates_all):
+        if node.class_type in UNCALLED:
+            continue
+        found = list(registry.refusals(graph, node))
+        problems += found
+        if found or not (definition.validates or definition.validates_all):
             continue
         question = registry.node_class(node.class_type).VALIDATE_INPUTS
         verdict = await _ask(question, _validated_arguments(graph, node, definition, registry))

@@ -119,9 +119,10 @@ async def _run_once(
     node: Node, item: BoundNode, arguments: dict[str, Any], width: int
 ) -> tuple[tuple[Any, ...], Any]:
     try:
-        result = item.call(**arguments)
-        if item.is_async:
-            result = await result
+        with item.guard():
+            result = item.call(**arguments)
+            if item.is_async:
+                result = await result
         values, ui = unpack(result, width)
     except (Exception, SystemExit) as error:
         raise node_failed(node, error) from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from workflows.definitions import BadDefinition, NodeDefinition
+from workflows.graph import Graph, Node
 from workflows.nodes import batch, canny, canvas, image, load_image, mask, pretrained, quantize, stream
+from workflows.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,16 @@ class NodeRegistry:
         return NodeDefinition.from_class(
             class_type, self._classes[class_type], self._display_names.get(class_type)
         )
+
+    def refusals(self, graph: Graph, node: Node) -> Iterable[Problem]:
+        """What there is against running ``node``, beside what its class says: for registries of code that is
+        not to be trusted with every literal. Asked before any call to the class."""
+        return ()
+
+    def guard(self) -> contextlib.AbstractContextManager[Any]:
+        """Held during each call of a node outside the frame's path, where classes share state that calls in
+        several threads at once would break."""
+        return contextlib.nullcontext()
 
     def object_info(self) -> dict[str, Any]:
         """Every definition as ComfyUI's ``/object_info`` gives it, without classes that cannot be read."""
