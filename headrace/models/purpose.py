@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from headrace.models.single.folder import class_of
 from headrace.models.store import Located
 from stream.errors import InvalidInput
 
@@ -59,6 +60,8 @@ def pipeline_of(found: Located) -> str:
     table: _Table = ()
     if found.kind == "diffusers":
         names, table = [found.index or ""], _BY_PIPELINE
+    elif found.kind == "safetensors":  # pickles are not opened in the worker
+        names, table = [class_of(found) or ""], _BY_PIPELINE
     elif found.kind == "transformers":
         names, table = _architectures(found), _BY_ARCHITECTURE
     for name in names:

@@ -6,6 +6,7 @@ them with a scheduler of its own (`headrace.models.loading.view`), so nothing th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from headrace.batch.pipelines import lightning
 from headrace.models import loading, memory
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
 from headrace.models.refs import ModelKey
+from headrace.models.single.folder import is_single, pipeline_class, prepared
 from headrace.models.store import Located, ModelStore
 from headrace.models.tiny import ensure_built
 from stream.errors import InvalidInput
@@ -104,13 +106,8 @@ def locate(job: Job) -> Located:
     """The files of the job's model. Raises `InvalidInput` where they are no model of diffusers."""
     assert job.store is not None
     found = job.store.find(lightning.base_of(job.model) or job.model)
-    if found.kind in ("safetensors", "pickle"):
-        raise InvalidInput(
-            f"model {job.model} is one file. A checkpoint of pictures must be a folder of diffusers: "
-            "StableDiffusionPipeline (or StableDiffusionXLPipeline).from_single_file(FILE).save_pretrained("
-            "FOLDER) makes one of it",
-            field="model_id",
-        )
+    if is_single(found):
+        return dataclasses.replace(found, index=pipeline_class(found))
     if found.kind != "diffusers":
         raise InvalidInput(
             f"model {job.model} is no pipeline of diffusers ({found.kind}), so it does no {job.pipeline}",
@@ -153,6 +150,9 @@ def _load(
     dtype: torch.dtype,
     progress: LoadProgress,
 ) -> Loaded:
+    if is_single(found):
+        progress(0.0, "converting the file, once")
+        found = prepared(found, store.roots.cache, loading.name_of(dtype))
     found = ensure_built(found, store)
     index = _read_index(found.path)
     names = {name for name, value in index.items() if isinstance(value, list) and name != "safety_checker"}
