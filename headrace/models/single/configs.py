@@ -59,11 +59,9 @@ def controlnet_config(shapes: Shapes, family: Family) -> Config:
 def _down_config(shapes: Shapes, family: Family) -> Config:
     levels = range(count(shapes, "down_blocks.{}."))
     if not levels or "mid_block.resnets.0.conv1.weight" not in shapes:
-        raise InvalidInput("it is no network of Stable Diffusion: its blocks have other names", field="model_id")
+        raise InvalidInput("its blocks are not those of Stable Diffusion", field="model_id")
     channels = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels]
-    depths = [
-        count(shapes, f"down_blocks.{level}.attentions.0.transformer_blocks.{{}}.") for level in levels
-    ]
+    depths = [count(shapes, f"down_blocks.{level}.attentions.0.transformer_blocks.{{}}.") for level in levels]
     middle = count(shapes, "mid_block.attentions.0.transformer_blocks.{}.")
     linear = any(len(s) == 2 for n, s in shapes.items() if n.endswith(".proj_in.weight"))
     config: Config = {
@@ -138,7 +136,7 @@ def clip_config(shapes: Shapes, *, open_clip: bool) -> Config:
 
 def t5_config(shapes: Shapes) -> Config:
     """Of `T5EncoderModel`, version 1.1."""
-    rows, width = shapes["shared.weight"] if "shared.weight" in shapes else shapes["encoder.embed_tokens.weight"]
+    rows, width = shapes["shared.weight"]
     buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
     return {

@@ -51,7 +51,7 @@ def _unet(tensors: dict[str, torch.Tensor], family: Family) -> Converted:
     from diffusers.loaders import single_file_utils as files
 
     if "input_blocks.0.0.weight" in tensors:
-        hints = {"layers_per_block": _layers(tensors)}
+        hints: Config = {"layers_per_block": _layers(tensors)}
         if "label_emb.0.0.weight" in tensors:
             hints["addition_embed_type"] = "text_time"
         prefixed = {f"model.diffusion_model.{name}": value for name, value in tensors.items()}
@@ -116,7 +116,9 @@ def _open_clip(tensors: dict[str, torch.Tensor], family: Family) -> Converted:
     if family == "sd2":
         # Its network was trained on what comes out of the last layer but one.
         last = count(shapes_of(tensors), "transformer.resblocks.{}.") - 1
-        prefixed = {n: v for n, v in prefixed.items() if not n.startswith(f"{prefix}transformer.resblocks.{last}.")}
+        prefixed = {
+            n: v for n, v in prefixed.items() if not n.startswith(f"{prefix}transformer.resblocks.{last}.")
+        }
     else:
         prefix = "conditioner.embedders.1.model."
         prefixed = {f"{prefix}{name}": value for name, value in tensors.items()}
@@ -127,7 +129,9 @@ def _encoder(tensors: dict[str, torch.Tensor], *, open_clip: bool) -> Converted:
     config = configs.clip_config(shapes_of(tensors), open_clip=open_clip)
     kind = config["architectures"][0]
     if kind == "CLIPTextModel":
-        tensors = {n.removeprefix("text_model."): v for n, v in tensors.items() if n != "text_projection.weight"}
+        tensors = {
+            n.removeprefix("text_model."): v for n, v in tensors.items() if n != "text_projection.weight"
+        }
     return Converted("transformers", kind, config, tensors)
 
 

@@ -52,7 +52,9 @@ def pipeline_class(found: Located) -> str:
     """
     name = class_of(found)
     if name is None:
-        what = ", ".join(sorted({item.part for item in parts_of(file_shapes(found))})) or "no part that is known"
+        what = (
+            ", ".join(sorted({item.part for item in parts_of(file_shapes(found))})) or "no part that is known"
+        )
         raise InvalidInput(
             f"model {found.ref} is one file with {what}; a checkpoint of pictures has a network of Stable "
             "Diffusion 1, 2 or XL, its text encoder and its vae",
@@ -113,7 +115,13 @@ def prepared(found: Located, cache: Path, dtype: str) -> Located:
     index = json.loads((target / "model_index.json").read_text())
     size = sum((target / name).stat().st_size for name in names if name.endswith(".safetensors"))
     return dataclasses.replace(
-        found, path=target, kind="diffusers", files=names, bytes=size, index=index["_class_name"], variant=None
+        found,
+        path=target,
+        kind="diffusers",
+        files=names,
+        bytes=size,
+        index=index["_class_name"],
+        variant=None,
     )
 
 
@@ -172,7 +180,9 @@ def _write(found: Located, dtype: str, folder: Path) -> None:
             index[name] = [made.library, made.kind]
             if item in clips:
                 second = name.removeprefix("text_encoder")
-                write_tokenizer(folder / f"tokenizer{second}", pad="!" if item.part == "open_clip" else "<|endoftext|>")
+                write_tokenizer(
+                    folder / f"tokenizer{second}", pad="!" if item.part == "open_clip" else "<|endoftext|>"
+                )
                 index[f"tokenizer{second}"] = ["transformers", "CLIPTokenizer"]
         if any(item.part in ("unet", "flux") for item in parts):
             index["scheduler"] = ["diffusers", _write_scheduler(reader, parts, family, folder / "scheduler")]

@@ -13,8 +13,8 @@ Family = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "flux", ""]
 
 _MARKS: tuple[tuple[Part, tuple[str, ...], tuple[str, ...]], ...] = (
     ("unet", ("model.diffusion_model.", ""), ("input_blocks.0.0.weight", "time_embed.0.weight")),
-    ("unet", ("",), ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight")),
-    ("vae", ("first_stage_model.", "vae.", ""), ("decoder.conv_in.weight", "decoder.mid.block_1.conv1.weight")),
+    ("unet", ("",), ("time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight")),
+    ("vae", ("first_stage_model.", "vae.", ""), ("decoder.mid.block_1.conv1.weight",)),
     ("vae", ("",), ("decoder.conv_in.weight", "decoder.mid_block.resnets.0.conv1.weight")),
     ("flux", ("model.diffusion_model.", ""), ("double_blocks.0.img_attn.qkv.weight", "img_in.weight")),
     ("t5", ("text_encoders.t5xxl.transformer.", ""), ("encoder.block.0.layer.0.SelfAttention.q.weight",)),

@@ -17,7 +17,7 @@ def merges() -> list[str]:
 
 
 def vocabulary(lines: list[str]) -> dict[str, int]:
-    """The number of each token. Bytes that print come first, then the rest, as GPT-2's vocabulary has them."""
+    """The number of each token. Bytes that print come first, then the rest, as in GPT-2's."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     characters = [chr(byte) for byte in plain] + [chr(0x100 + number) for number in range(256 - len(plain))]
     words = [*characters, *(f"{character}</w>" for character in characters)]

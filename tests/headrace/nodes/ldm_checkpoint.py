@@ -61,8 +61,14 @@ def controlnet_names(levels: int, layers: int, prefix: str) -> Names:
 
 
 def resnet(new: str, old: str) -> Names:
-    pairs = (("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("time_emb_proj", "emb_layers.1"),
-             ("norm2", "out_layers.0"), ("conv2", "out_layers.3"), ("conv_shortcut", "skip_connection"))  # fmt: skip
+    pairs = (
+        ("norm1", "in_layers.0"),
+        ("conv1", "in_layers.2"),
+        ("time_emb_proj", "emb_layers.1"),
+        ("norm2", "out_layers.0"),
+        ("conv2", "out_layers.3"),
+        ("conv_shortcut", "skip_connection"),
+    )
     yield from ((f"{new}{a}.", f"{old}{b}.") for a, b in pairs)
 
 
@@ -73,7 +79,13 @@ def vae_names(levels: int, layers: int, prefix: str) -> Names:
         yield f"{side}.conv_norm_out.", f"{prefix}{side}.norm_out."
         for number in (0, 1):
             yield f"{side}.mid_block.resnets.{number}.", f"{prefix}{side}.mid.block_{number + 1}."
-        pairs = (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"))
+        pairs = (
+            ("group_norm", "norm"),
+            ("to_q", "q"),
+            ("to_k", "k"),
+            ("to_v", "v"),
+            ("to_out.0", "proj_out"),
+        )
         for new, old in pairs:
             yield f"{side}.mid_block.attentions.0.{new}.", f"{prefix}{side}.mid.attn_1.{old}."
         for level in range(levels):
@@ -117,6 +129,7 @@ def drawn(module: torch.nn.Module, seed: int, *, gain: float = 1.0) -> Any:
 def small_unet(*, width: int = 32, xl: bool = False, context: int | None = None) -> Any:
     from diffusers import UNet2DConditionModel
 
+    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
     more: dict[str, Any] = {"attention_head_dim": 8}
     if xl:
         more = {
@@ -130,8 +143,8 @@ def small_unet(*, width: int = 32, xl: bool = False, context: int | None = None)
     return UNet2DConditionModel(
         sample_size=64,
         block_out_channels=(width, 2 * width),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D") if not xl else ("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D") if not xl else ("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=down[::-1] if xl else down,
+        up_block_types=up[::-1] if xl else up,
         layers_per_block=1,
         cross_attention_dim=context or (2048 if xl else 768),
         **more,
@@ -175,7 +188,9 @@ def vae_tensors(vae: torch.nn.Module, prefix: str = "first_stage_model.") -> dic
     }
 
 
-def unet_tensors(unet: torch.nn.Module, attention: tuple[bool, ...], prefix: str = "model.diffusion_model.") -> Any:
+def unet_tensors(
+    unet: torch.nn.Module, attention: tuple[bool, ...], prefix: str = "model.diffusion_model."
+) -> Any:
     return {
         name.replace("nin_shortcut", "skip_connection"): value
         for name, value in renamed(unet, unet_names(2, 1, attention, prefix)).items()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
+import ldm_checkpoint as ldm
 import pytest
 import torch
 
 from headrace.models.errors import LoadFailed
 from headrace.models.purpose import pipeline_of
-from headrace.models.single.folder import pipeline_class, prepared
 from headrace.models.roots import Roots
+from headrace.models.single.folder import pipeline_class, prepared
 from headrace.models.store import Located, ModelStore
 from stream.errors import InvalidInput
-import ldm_checkpoint as ldm
 
 
 @pytest.fixture(scope="module")
 def parts() -> SimpleNamespace:
     return SimpleNamespace(
-        unet=ldm.drawn(ldm.small_unet(), 1), vae=ldm.drawn(ldm.small_vae(), 2), clip=ldm.drawn(ldm.small_clip(), 3)
+        unet=ldm.drawn(ldm.small_unet(), 1),
+        vae=ldm.drawn(ldm.small_vae(), 2),
+        clip=ldm.drawn(ldm.small_clip(), 3),
     )
 
 
@@ -82,7 +83,9 @@ def test_sdxl_has_two_encoders_and_sizes_beside_the_time(roots: Roots) -> None:
     assert same(loaded["unet"], unet)
     second = loaded["text_encoder_2"]
     assert type(second).__name__ == "CLIPTextModelWithProjection"
-    assert torch.equal(second.text_projection.weight, open_clip["conditioner.embedders.1.model.text_projection"].T)
+    assert torch.equal(
+        second.text_projection.weight, open_clip["conditioner.embedders.1.model.text_projection"].T
+    )
     ids = torch.tensor([[510, 5, 7, 511]])
     states = [m(ids, output_hidden_states=True).hidden_states[-1] for m in (second, big)]
     torch.testing.assert_close(*states)
