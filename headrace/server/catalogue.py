@@ -1,13 +1,14 @@
-"""The bundled workflows, as a person chooses among them."""
+"""The workflows that a worker offers by name, as a person chooses among them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headrace.library.names import Library
+from headrace.library.store import Kept
 from headrace.server.specs import Specs
 from stream.errors import HeadraceError, InvalidInput, InvalidWorkflow
-from workflows import library
 from workflows.graph import load_json
 
 ABOUT = {
@@ -22,44 +23,66 @@ ABOUT = {
 
 MAX_LISTED = 500
 """Nodes of a workflow that are listed by name."""
+MAX_STEPS = 40
+"""Of a kept workflow in the list of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """``steps`` are the titles of its nodes in the file's order; ``problem`` says why it cannot run here."""
+    """``steps`` are the titles of its nodes in the file's order; ``problem`` says why it cannot run here.
+    ``kept``: it is the operator's own, else it is bundled; ``etag``, ``bytes`` and ``modified`` are its file's.
+    """
 
     name: str
     title: str
     description: str
     steps: tuple[str, ...]
     problem: str | None = None
+    kept: bool = False
+    etag: str | None = None
+    bytes: int | None = None
+    modified: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "steps": list(self.steps)}
 
 
 class Catalogue:
-    """The workflows that are offered by name."""
+    """The workflows that are offered by name. Blocks on the disk; for any thread."""
 
-    def __init__(self, specs: Specs) -> None:
+    def __init__(self, specs: Specs, names: Library) -> None:
         self._specs = specs
-        self._known: tuple[CatalogueEntry, ...] | None = None
+        self._names = names
+        self._known: dict[str, tuple[tuple[str | None, int], CatalogueEntry]] = {}
 
     def entries(self) -> tuple[CatalogueEntry, ...]:
-        """Every bundled workflow, in alphabetical order."""
-        if self._known is None:
-            self._known = tuple(self._entry(name) for name in library.names())
-        return self._known
+        """Every kept workflow, then every bundled one, each in alphabetical order."""
+        kept = [about for about in self._names.store.list() if not self._names.is_bundled(about.name)]
+        found = [self._entry(about.name, about) for about in kept]
+        found += [self._entry(name, None) for name in self._names.bundled]
+        self._known = {entry.name: self._known[entry.name] for entry in found}
+        return tuple(found)
 
-    def _entry(self, name: str) -> CatalogueEntry:
-        problem = None
+    def _entry(self, name: str, kept: Kept | None) -> CatalogueEntry:
+        mark = (kept.etag if kept is not None else None, self._specs.definitions.version)
+        known = self._known.get(name)
+        if known is None or known[0] != mark:
+            known = self._known[name] = mark, self._look(name, kept)
+        return known[1]
+
+    def _look(self, name: str, kept: Kept | None) -> CatalogueEntry:
+        problem, steps = None, tuple[str, ...]()
         try:
-            self._specs.of_workflow(name)
+            data = self._names.load(name)
+            steps = steps_of(data)
+            self._specs.of_workflow(data)
         except HeadraceError as error:
             problem = error.message
-        steps = steps_of(library.load_bundled(name))
-        _, description = ABOUT.get(name, ("", " → ".join(steps)))
-        return CatalogueEntry(name, title_of(name), description, steps, problem)
+        _, description = ABOUT.get(name, ("", " → ".join(steps[:MAX_STEPS])))
+        if kept is None:
+            return CatalogueEntry(name, title_of(name), description, steps, problem)
+        own = {"kept": True, "etag": kept.etag, "bytes": kept.bytes, "modified": kept.modified}
+        return CatalogueEntry(name, name, description, steps[:MAX_STEPS], problem, **own)
 
 
 def title_of(name: str) -> str:
@@ -90,6 +113,8 @@ def examined(workflow: Any, specs: Specs) -> dict[str, Any]:
 
 def _nodes_of(workflow: dict[str, Any]) -> list[dict[str, str]]:
     """The nodes as they stand in the file, in either of ComfyUI's formats, readable or not."""
+    if isinstance(workflow.get("prompt"), dict) and "class_type" not in workflow["prompt"]:
+        workflow = workflow["prompt"]
     if isinstance(workflow.get("nodes"), list):
         found = [(node.get("id"), node.get("title"), node.get("type")) for node in _dicts(workflow["nodes"])]
     else:
@@ -109,8 +134,5 @@ def _dicts(items: list[Any]) -> list[dict[str, Any]]:
 
 
 def steps_of(workflow: Any) -> tuple[str, ...]:
-    """The titles of the nodes of a workflow in API format, in the file's order."""
-    if not isinstance(workflow, dict):
-        return ()
-    nodes = (node for node in workflow.values() if isinstance(node, dict))
-    return tuple(str(node.get("_meta", {}).get("title") or node.get("class_type", "?")) for node in nodes)
+    """The titles of the nodes of a workflow, in the file's order."""
+    return tuple(node["title"] for node in _nodes_of(workflow)) if isinstance(workflow, dict) else ()

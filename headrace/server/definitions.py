@@ -25,14 +25,18 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
         self.registry = NodeRegistry.builtin(folder)
         self.spec_fields: dict[str, Any] = {} if folder is None else {"input_folder": str(folder)}
         self._others: dict[str, Definitions] = {}
+        self.version = 0
+        """Grows with every `put` and `drop`."""
 
     def put(self, origin: str, definitions: Definitions) -> None:
         """Have the definitions of ``origin`` (``comfyui``, ``custom nodes``), in place of any it had."""
         self._others[origin] = definitions
+        self.version += 1
 
     def drop(self, origin: str) -> None:
         """Forget those of ``origin``."""
         self._others.pop(origin, None)
+        self.version += 1
 
     def refresh(self) -> None:
         """Read anew what may have changed on the disk: LoadImage lists the pictures that there are."""

@@ -5,23 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from headrace.engine.client import EngineProcessor
+from headrace.library.names import Library
 from headrace.server.specs import Specs
 from stream.errors import HeadraceError
 from stream.pausing import innermost
 from stream.session import Session
 from stream.states import ERROR_MEMORY, RESTART_MEMORY, State
 from stream.status import session_report
-from workflows import library
 
 
 @dataclass(frozen=True, slots=True)
 class RunningWorkflow:
-    """``name`` is that of a bundled workflow, None for any other; ``schema`` has the workflow's own values
+    """``name`` is that of a bundled or kept workflow, None for any other; ``schema`` has the workflow's own values
     as defaults."""
 
     spec: dict[str, Any]
@@ -32,8 +31,9 @@ class RunningWorkflow:
 class RunningWorkflows:
     """What each session runs, worked out once for each workflow."""
 
-    def __init__(self, specs: Specs) -> None:
+    def __init__(self, specs: Specs, names: Library) -> None:
         self._specs = specs
+        self._names = names
         self._known: WeakKeyDictionary[Session, RunningWorkflow] = WeakKeyDictionary()
 
     def of(self, session: Session) -> RunningWorkflow:
@@ -55,12 +55,7 @@ class RunningWorkflows:
         except HeadraceError:
             # The engine said the same to whoever asked for it.
             return RunningWorkflow(spec, None, {})
-        return RunningWorkflow(spec, next((name for name, it in _bundled() if it == data), None), schema)
-
-
-@cache
-def _bundled() -> tuple[tuple[str, Any], ...]:
-    return tuple((name, library.load_bundled(name)) for name in library.names())
+        return RunningWorkflow(spec, self._names.name_of(data), schema)
 
 
 def session_state_of_page(session: Session, running: RunningWorkflow) -> dict[str, Any]:
