@@ -17,6 +17,7 @@ from rich.table import Table
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.library.names import Library
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.specs import Specs, processor_spec
 from stream.codecs.hardware import HardwarePolicy
@@ -118,7 +119,7 @@ def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any
         return processor_spec(options.processor), dict(pairs)
     workflow = options.workflow or "passthrough"
     folder = options.input_folder or _home_of(workflow)
-    specs = Specs(WorkerDefinitions(folder), local=True)
+    specs = Specs(WorkerDefinitions(folder), local=True, named=Library().load)
     spec = specs.of_workflow(workflow, allow_files=True)
     table = specs.parameters(spec)
     return spec, {key: table.parse_text_value(key, text) for key, text in pairs.items()}

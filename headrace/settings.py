@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     pipeline: str = Field("live-video-to-video", description="pipeline that `/version` and `/hardware` name")
     model_id: str = Field("headrace", description="model that `/version`, `/hardware` and status events name")
     workflow: str = Field("passthrough", description="workflow of a stream that names none: name or file")
+    workflows: Path | None = Field(
+        None, description="folder of your own workflows (default: `~/.local/share/headrace/workflows`)"
+    )
     input_folder: DirectoryPath | None = Field(
         None, description="folder of the pictures that a workflow's LoadImage names"
     )

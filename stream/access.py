@@ -28,7 +28,8 @@ _READ, _ASK = frozenset({"GET", "HEAD", "OPTIONS"}), frozenset({"GET", "HEAD", "
 VIEWS = {
     **dict.fromkeys((f"{key}/whep{name}" for key in ("", "/key/{key}") for name in ("", "/{session}")), _ASK),
     **dict.fromkeys(("/offer", "/live/offer"), frozenset({"POST"})),
-    **dict.fromkeys(("/stream/events", "/api/stream/events", "/api/page", "/workflows", "/ice"), _READ),
+    **dict.fromkeys(("/stream/events", "/api/stream/events", "/api/page", "/ice"), _READ),
+    **dict.fromkeys(("/workflows", "/workflows/{id}", "/workflows/{id}/schema"), _READ),
 }
 """What a token that only lets watch is good for: routes and their methods."""
 # aiohttp before 3.14 knows texts only.

@@ -30,6 +30,10 @@ settings.register_profile("ci", deadline=None, max_examples=30)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# Workflows that a person keeps on this machine are none of the tests'.
+os.environ["HEADRACE_WORKFLOWS"] = os.path.join(os.path.dirname(__file__), "no workflows are kept here")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "descriptors: fails when more descriptors are open after than before")
 

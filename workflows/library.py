@@ -42,6 +42,11 @@ def is_path(name: str) -> bool:
 
 def load_bundled(name: str) -> Any:
     """The JSON data of a bundled workflow; never touches another file, whatever ``name`` is."""
+    return load_json(content(name), name)
+
+
+def content(name: str) -> bytes:
+    """The file of a bundled workflow as it is. Raises `NotFound`."""
     known = names()
     if name not in known:
         raise NotFound(
@@ -49,18 +54,19 @@ def load_bundled(name: str) -> Any:
             "and a path to a JSON file works too",
             field="workflow",
         )
-    return load_json((_folder() / f"{name}{_SUFFIX}").read_bytes(), name)
+    found: bytes = (_folder() / f"{name}{_SUFFIX}").read_bytes()
+    return found
 
 
 def _load_file(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_PICTURE_BYTES + 1)
+            read = file.read(_MAX_PICTURE_BYTES + 1)
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror or error}", field="workflow") from error
-    if len(content) > _MAX_PICTURE_BYTES:
+    if len(read) > _MAX_PICTURE_BYTES:
         raise TooLarge(f"{path}: over {_MAX_PICTURE_BYTES} bytes", field="workflow")
-    return load_content(content, str(path))
+    return load_content(read, str(path))
 
 
 def _folder() -> Any:

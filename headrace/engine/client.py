@@ -46,7 +46,8 @@ class EngineProcessor(FrameProcessor):
 
     ``spec`` says what to run (`headrace.engine.processors`). While the engine or the session is not there,
     frames raise `EngineError` at once; after a restart the session is opened again with the latest
-    parameters, and frames flow as before.
+    parameters, and frames flow as before. ``complete`` turns changed parameters into what the engine is told,
+    and raises for what it cannot be told.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class EngineProcessor(FrameProcessor):
         *,
         session: str,
         params: Params | None = None,
+        complete: Callable[[Params], Params] | None = None,
     ) -> None:
         super().__init__()
         self.session = session
+        self._complete = complete or dict
         self.params_frame = 0
         """The first frame, counted from 0 at the session's opening, for which the parameters hold."""
         self._engine = engine
@@ -178,7 +181,7 @@ class EngineProcessor(FrameProcessor):
 
         Raises what the processor raised, or `EngineError` while it is not there.
         """
-        work = self._usable().prepare_params(params)
+        work = self._usable().prepare_params(self._complete(params))
         await self._bounded(work, self._engine.settings.open_timeout)
 
     async def update_params(self, params: Params) -> None:
@@ -187,7 +190,7 @@ class EngineProcessor(FrameProcessor):
         Raises what the processor raised, or `EngineError` while it is not there; in both cases those before
         stay in force.
         """
-        remote = self._usable()
+        remote, params = self._usable(), self._complete(params)
         work = remote.update_params(params)
         # Also when the answer comes after the caller has given up.
         work.add_done_callback(lambda done: self._on_updated(remote, params, done))

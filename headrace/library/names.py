@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headrace.library.store import WorkflowStore, checked_name, default_folder
+from headrace.library.store import Kept, WorkflowStore, checked_name, default_folder, tag_of
 from stream.errors import Conflict, HeadraceError, NotFound
 from workflows import library
 from workflows.values import nearest
@@ -47,6 +47,14 @@ class Library:
             f"{', '.join(self._bundled)}{also}",
             field="workflow",
         )
+
+    def read(self, name: str) -> tuple[bytes, Kept]:
+        """The file of a workflow as it is. Raises as `load`."""
+        if name not in self._bundled:
+            self.load(name)
+            return self.store.read(checked_name(name))
+        content = library.content(name)
+        return content, Kept(name, tag_of(content), len(content), 0.0)
 
     def check_own(self, name: str) -> None:
         """Raise `Conflict` for the name of a bundled workflow, which cannot be written or removed."""

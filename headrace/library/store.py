@@ -16,12 +16,12 @@ from typing import Any
 
 from stream.errors import Conflict, InvalidInput, NotFound, SinkError, TooLarge
 from workflows.graph import LIMITS, load_json
+from workflows.library import is_path
 
 SUFFIX = ".json"
 MAX_NAME = 100
 """Characters of a name, which has at most twice as many bytes."""
 _NAME = re.compile(r"\w(?:[\w .()+&,'@-]*[\w)+&'@-])?")
-_FILE_LIKE = (SUFFIX, ".png", ".apng", ".webp", ".jpg", ".jpeg")
 
 
 class PreconditionFailed(Conflict):
@@ -62,11 +62,11 @@ def default_folder(environ: Mapping[str, str] | None = None) -> Path:
 def checked_name(name: object) -> str:
     """A name under which a workflow can be kept, in Unicode's NFC; `InvalidInput` for anything else."""
     text = unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
-    sound = bool(_NAME.fullmatch(text)) and not text.lower().endswith(_FILE_LIKE)
+    sound = bool(_NAME.fullmatch(text)) and not is_path(text)
     if not sound or len(text) > MAX_NAME or len(text.encode()) > 2 * MAX_NAME:
         raise InvalidInput(
-            f"a workflow's name has at most {MAX_NAME} letters, digits, spaces and _ . ( ) + & , ' @ -, begins "
-            f"with a letter or digit and does not end as a file's does; not {repr(name)[:80]}",
+            f"a workflow's name has at most {MAX_NAME} letters, digits, spaces and _ . ( ) + & , ' @ -, "
+            f"begins with a letter or digit and does not end as a file's does; not {repr(name)[:80]}",
             field="name",
         )
     return text
@@ -83,13 +83,14 @@ class WorkflowStore:
 
     # -- reading ---------------------------------------------------------------------------------------
 
+    def names(self) -> list[str]:
+        """The names of every kept workflow, in alphabetical order."""
+        return sorted(path.name.removesuffix(SUFFIX) for path in self._files())
+
     def list(self) -> list[Kept]:
         """Every kept workflow, by name; files with other names and links are none."""
         found = [self._about(path) for path in self._files()]
         return sorted((kept for kept in found if kept is not None), key=lambda kept: kept.name)
-
-    def names(self) -> list[str]:
-        return sorted(path.name.removesuffix(SUFFIX) for path in self._files())
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -108,7 +109,7 @@ class WorkflowStore:
             raise _missing(name) from None
         if len(content) > self.limits.each:
             raise TooLarge(f"workflow {name!r} has over {self.limits.each} bytes", field="name")
-        return content, Kept(name, _tag(content), len(content), about.st_mtime)
+        return content, Kept(name, tag_of(content), len(content), about.st_mtime)
 
     def load(self, name: str) -> Any:
         """The JSON data of a kept workflow. Raises `NotFound`, `TooLarge`, `InvalidWorkflow`."""
@@ -191,7 +192,7 @@ class WorkflowStore:
             mark = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
             known = self._tags.get(path)
             if known is None or known[0] != mark:
-                known = self._tags[path] = mark, _tag(path.read_bytes())
+                known = self._tags[path] = mark, tag_of(path.read_bytes())
         except OSError:
             self._tags.pop(path, None)
             return None
@@ -233,7 +234,8 @@ def _check_match(name: str, now: Kept | None, match: str | None, *, create: bool
     raise PreconditionFailed(f"workflow {name!r} {what}; nothing was written", field="If-Match")
 
 
-def _tag(content: bytes) -> str:
+def tag_of(content: bytes) -> str:
+    """The etag of a workflow's file."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from headrace.batch.metrics import BatchCollector
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.library.names import Library
 from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.live_memory import watch_memory
@@ -26,6 +27,7 @@ from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
 from headrace.server.switching import schema_of
 from headrace.server.tls import server_context
 from headrace.server.webrtc import WebRtc
+from headrace.server.workflow_routes import WorkflowRoutes
 from headrace.settings import Settings
 from headrace.version import package_version
 from stream.access import OPEN_ROUTES, check_exposure, guard
@@ -70,7 +72,10 @@ class Worker:
         self.engine = Engine(engine_settings(settings, self.holders.addresses))
         self.holders.watch(self.engine)
         self.definitions = WorkerDefinitions(settings.input_folder)
-        self.specs = Specs(self.definitions, local=self.engine.settings.python is None)
+        self.library = Library(settings.workflows)
+        self.specs = Specs(
+            self.definitions, local=self.engine.settings.python is None, named=self.library.load
+        )
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
         self._hosts = HostRules(settings.allowed_hosts)
         self.metrics = Metrics(
@@ -111,7 +116,9 @@ class Worker:
         spec, params = self.specs.of_start(
             rest, default=settings.workflow, allow_processors=settings.allow_processors
         )
-        processor = EngineProcessor(self.engine, spec, session=session_id, params=params)
+        processor = EngineProcessor(
+            self.engine, spec, session=session_id, params=params, complete=self.specs.without_names
+        )
         # The default size is what gateways expect of trickle streams; cameras and OBS keep their own.
         pipeline = self._pipeline_settings(media, sized=ingest is None)
         session = trickle_session(
@@ -237,6 +244,7 @@ def build_app(worker: Worker) -> web.Application:
     worker.metrics.register(app)
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
+    WorkflowRoutes(worker).register(app)
     if worker.batch is not None:
         batch.register(worker.batch, app)
         worker.metrics.registry.register(BatchCollector(worker.batch))

@@ -30,7 +30,7 @@ MAX_STEPS = 40
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
     """``steps`` are the titles of its nodes in the file's order; ``problem`` says why it cannot run here.
-    ``kept``: it is the operator's own, else it is bundled; ``etag``, ``bytes`` and ``modified`` are its file's.
+    ``kept``: it is the operator's own, else it is bundled; ``etag``, ``bytes``, ``modified``: of its file.
     """
 
     name: str
@@ -81,8 +81,8 @@ class Catalogue:
         _, description = ABOUT.get(name, ("", " → ".join(steps[:MAX_STEPS])))
         if kept is None:
             return CatalogueEntry(name, title_of(name), description, steps, problem)
-        own = {"kept": True, "etag": kept.etag, "bytes": kept.bytes, "modified": kept.modified}
-        return CatalogueEntry(name, name, description, steps[:MAX_STEPS], problem, **own)
+        about = (True, kept.etag, kept.bytes, kept.modified)
+        return CatalogueEntry(name, name, description, steps[:MAX_STEPS], problem, *about)
 
 
 def title_of(name: str) -> str:

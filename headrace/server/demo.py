@@ -91,7 +91,9 @@ class Demo:
         async with self._lock:
             chosen = self._choose(workflow, title)
             await self._end("another workflow was chosen")
-            processor = EngineProcessor(self._engine, chosen.spec, session=DEMO_ID)
+            processor = EngineProcessor(
+                self._engine, chosen.spec, session=DEMO_ID, complete=self._specs.without_names
+            )
             with about_session(DEMO_ID):
                 session = pattern_session(
                     DEMO_ID, processor, SessionSettings(pipeline=self._pipeline), self._pattern

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from headrace.engine.guardian import Engine
-from headrace.server.catalogue import Catalogue, examined
+from headrace.library.names import Library
 from headrace.server.demo import DEMO_ID, Demo
 from headrace.server.page_state import RunningWorkflows, session_state_of_page
 from headrace.server.specs import Specs
@@ -66,6 +65,7 @@ class Host(Protocol):
 
     settings: Settings
     specs: Specs
+    library: Library
     table: SessionTable
     engine: Engine
     demo: Demo | None
@@ -82,21 +82,18 @@ class _File:
 
 
 class PageRoutes:
-    """The page's files, the bundled workflows, the demo, and all that the page shows in one answer."""
+    """The page's files, the demo, and all that the page shows in one answer."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._version = package_version()
         self._files = {path: _read(*about) for path, about in FILES.items()}
-        self._running = RunningWorkflows(host.specs)
-        self._catalogue = Catalogue(host.specs)
+        self._running = RunningWorkflows(host.specs, host.library)
         self._hosts = _outward_names(host.settings.host)
 
     def register(self, app: web.Application) -> None:
         for path in FILES:
             app.router.add_get(path, self.file)
-        app.router.add_get("/workflows", self.workflows)
-        app.router.add_post("/workflows/check", answering(self.check_workflow))
         app.router.add_get("/api/page", answering(self.state))
         app.router.add_post("/api/demo/start", answering(self.start_demo))
         app.router.add_post("/api/demo/stop", answering(self.stop_demo))
@@ -111,21 +108,6 @@ class PageRoutes:
         return web.Response(body=file.body, content_type=file.content_type, charset="utf-8", headers=headers)
 
     # -- data ------------------------------------------------------------------------------------------
-
-    async def workflows(self, request: web.Request) -> web.Response:
-        """The bundled workflows: name, title, description, steps, and why one cannot run."""
-        return web.json_response({"workflows": [entry.as_dict() for entry in self._catalogue.entries()]})
-
-    async def check_workflow(self, request: web.Request) -> web.Response:
-        """Whether ``workflow``, as JSON data or text, can run here: its nodes, and every problem of it.
-
-        What can be read is answered with status 200 even when it cannot run; its problems say why.
-        """
-        body = await read_json(request)
-        if not isinstance(body, dict) or "workflow" not in body:
-            raise InvalidInput("expected an object with the workflow under `workflow`", field="workflow")
-        found = await asyncio.to_thread(examined, body["workflow"], self._host.specs)
-        return web.json_response(found)
 
     async def state(self, request: web.Request) -> web.Response:
         """Worker, engine, demo, the ids of all sessions, and one session in full.

@@ -20,8 +20,8 @@ from stream.status import session_report
 
 @dataclass(frozen=True, slots=True)
 class RunningWorkflow:
-    """``name`` is that of a bundled or kept workflow, None for any other; ``schema`` has the workflow's own values
-    as defaults."""
+    """``name`` is that of a bundled or kept workflow, None for any other; ``schema`` has the workflow's own
+    values as defaults."""
 
     spec: dict[str, Any]
     name: str | None

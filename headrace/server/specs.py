@@ -104,6 +104,16 @@ class Specs:
             return [self._one(item, allow_files) for item in workflow]
         return self._one(workflow, allow_files)
 
+    def without_names(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Changed parameters with the data of a workflow in place of its name, which the engine may not know.
+        Raises `NotFound`."""
+        named = {
+            key: self.data_of(params[key])
+            for key in WORKFLOW_KEYS
+            if isinstance(params.get(key), str | list) and params[key]
+        }
+        return {**params, **named}
+
     def _one(self, workflow: Any, allow_files: bool) -> Any:
         if not isinstance(workflow, str):
             return workflow

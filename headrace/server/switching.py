@@ -25,6 +25,8 @@ class Running:
 
     graphs: tuple[Graph, ...]
     table: ParameterTable
+    workflow: Any
+    """Data, or a list of such, as somebody gave it."""
 
 
 def running(session: Session, specs: Specs) -> Running:
@@ -43,7 +45,7 @@ def running(session: Session, specs: Specs) -> Running:
         own = {name: value for name, value in processor.params.items() if table.knows(name)}
         values = table.resolve(own)
     graphs = [_with_values(graph, index, values) for index, graph in enumerate(specs.graphs(spec))]
-    return Running(tuple(graphs), ParameterTable(graphs, specs.definitions))
+    return Running(tuple(graphs), ParameterTable(graphs, specs.definitions), spec["workflow"])
 
 
 def schema_of(session: Session, specs: Specs) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from aiohttp import web
 from headrace.library.names import Library
 from headrace.library.store import Kept, checked_name
 from headrace.library.tuned import with_values
+from headrace.server.bodies import read_bytes
 from headrace.server.catalogue import Catalogue, examined
 from headrace.server.specs import Specs
 from headrace.server.switching import running
 from stream.answers import answering
-from stream.errors import Conflict, HeadraceError, InvalidInput, InvalidWorkflow, NotFound, TooLarge
-from stream.requests_raw import read_bytes
+from stream.errors import Conflict, InvalidInput, InvalidWorkflow
 from stream.routes import read_json
 from stream.session import Session
 from stream.table import SessionTable
@@ -71,9 +71,7 @@ class WorkflowRoutes:
         if request.content_type == JSON:
             body = await read_json(request)
             if not isinstance(body, dict) or "workflow" not in body:
-                raise InvalidInput(
-                    "expected an object with the workflow under `workflow`", field="workflow"
-                )
+                raise InvalidInput("expected an object with the workflow under `workflow`", field="workflow")
             return web.json_response(await asyncio.to_thread(examined, body["workflow"], self._host.specs))
         data = await self._brought(request)
         found = await asyncio.to_thread(examined, data, self._host.specs)
@@ -81,17 +79,11 @@ class WorkflowRoutes:
 
     async def get(self, request: web.Request) -> web.Response:
         """A workflow as it was kept, byte for byte, with its ETag."""
-        content, kept = await asyncio.to_thread(self._content, request.match_info["id"])
+        content, kept = await asyncio.to_thread(self._names.read, request.match_info["id"])
         headers = {"ETag": f'"{kept.etag}"', "Cache-Control": "no-cache"}
         if any(tag.value == kept.etag for tag in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
         return web.Response(body=content, content_type=JSON, charset="utf-8", headers=headers)
-
-    def _content(self, name: str) -> tuple[bytes, Kept]:
-        if self._names.is_bundled(name):
-            return self._names.bundled_content(name)
-        self._names.load(name)
-        return self._names.store.read(checked_name(name))
 
     async def schema(self, request: web.Request) -> web.Response:
         """The live parameters as JSON Schema, with the file's values as defaults."""
@@ -238,5 +230,3 @@ def _text_of(data: Any) -> bytes:
 def _written(kept: Kept, created: bool, **more: Any) -> web.Response:
     body = {"status": "success", "name": kept.name, "etag": kept.etag, "created": created, **more}
     return web.json_response(body, status=201 if created else 200, headers={"ETag": f'"{kept.etag}"'})
-
-

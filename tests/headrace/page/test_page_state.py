@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.library.names import Library
 from headrace.server.catalogue import Catalogue, examined, steps_of, title_of
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.page_state import RunningWorkflows, current_values, explain
@@ -26,6 +28,7 @@ from stream.session import Session, SessionSettings
 from workflows import library
 
 SPECS = Specs(WorkerDefinitions())
+LIBRARY = Library(Path("/nonexistent"))
 SCHEMA = {
     "properties": {
         "2.sigma": {"title": "Smooth: sigma", "default": 1.0},
@@ -63,7 +66,7 @@ def test_parameters_of_any_shape_leave_the_keys_as_they_are(params: Mapping[str,
 
 @pytest.mark.parametrize("name", library.names())
 def test_bundled_workflows_are_offered_with_words_of_their_own(name: str) -> None:
-    entry = next(entry for entry in Catalogue(SPECS).entries() if entry.name == name)
+    entry = next(entry for entry in Catalogue(SPECS, LIBRARY).entries() if entry.name == name)
     assert entry.title == title_of(name)
     assert entry.description
     assert len(entry.steps) >= 2
@@ -143,7 +146,7 @@ async def test_what_a_session_runs_is_known_by_name_and_with_its_own_values_befo
     spec = SPECS.of_workflow("edges")
     processor = EngineProcessor(Engine(EngineSettings()), spec, session="one")
     one = pattern_session("one", processor, SessionSettings(), PatternSettings(width=64, height=64))
-    workflows = RunningWorkflows(SPECS)
+    workflows = RunningWorkflows(SPECS, LIBRARY)
     running = workflows.of(one)
     assert running.name == "edges"
     assert running.schema["properties"]["2.low_threshold"]["default"] == 0.4
