@@ -106,6 +106,10 @@ def serve(
     workflow: Annotated[
         str | None, typer.Option("--workflow", "-w", help="For streams that name none.")
     ] = None,
+    processor: Annotated[
+        str | None,
+        typer.Option(help="A FrameProcessor class instead, as package.module:Class (HEADRACE_PROCESSOR)."),
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="Sessions at once (HEADRACE_CAPACITY).")] = None,
     insecure_tls: Annotated[
         bool, typer.Option("--insecure-tls", help="Accept self-signed certificates of trickle servers.")
@@ -130,10 +134,13 @@ def serve(
     from headrace.settings import Settings, load_settings
     from headrace.settings_sources import notes_on_environment
 
+    if workflow is not None and processor is not None:
+        raise InvalidInput("give --workflow or --processor, not both", field="--processor")
     given: dict[str, Any] = {
         "host": host,
         "port": port,
         "workflow": workflow,
+        "processor": processor,
         "capacity": capacity,
         "verify_tls": False if insecure_tls else None,
         "allow_processors": allow_processors or None,

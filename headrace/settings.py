@@ -47,11 +47,31 @@ class Settings(BaseSettings):
         (), description="hosts that callers' URLs may lead to, with commas between them (none: see below)"
     )
     capacity: int = Field(4, ge=1, le=256, description="sessions at once")
+    orchestrator: str | None = Field(
+        None, description="service URL of the orchestrator to register with (none: it does not register)"
+    )
+    orchestrator_secret: SecretStr | None = Field(None, description="the orchestrator's `-orchSecret`")
+    capabilities: Names = Field(
+        (), description="names to register under, with commas between them (none: `model_id`)"
+    )
+    capability_url: str | None = Field(
+        None, description="URL at which the orchestrator reaches this worker (default: `localhost`)"
+    )
+    capability_description: str = Field("", description="what the orchestrator is told of it")
+    capability_price: int = Field(0, ge=0, lt=2**63, description="price of a second of work, in wei")
+    capability_price_scaling: int = Field(1, ge=1, lt=2**63, description="by which the price is divided")
+    registration_interval: float = Field(
+        60.0, ge=5, le=3600, description="seconds after which the registration is repeated"
+    )
     pipeline: str = Field("live-video-to-video", description="pipeline that `/version` and `/hardware` name")
     model_id: str = Field("headrace", description="model that `/version`, `/hardware` and status events name")
     workflow: str = Field("passthrough", description="workflow of a stream that names none: name or file")
     workflows: Path | None = Field(
         None, description="folder of your own workflows (default: `~/.local/share/headrace/workflows`)"
+    )
+    processor: str | None = Field(
+        None,
+        description="class of a stream that names nothing, as `package.module:Class`, in place of a workflow",
     )
     input_folder: DirectoryPath | None = Field(
         None, description="folder of the pictures that a workflow's LoadImage names"

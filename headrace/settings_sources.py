@@ -21,18 +21,21 @@ PEER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "capacity": ("CAPABILITY_CAPACITY",),
     "pipeline": ("PIPELINE",),
     "model_id": ("CAPABILITY_NAME", "MODEL_ID"),
+    "capabilities": ("CAPABILITY_NAME", "MODEL_ID"),
+    "orchestrator": ("ORCH_URL",),
+    "orchestrator_secret": ("ORCH_SECRET",),
+    "capability_url": ("CAPABILITY_URL",),
+    "capability_description": ("CAPABILITY_DESCRIPTION",),
+    "capability_price": ("CAPABILITY_PRICE_PER_UNIT",),
+    "capability_price_scaling": ("CAPABILITY_PRICE_SCALING",),
 }
 """Variables of ai-runner and PyTrickle that mean the same as a setting; the first that is set counts."""
 
-WITHOUT_EFFECT: Final = (
-    "ORCH_URL",
-    "ORCH_SECRET",
-    "CAPABILITY_URL",
-    "CAPABILITY_DESCRIPTION",
-    "CAPABILITY_PRICE_PER_UNIT",
-    "CAPABILITY_PRICE_SCALING",
+TOGETHER: Final = (
+    ("ORCH_URL", "HEADRACE_ORCHESTRATOR"),
+    ("ORCH_SECRET", "HEADRACE_ORCHESTRATOR_SECRET"),
 )
-"""Variables by which PyTrickle registers with an orchestrator; the worker says that it does not."""
+"""What registering with an orchestrator takes, each under two names."""
 
 
 class PeerNames(PydanticBaseSettingsSource):
@@ -97,10 +100,11 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
 def notes_on_environment(environment: Mapping[str, str], known: Iterable[str]) -> list[str]:
     """What an operator may have meant but that has no effect, as sentences."""
     names = list(known)
+    present = [next((name for name in either if environment.get(name)), None) for either in TOGETHER]
     notes = [
-        f"{name} is set, but this worker does not register with an orchestrator"
-        for name in WITHOUT_EFFECT
-        if environment.get(name)
+        f"{given} is set without {either[0]}: the worker registers with no orchestrator"
+        for given, either in zip(present, reversed(TOGETHER), strict=True)
+        if given is not None and None in present
     ]
     for variable in sorted(environment):
         name = variable.removeprefix(PREFIX).lower()

@@ -104,6 +104,8 @@ class Registrar:
         self._backoff = Backoff(math.inf, first=pauses[0], longest=pauses[1])
         self._offered: Offer | None = None
         """What the orchestrator was last told; None when it was told nothing, or that there is nothing."""
+        self._asked = False
+        """Whether it may know of a capability."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -168,6 +170,7 @@ class Registrar:
         """Register everything once; seconds until the next try when it failed."""
         try:
             for capability in self.capabilities:
+                self._asked = True
                 await self._link.register(json.dumps(capability.body(offer.free)).encode())
         except RegistrationError as error:
             return self._failed(error)
@@ -224,17 +227,16 @@ class Registrar:
         return offer.elsewhere != told.elsewhere
 
     async def _withdraw(self, reason: str) -> None:
-        offered, self._offered = self._offered, None
-        self.state = RegistrationState.WITHDRAWN
-        if offered is None:
-            return
+        asked, self._asked, self._offered = self._asked, False, None
         try:
-            for capability in self.capabilities:
-                await self._link.unregister(capability.name)
+            if asked:
+                for capability in self.capabilities:
+                    await self._link.unregister(capability.name)
+                log.info("unregistered from %s: %s", self.settings.orchestrator, reason)
         except RegistrationError as error:
             log.warning("the registration could not be taken back: %s", error.message)
-            return
-        log.info("unregistered from %s: %s", self.settings.orchestrator, reason)
+        finally:
+            self.state = RegistrationState.WITHDRAWN
 
     async def _try_own_urls(self) -> None:
         """Warn of a URL that does not answer even from here. (An orchestrator may see it all the same.)"""

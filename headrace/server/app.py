@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from aiohttp import web
 from pydantic import SecretStr
 
+from byoc.registration.report import CapabilityRoute, RegistrationCollector
 from headrace.batch import setup as batch
 from headrace.batch.front import Front
 from headrace.batch.metrics import BatchCollector
@@ -22,7 +24,8 @@ from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
-from headrace.server.specs import Specs
+from headrace.server.registration import make_registrar
+from headrace.server.specs import Specs, processor_spec
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
 from headrace.server.switching import schema_of
 from headrace.server.tls import server_context
@@ -76,6 +79,7 @@ class Worker:
         self.specs = Specs(
             self.definitions, local=self.engine.settings.python is None, named=self.library.load
         )
+        self._processor = processor_spec(settings.processor) if settings.processor else None
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
         self._hosts = HostRules(settings.allowed_hosts)
         self.metrics = Metrics(
@@ -94,6 +98,7 @@ class Worker:
         self.table.on_ended.append(self._heap.session_ended)
         self.batch = self._make_front() if settings.batch else None
         self.demo = self._make_demo() if settings.demo else None
+        self.registrar = make_registrar(self)
 
     # -- for the routes --------------------------------------------------------------------------------
 
@@ -114,7 +119,9 @@ class Worker:
         media, rest = take_media_params(request.params or {})
         settings = self.settings
         spec, params = self.specs.of_start(
-            rest, default=settings.workflow, allow_processors=settings.allow_processors
+            rest,
+            default=settings.workflow if self._processor is None else self._processor,
+            allow_processors=settings.allow_processors,
         )
         processor = EngineProcessor(
             self.engine, spec, session=session_id, params=params, complete=self.specs.without_names
@@ -164,6 +171,7 @@ class Worker:
             self._pipeline_settings(MediaParams(None, None, None), sized=False),
             self.specs,
             workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
+            processor=self._processor,
         )
 
     def health(self) -> Health:
@@ -183,13 +191,21 @@ class Worker:
         await self.engine.start()
         if self.demo is not None:
             await self.demo.start()
+        if self.registrar is not None:
+            self.registrar.start()
 
     async def stop(self) -> None:
         """End everything within the times of `headrace.server.stopping`."""
         try:
             # At the same time: a session that ends closes its peers anyway.
             sessions = self.table.close("the worker is shutting down", SESSIONS)
-            await each_step({"peers": self.webrtc.close(), "sessions": sessions})
+            steps: dict[str, Coroutine[Any, Any, Any]] = {
+                "peers": self.webrtc.close(),
+                "sessions": sessions,
+            }
+            if self.registrar is not None:
+                steps["registration"] = self.registrar.stop()
+            await each_step(steps)
         finally:
             self._heap.close()
             self._unsubscribe()
@@ -242,6 +258,9 @@ def build_app(worker: Worker) -> web.Application:
     identity = Identity(settings.pipeline, settings.model_id, release, release)
     MachineRoutes(worker, identity).register(app, routes)
     worker.metrics.register(app)
+    CapabilityRoute(worker.registrar).register(app)
+    if worker.registrar is not None:
+        worker.metrics.registry.register(RegistrationCollector(worker.registrar))
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
     WorkflowRoutes(worker).register(app)

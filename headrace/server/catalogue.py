@@ -47,6 +47,11 @@ class CatalogueEntry:
         return {**asdict(self), "steps": list(self.steps)}
 
 
+def processor_entry(target: str) -> CatalogueEntry:
+    """A class, ``package.module:Class``, as one more thing to choose."""
+    return CatalogueEntry(target, target.rpartition(":")[2], f"Your processor, {target}.", (target,))
+
+
 class Catalogue:
     """The workflows that are offered by name. Blocks on the disk; for any thread."""
 

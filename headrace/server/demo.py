@@ -47,6 +47,7 @@ class Demo:
         specs: Specs,
         *,
         workflow: str = DEFAULT_WORKFLOW,
+        processor: Spec | None = None,
         pattern: PatternSettings | None = None,
     ) -> None:
         self._engine = engine
@@ -56,13 +57,16 @@ class Demo:
         self._lock = asyncio.Lock()
         self._chosen: _Chosen | None = None
         self._default = workflow
+        self._processor = processor
         self._specs = specs
         self._session: Session | None = None
 
     @property
     def workflow(self) -> str:
         """The name of the workflow that runs, or would run: a bundled one or a path."""
-        return self._chosen.name if self._chosen is not None else self._default
+        if self._chosen is not None:
+            return self._chosen.name
+        return self._processor["target"] if self._processor is not None else self._default
 
     @property
     def running(self) -> Session | None:
@@ -109,9 +113,11 @@ class Demo:
             await self._end("stopped on the page")
 
     def _choose(self, workflow: str | dict[str, Any] | None, title: str | None) -> _Chosen:
+        if workflow is None and self._chosen is not None:
+            return self._chosen
+        if self._processor is not None and workflow in (None, self._processor["target"]):
+            return _Chosen(self._processor["target"], self._processor)
         if workflow is None:
-            if self._chosen is not None:
-                return self._chosen
             # What the operator named may be a file.
             name = self._default
             spec = self._specs.of_workflow(name, allow_files=True)

@@ -128,7 +128,7 @@ class PageRoutes:
             "sessions": [{"id": each.id, "state": str(each.state)} for each in host.table],
             "session": session_state_of_page(session, self._running.of(session)) if session else None,
             "failure": self._failure_of(wanted) if wanted else None,
-            "workflow": host.settings.workflow,
+            "workflow": host.settings.processor or host.settings.workflow,
             "ended": ended,
         }
         return web.json_response(body, headers={"Cache-Control": "no-store"})

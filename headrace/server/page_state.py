@@ -41,7 +41,8 @@ class RunningWorkflows:
         processor = innermost(session.processor)
         spec = processor.spec if isinstance(processor, EngineProcessor) else {}
         if spec.get("kind") != "workflow":
-            return RunningWorkflow(spec, None, session.processor.info().schema)
+            # A class has a name of its own, which the page shows as it would a workflow's.
+            return RunningWorkflow(spec, spec.get("target"), session.processor.info().schema)
         known = self._known.get(session)
         if known is None or known.spec is not spec:
             known = self._known[session] = self._examined(spec)

@@ -61,11 +61,12 @@ class Specs:
         return spec
 
     def of_start(
-        self, params: Mapping[str, Any], *, default: str, allow_processors: bool
+        self, params: Mapping[str, Any], *, default: str | Spec, allow_processors: bool
     ) -> tuple[Spec, dict[str, Any]]:
         """Take the workflow or processor out of a start's parameters: its spec, and the other parameters.
 
-        Those of a workflow are checked here, so that a wrong one is refused before the stream begins.
+        ``default`` is a workflow's name or a spec. Parameters of a workflow are checked here, so that a wrong
+        one is refused before the stream begins.
         """
         rest = dict(params)
         chosen = {key: rest.pop(key) for key in (*WORKFLOW_KEYS, "processor") if rest.get(key) is not None}
@@ -78,6 +79,8 @@ class Specs:
                 )
             return processor_spec(chosen["processor"]), rest
         wanted = next(iter(chosen.values()), None)
+        if not isinstance(default, str) and wanted in (None, default.get("target")):
+            return default, rest
         spec = self.of_workflow(default if wanted is None else wanted, allow_files=wanted is None)
         self.parameters(spec).resolve(rest)
         return spec, rest

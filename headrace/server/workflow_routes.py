@@ -12,9 +12,10 @@ from headrace.library.names import Library
 from headrace.library.store import Kept, checked_name
 from headrace.library.tuned import with_values
 from headrace.server.bodies import read_bytes
-from headrace.server.catalogue import Catalogue, examined
+from headrace.server.catalogue import Catalogue, examined, processor_entry
 from headrace.server.specs import Specs
 from headrace.server.switching import running
+from headrace.settings import Settings
 from stream.answers import answering
 from stream.errors import Conflict, InvalidInput, InvalidWorkflow
 from stream.routes import read_json
@@ -32,6 +33,7 @@ JSON = "application/json"
 class Host(Protocol):
     """What the routes need of the worker."""
 
+    settings: Settings
     specs: Specs
     library: Library
     table: SessionTable
@@ -57,9 +59,12 @@ class WorkflowRoutes:
     # -- reading ---------------------------------------------------------------------------------------
 
     async def list(self, request: web.Request) -> web.Response:
-        """Kept workflows, then bundled ones: name, title, description, steps, why one cannot run."""
+        """Kept workflows, then bundled ones: name, title, description, steps, why one cannot run. A processor
+        that the worker was started for comes first."""
         entries = await asyncio.to_thread(self._catalogue.entries)
-        return web.json_response({"workflows": [entry.as_dict() for entry in entries]})
+        target = self._host.settings.processor
+        first = [processor_entry(target)] if target is not None else []
+        return web.json_response({"workflows": [entry.as_dict() for entry in (*first, *entries)]})
 
     async def check(self, request: web.Request) -> web.Response:
         """Whether a workflow can run here: its nodes, and every problem of it.

@@ -136,7 +136,7 @@ def test_variables_without_effect_are_named():
     }
     notes = notes_on_environment(environment, known)
     assert notes == [
-        "ORCH_URL is set, but this worker does not register with an orchestrator",
+        "ORCH_URL is set without ORCH_SECRET: the worker registers with no orchestrator",
         "HEADRACE_PROT is no setting; did you mean HEADRACE_PORT?",
     ]
 
