@@ -12,7 +12,8 @@ from stream.codecs.convert import Converter
 from stream.errors import EngineError, ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor
-from stream.sound import ENGINE_RETRIES, is_cancelled
+from stream.sound import ENGINE_RETRIES
+from stream.timeouts import is_cancelled
 
 log = logging.getLogger(__name__)
 

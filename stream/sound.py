@@ -13,6 +13,7 @@ from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame
 from stream.handoff import ToLoop
 from stream.processor import FrameProcessor
+from stream.timeouts import is_cancelled
 from stream.units import TS_TIME_BASE
 
 log = logging.getLogger(__name__)
@@ -125,12 +126,6 @@ class SoundStage:
             timed.timestamp, timed.time_base = pts, TS_TIME_BASE
             heard.append(Heard(timed, pts))
         return heard
-
-
-def is_cancelled() -> bool:
-    """Whether the present task itself is being cancelled, and not just something that it awaited."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _normalised(result: object) -> list[AudioFrame]:

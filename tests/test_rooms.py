@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "headrace": {"stream", "workflows", "byoc", "headrace"},
 }
 FOREIGN = re.compile(
-    r"stream/(errors|frames|processor)|headrace/engine/(link|memory|slots|device|processors|host\w*|bootstrap)|workflows/.+"
+    r"stream/(errors|frames|processor|timeouts)|headrace/engine/(home|link|memory|slots|device|processors|host\w*|bootstrap)"
+    r"|headrace/comfyui/host/.+|workflows/.+"
 )
 WORKER = re.compile(r"stream/.+|headrace/server/.+|headrace/(cli|settings)")
 WEIGHTY = {"torch", "aiortc", "matplotlib", "scipy", "pandas", "cv2", "PIL", "sympy", "diffusers"}

@@ -42,8 +42,8 @@ async def run_beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             torch.set_num_threads(threads)
             if device is not None:
                 torch.cuda.set_device(device)
-            with torch.inference_mode(), asyncio.Runner() as runner:
-                results.append(runner.run(work()))
+            with torch.inference_mode():
+                results.append(asyncio.run(work()))
         except BaseException as error:  # noqa: BLE001 (the edge of a thread: everything is handed over)
             # A future takes every exception but this one.
             failure = ProcessorError("StopIteration") if isinstance(error, StopIteration) else error

@@ -21,21 +21,28 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-OLDEST_PYTHON = (3, 11)
+OLDEST_PYTHON = (3, 10)
 
 LENT_MODULES = (
     "stream.errors",
     "stream.frames",
     "stream.heap",
     "stream.processor",
+    "stream.timeouts",
     "headrace.batch.contract",
     "headrace.batch.errors",
     "headrace.batch.runner",
     "headrace.batch.turns",
 )
-LENT_ROOMS = ("workflows", "headrace.engine", "headrace.batch.pipelines", "headrace.models")
+LENT_ROOMS = (
+    "workflows",
+    "headrace.engine",
+    "headrace.batch.pipelines",
+    "headrace.comfyui.host",
+    "headrace.models",
+)
 """Packages of which every module is lent."""
-LENT_PARENTS = ("headrace.batch",)
+LENT_PARENTS = ("headrace.batch", "headrace.comfyui")
 """Packages that are lent for the sake of some of their modules."""
 ROOMS = ("stream", "workflows", "headrace")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import signal
@@ -218,6 +219,7 @@ def command(settings: EngineSettings, fd: int) -> list[str]:
         f"--call-limit={settings.call_timeout * _SOFT}",
         f"--open-limit={settings.open_timeout * _SOFT}",
         f"--stop-limit={settings.stop_timeout / 4}",
+        *([f"--home={json.dumps(dict(settings.home))}"] if settings.home is not None else []),
         *(f"--path={os.path.abspath(path)}" for path in paths),
         # Another torch may not understand how ours hands memory on.
         *(f"--holder={kind}={prefix}" for kind, prefix in settings.holders.items() if not foreign),

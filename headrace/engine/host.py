@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.bootstrap import die_with_parent
+from headrace.engine.home import Home, open_home, step
 from headrace.engine.link import Link, LinkError
 from stream.errors import EngineError, HeadraceError, NotInstalled
 
@@ -39,6 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--path", action="append", default=[], help="a folder with modules of processors")
+    parser.add_argument("--home", help="the installation that the engine lives in, JSON")
     parser.add_argument("--holder", action="append", default=[], help="who holds weights: cuda=ADDRESS")
     parser.add_argument("--call-limit", type=float, default=4.0, help="seconds for one call of a processor")
     parser.add_argument("--open-limit", type=float, default=270.0, help="seconds of loading without progress")
@@ -61,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.extend(path for path in options.path if path not in sys.path)
     link = Link.from_fd(options.fd)
     try:
-        ready, device = prepare(options)
+        home = open_home(options.home)
+        ready, device = prepare(options, home)
         link.send(ready)
     except HeadraceError as error:
         with contextlib.suppress(LinkError):
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from headrace.engine.host_router import Host, leave  # imported by `prepare`, as torch is
 
     with torch.inference_mode():
-        asyncio.run(Host(link, options, device).run())
+        asyncio.run(Host(link, options, device, home).run())
     link.close()
     if still := [thread.name for thread in threading.enumerate() if thread.daemon]:
         # A model that loads, a library's own: the interpreter's end and such a thread do not go together.
@@ -81,12 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(options: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
-    """Import what the engine needs and choose its device; the message that says so.
+def prepare(options: argparse.Namespace, home: Home | None) -> tuple[dict[str, Any], torch.device]:
+    """Import what the engine needs, start its ``home`` and choose its device; the message that says so.
 
     Raises `NotInstalled` or `EngineError`.
     """
     begun = time.monotonic()
+    step(home, "before_torch")
     for package in ("torch", "numpy"):
         try:
             __import__(package)
@@ -101,14 +105,15 @@ def prepare(options: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
             raise EngineError(f"{package} cannot be imported: {error}") from error
     import torch
 
-    from headrace.engine import host_router, host_session  # noqa: F401 (before the word that it is ready)
+    from headrace.engine import host_router, host_session, processors  # noqa: F401 (before the word that it is ready)
     from headrace.engine.device import choose_device, device_name, wanted_format
 
     torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
+    device = step(home, "after_torch") or choose_device(options.device)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the context, so that no frame waits for it
     host_session.warm_up(device)
+    processors.live_in(home)
     _share_weights(options.holder, device)
     # What is imported stays; a collection in the frame path need not look at it.
     gc.collect()

@@ -63,8 +63,7 @@ def _load(
     with torch.no_grad():
         processor = build(spec)
         processor.bind(emit)
-        with asyncio.Runner() as runner:
-            runner.run(_load_model(processor, kwargs, device))
+        asyncio.run(_load_model(processor, kwargs, device))
     return processor
 
 

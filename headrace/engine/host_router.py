@@ -9,8 +9,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.home import Home
 from headrace.engine.host_batch import OPS as BATCH_OPS
 from headrace.engine.host_batch import BatchHost
+from headrace.engine.host_home import OP as HOME
+from headrace.engine.host_home import HomeHost
 from headrace.engine.host_memory import MemoryReports
 from headrace.engine.host_session import HostSession, Surroundings, collect_garbage
 from headrace.engine.link import Link, LinkError, Message
@@ -31,7 +34,9 @@ _FLUSH = 1.0
 class Host:
     """Hands the worker's messages to the sessions, of which each is a task, and to the batch requests."""
 
-    def __init__(self, link: Link, options: argparse.Namespace, device: torch.device) -> None:
+    def __init__(
+        self, link: Link, options: argparse.Namespace, device: torch.device, home: Home | None = None
+    ) -> None:
         self._link = link
         self._options = options
         self._device = device
@@ -40,6 +45,8 @@ class Host:
         self._stop: asyncio.Future[None] | None = None
         self._around: Surroundings | None = None
         self._batch: BatchHost | None = None
+        self._home = home
+        self._at_home: HomeHost | None = None
 
     async def run(self) -> None:
         """Serve until the worker says stop; raises what a session could not answer."""
@@ -57,6 +64,8 @@ class Host:
         self._batch = BatchHost(self._link, self._device, self._options.threads, self._device_lost)
         self._link.start(loop, self._on_message, self._on_closed)
         MemoryReports(self._link, self._device)
+        if self._home is not None:
+            self._at_home = HomeHost(self._link, self._home)
         await self._stop
         for session in self._sessions.values():
             session.close()
@@ -76,6 +85,8 @@ class Host:
             try:
                 if op in BATCH_OPS and self._batch is not None:
                     self._batch.deliver(message)
+                elif op == HOME and self._at_home is not None:
+                    self._at_home.deliver(message)
                 else:
                     self._for_session(op, body, message)
             except HeadraceError as error:

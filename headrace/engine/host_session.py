@@ -26,6 +26,7 @@ from headrace.engine.link import Link, Message
 from stream.errors import EngineError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, Plane, VideoFrame, checked_image
 from stream.processor import FrameProcessor
+from stream.timeouts import TIMED_OUT, is_cancelled, timeout
 
 if TYPE_CHECKING:
     import torch
@@ -356,15 +357,14 @@ class HostSession:
     async def _ask(self, method: Callable[..., Awaitable[T]], limit: float, *arguments: Any) -> T:
         """Await a method of the processor, at most ``limit`` seconds. Raises `ProcessorError` after them."""
         try:
-            async with asyncio.timeout(limit) as deadline:
+            async with timeout(limit) as deadline:
                 return await method(*arguments)
-        except TimeoutError:
+        except TIMED_OUT:
             if not deadline.expired():
                 raise
             raise _NotReturned(f"{_name(method)} did not return within {limit:g} s") from None
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled():
                 raise
             raise ProcessorError(f"{_name(method)} was cancelled from within") from error
         except EngineError as error:

@@ -15,11 +15,21 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.engine.home import Home
 from stream.errors import HeadraceError, InvalidInput, ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor, VideoResult
 
 KINDS = ("passthrough", "class", "workflow")
+
+
+_home: Home | None = None
+
+
+def live_in(home: Home | None) -> None:
+    """From now on workflows run on the nodes of ``home`` instead of the built-in ones."""
+    global _home
+    _home = home
 
 
 class Passthrough(FrameProcessor):
@@ -40,6 +50,8 @@ def build(spec: Mapping[str, Any]) -> FrameProcessor:
         return Passthrough()
     if kind == "class":
         return _from_class(spec)
+    if kind == "workflow" and _home is not None:
+        return _home.build(spec)
     if kind == "workflow":
         if spec.get("workflow") is None:
             raise InvalidInput("a workflow specification needs the workflow", field="workflow")

@@ -21,6 +21,7 @@ class EngineSettings:
     ``nice``: added to the process's niceness.
     ``holders``: by kind of device (``cuda``, ``cpu``) how the addresses of the processes begin that hold
     weights for several engines; one of the worker's own interpreter shares them.
+    ``home``: the installation that it lives in, ``module`` and ``options`` as in `headrace.engine.home`.
     """
 
     name: str = "default"
@@ -31,6 +32,7 @@ class EngineSettings:
     env: Mapping[str, str] = field(default_factory=dict)
     nice: int = 0
     holders: Mapping[str, str] = field(default_factory=dict)
+    home: Mapping[str, Any] | None = None
 
     start_timeout: float = 120.0
     """From the spawn to the engine's word that it is ready."""

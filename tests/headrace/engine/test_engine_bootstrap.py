@@ -156,7 +156,7 @@ def test_an_interpreter_that_is_too_old_says_so() -> None:
     assert message is not None
     assert message.op == "failed"
     assert message.body["error"]["code"] == "not_installed"
-    assert "needs 3.11" in message.body["error"]["message"]
+    assert "needs 3.10" in message.body["error"]["message"]
 
 
 def test_an_engine_whose_worker_is_gone_already_does_not_start() -> None:
