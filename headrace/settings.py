@@ -164,6 +164,7 @@ class Settings(BaseSettings):
     batch_uploads: int = Field(
         1 << 30, ge=1 << 20, description="bytes of all batch requests' uploads together"
     )
+    clip_seconds: float = Field(60.0, gt=0, description="seconds of a clip that a workflow is run over")
     media_bytes: int = Field(1 << 30, ge=1 << 20, description="bytes of answers' files kept for URLs")
     media_seconds: float = Field(3600.0, gt=0, description="seconds for which these are kept")
     recordings: Path | None = Field(

@@ -40,20 +40,21 @@ Packet: TypeAlias = "av.Packet[Any]"
 
 class FileDecoding:
     """Reads a file with FFmpeg's own demuxer and all its decoding threads; latency does not matter here.
+    ``container`` holds FFmpeg to one format, for files of strangers: some formats lead to other files.
 
     ``copy_audio``, where set, gets the packets of the first audio track instead of ``put_audio`` its frames.
     Damaged packets are left out; ``errors`` counts them, and ``last_error`` says what was wrong. Damage among
     the very last pictures, of which each decoding thread holds one, may take those after it along uncounted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, container: str | None = None) -> None:
         self._path = path
         self.copy_audio: Callable[[Packet], None] | None = None
         self._aborted = False
         self._begun = False
         self.errors = 0
         self.last_error: str | None = None
-        self.container = _open_input(path)
+        self.container = _open_input(path, container)
         streams = self.container.streams
         self.video = streams.video[0] if streams.video else None
         self.audio = streams.audio[0] if streams.audio else None
@@ -276,11 +277,11 @@ def _packet_of(unit: EncodedUnit, stream: av.stream.Stream) -> Packet:
     return packet
 
 
-def _open_input(path: Path) -> av.container.InputContainer:
+def _open_input(path: Path, container: str | None) -> av.container.InputContainer:
     if not path.exists():
         raise InvalidInput(f"there is no file {path}", field="input")
     try:
-        return av.open(str(path))
+        return av.open(str(path), format=container)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
             f"{path} is not a media file that FFmpeg can read: {error}", field="input"
@@ -291,11 +292,17 @@ class FileJob:
     """One file turned into another. `run` raises what stopped it, and then leaves no output behind.
 
     Both files are opened at once, so that what cannot be is said before a model is loaded. A job that is not
-    run is to be closed. Raises `InvalidInput`, `SourceError` and `SinkError`.
+    run is to be closed. ``container``: as in `FileDecoding`. Raises `InvalidInput`, `SourceError` and
+    `SinkError`.
     """
 
     def __init__(
-        self, source: Path, target: Path, processor: FrameProcessor, settings: PipelineSettings
+        self,
+        source: Path,
+        target: Path,
+        processor: FrameProcessor,
+        settings: PipelineSettings,
+        container: str | None = None,
     ) -> None:
         if source.resolve() == target.resolve():
             raise InvalidInput(f"input and output are the same file: {source}", field="output")
@@ -303,7 +310,7 @@ class FileJob:
             raise InvalidInput(f"there is no folder {target.parent}", field="output")
         self._processor = processor
         self._target = target
-        self._decoding = FileDecoding(source)
+        self._decoding = FileDecoding(source, container)
         try:
             self._sink = FileSink(target)
         except SinkError:
@@ -316,6 +323,13 @@ class FileJob:
     def duration(self) -> float | None:
         """Seconds of the input, where it says so."""
         return self._decoding.duration
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the input's pictures."""
+        video = self._decoding.video
+        assert video is not None
+        return video.codec_context.width, video.codec_context.height
 
     @property
     def position(self) -> float:

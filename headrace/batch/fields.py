@@ -112,7 +112,7 @@ Scheduler: TypeAlias = Annotated[
 ]
 
 
-def _take_data_url(value: Any) -> Any:
+def take_data_url(value: Any) -> Any:
     """The bytes of a data URL (RFC 2397), for whoever sends JSON; anything else as it is."""
     if not isinstance(value, str) or not value.startswith("data:"):
         return value
@@ -127,7 +127,7 @@ def _take_data_url(value: Any) -> Any:
 
 Upload: TypeAlias = Annotated[
     bytes,
-    BeforeValidator(_take_data_url),
+    BeforeValidator(take_data_url),
     Field(
         strict=True,
         min_length=1,

@@ -22,6 +22,7 @@ from headrace.batch.schemas_openai import (
     TextCompletion,
     Transcription,
 )
+from headrace.batch.schemas_run import RunAnswer, WorkflowRun
 from headrace.version import package_version
 
 REF = "#/components/schemas/{model}"
@@ -34,7 +35,7 @@ OPENAI: tuple[tuple[str, type[BaseModel], str, str], ...] = (
     ("/v1/audio/translations", Transcription, FORM, "The same, in English (OpenAI)."),
     ("/v1/audio/speech", SpeechRequest, JSON, "A text, spoken (OpenAI)."),
 )
-TOLD = (answers.Accepted, answers.Error, answers.ValidationError, answers.Event)
+TOLD = (answers.Accepted, answers.Error, answers.ValidationError, answers.Event, RunAnswer)
 ERRORS = {
     "400": "A value outside its bounds; the message names field, limit and value.",
     "401": "The bearer token is missing or wrong.",
@@ -51,6 +52,12 @@ HEADERS = {
     "x-headrace-weights": "`real`, `random` or `substitute:NAME`.",
     "x-headrace-adjusted": "Values that were clamped to what the model can use, as `field=asked->used`.",
     "Server-Timing": "Milliseconds in the queue and in the engine.",
+}
+
+RUN_MEDIA = ("image/png", "image/jpeg", "image/webp", "video/mp4")
+RUN_HEADERS = {
+    "X-Headrace-Frames": "Frames that were worked on.",
+    "X-Headrace-Pictures": "Pictures that the workflow made; the first is the answer.",
 }
 
 
@@ -74,6 +81,7 @@ def document() -> dict[str, Any]:
         body = references[model, "validation"]
         paths[path] = {"post": _operation(summary, kind, body, {JSON: {"type": "object"}}, "openai")}
     paths |= dict(_jobs(references))
+    paths["/workflows/{id}/run"] = _run(references)
     paths |= LIVE
     return {
         "openapi": "3.1.0",
@@ -115,6 +123,7 @@ References = Mapping[Any, dict[str, Any]]
 
 def _schemas() -> tuple[dict[str, Any], References]:
     taken = [endpoint.takes for endpoint in ENDPOINTS.values()] + [model for _, model, _, _ in OPENAI]
+    taken.append(WorkflowRun)
     given = [endpoint.answers for endpoint in ENDPOINTS.values()] + list(TOLD)
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         *((model, "validation") for model in dict.fromkeys(taken)),
@@ -156,6 +165,26 @@ def _operation(
             "422": {"description": wrong, "content": invalid},
             **responses,
         },
+    }
+
+
+def _run(references: References) -> dict[str, Any]:
+    """A workflow as a request: what comes out has the type that Accept says."""
+    body = references[WorkflowRun, "validation"]
+    answer = {JSON: references[RunAnswer, "serialization"]}
+    operation = _operation(_summary(WorkflowRun), FORM, body, answer, "workflows")
+    operation["requestBody"]["required"] = False
+    operation["requestBody"]["content"][JSON] = {"schema": body}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    done = operation["responses"]["200"]
+    done["content"] = {**dict.fromkeys(RUN_MEDIA, binary), **done["content"]}
+    done["headers"] = {
+        name: {"description": text, "schema": {"type": "integer"}} for name, text in RUN_HEADERS.items()
+    }
+    operation["responses"]["404"]["description"] = "There is no workflow of that name."
+    return {
+        "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "post": operation,
     }
 
 

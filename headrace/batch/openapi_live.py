@@ -106,6 +106,34 @@ _PLAIN: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
         ),
     ),
     ("/recordings", (_plain("get", "The files that were recorded.", "recording"),)),
+    ("/workflows", (_plain("get", "Kept and bundled workflows, and why one cannot run.", "workflows"),)),
+    (
+        "/workflows/check",
+        (_plain("post", "The nodes and every problem of a workflow.", "workflows", kind=JSON),),
+    ),
+    (
+        "/workflows/{id}",
+        (
+            _plain("get", "A workflow's file, with its ETag.", "workflows"),
+            _plain("put", "Keep a workflow: JSON, or a picture that carries one.", "workflows", kind=JSON),
+            _plain("delete", "Forget a kept workflow.", "workflows"),
+        ),
+    ),
+    (
+        "/workflows/{id}/schema",
+        (_plain("get", "Its live parameters as JSON Schema.", "workflows"),),
+    ),
+    (
+        "/workflows/{id}/save",
+        (
+            _plain(
+                "post",
+                "Keep what was tuned: `session`, or `values` for the kept one; `replace`.",
+                "workflows",
+                kind=JSON,
+            ),
+        ),
+    ),
     (
         "/recordings/{file}",
         (

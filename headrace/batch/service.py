@@ -6,8 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from headrace.batch.contract import Cancelled, Progress, Result, TimedOut
 from headrace.batch.defaults import Adjustment, adjust, merged
 from headrace.batch.errors import Interrupted
 from headrace.batch.figures import BatchFigures
+from headrace.batch.line import Line
 from headrace.batch.queue import BatchQueue, Ticket
 from stream.errors import EngineError
 
@@ -121,16 +121,14 @@ class BatchService:
         self.chooser = chooser
         self.queue = BatchQueue(self.settings.queue, self.settings.places, self.settings.together)
         self.figures = BatchFigures()
-        self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        self._line = Line(self.queue)
         self._starting = asyncio.Lock()
         self._started = self._stopped = False
 
     async def stop(self) -> None:
         """End the engine; whoever waits for it gets an error."""
         self._stopped = True
-        for turn in self._turns.values():
-            if not turn.done():
-                turn.set_exception(EngineError("the worker is shutting down"))
+        self._line.refuse(EngineError("the worker is shutting down"))
         async with self._starting:
             if self._started:
                 self._started = False
@@ -166,7 +164,7 @@ class BatchService:
         if work.pipeline in SEEDED and inputs.get("seed") is None:
             inputs = {**inputs, "seed": secrets.randbelow(1 << 32)}
         queued = time.monotonic()
-        async with self._place(work, choice, ears) as ticket:
+        async with self._line.place(self._ticket(work, choice), ears.queued) as ticket:
             began = time.monotonic()
             ears.started(choice)
             result = await self._ask_engine(work, choice, inputs, timeout - (began - queued), ears)
@@ -188,31 +186,9 @@ class BatchService:
         """The model that a request for ``asked`` gets; see `ModelChooser.choose`."""
         return await self.chooser.choose(pipeline, asked, () if asked else await self.loaded())
 
-    # -- the queue -------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _place(self, work: Work, choice: Choice, ears: Ears) -> AsyncIterator[Ticket]:
-        """Wait for a place and keep it."""
+    def _ticket(self, work: Work, choice: Choice) -> Ticket:
         group = (work.pipeline, choice.model) if work.pipeline in TOGETHER else None
-        ticket = Ticket(lane_of(work.pipeline, choice.model), work.client, group)
-        self.queue.put(ticket, time.monotonic())
-        ears.queued()
-        turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
-        try:
-            self._pump()
-            await turn
-            yield ticket
-        finally:
-            self._turns.pop(ticket, None)
-            self.queue.done(ticket, time.monotonic(), measured=False)
-            self._pump()
-
-    def _pump(self) -> None:
-        """Let in who has a place now."""
-        for ticket in self.queue.take(time.monotonic()):
-            turn = self._turns.get(ticket)
-            if turn is not None and not turn.done():
-                turn.set_result(None)
+        return Ticket(lane_of(work.pipeline, choice.model), work.client, group)
 
     # -- the engine ------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -25,6 +27,8 @@ from headrace.server.definitions import WorkerDefinitions
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
 from headrace.server.registration import make_registrar
+from headrace.server.run_routes import RunRoutes
+from headrace.server.runs import RunLimits, Runs
 from headrace.server.specs import Specs, processor_spec
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
 from headrace.server.switching import schema_of
@@ -97,6 +101,7 @@ class Worker:
         self._heap = HeapTrimmer()
         self.table.on_ended.append(self._heap.session_ended)
         self.batch = self._make_front() if settings.batch else None
+        self.runs = Runs(self._make_run_engine, run_limits(settings))
         self.demo = self._make_demo() if settings.demo else None
         self.registrar = make_registrar(self)
 
@@ -163,6 +168,21 @@ class Worker:
         watch_memory(self.engine, ledger)
         return batch.make_front(self.settings, holders=self.holders, ledger=ledger)
 
+    def _make_run_engine(self) -> Engine:
+        settings = self.settings
+        cores = len(os.sched_getaffinity(0))
+        made = dataclasses.replace(
+            engine_settings(settings, self.holders.addresses),
+            name="runs",
+            threads=settings.engine_threads or max(1, cores - 1),
+            nice=10,
+            # Nobody watches: a slow model on a CPU may take minutes for a frame.
+            call_timeout=settings.batch_timeout,
+        )
+        engine = Engine(made)
+        self.holders.watch(engine)
+        return engine
+
     def _make_demo(self) -> Demo:
         settings = self.settings
         return Demo(
@@ -210,6 +230,7 @@ class Worker:
             self._heap.close()
             self._unsubscribe()
             steps = {"recordings": self.recorder.close(), "the live engine": self.engine.stop()}
+            steps["runs"] = self.runs.stop()
             if self.batch is not None:
                 steps["batch"] = self.batch.stop()
             try:
@@ -234,6 +255,11 @@ def engine_settings(settings: Settings, holders: Mapping[str, str] | None = None
         stop_timeout=ENGINE,
         holders=holders or {},
     )
+
+
+def run_limits(settings: Settings) -> RunLimits:
+    """What a worker's settings allow to runs of workflows as requests."""
+    return RunLimits(settings.batch_queue, settings.batch_timeout, settings.clip_seconds)
 
 
 def engine_figures(engine: Engine) -> EngineFigures:
@@ -264,6 +290,7 @@ def build_app(worker: Worker) -> web.Application:
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
     WorkflowRoutes(worker).register(app)
+    RunRoutes(worker, settings.batch_uploads).register(app)
     if worker.batch is not None:
         batch.register(worker.batch, app)
         worker.metrics.registry.register(BatchCollector(worker.batch))
