@@ -145,7 +145,32 @@ class SideData:
     input: Any = None
 
 
-class VideoFrame:
+class InputFrame:
+    """What both kinds of frames have in common: a moment, and a place for marks."""
+
+    timestamp: int
+    time_base: Fraction
+    log_timestamps: dict[str, float]
+    side_data: SideData
+    timeline: Timeline
+
+    @property
+    def time(self) -> float:
+        """Presentation time in seconds."""
+        return float(self.timestamp * self.time_base)
+
+    @classmethod
+    def from_av_video(cls, tensor: torch.Tensor, timestamp: int, time_base: Fraction) -> VideoFrame:
+        """A frame with the pixels of ``tensor``."""
+        return VideoFrame(tensor, timestamp, time_base)
+
+    @classmethod
+    def from_av_audio(cls, frame: Any) -> AudioFrame:
+        """A frame with the samples of an `av.AudioFrame`; `ValueError` when it has no timestamp."""
+        return AudioFrame(frame)
+
+
+class VideoFrame(InputFrame):
     """One video frame: pixels as `picture`, as `tensor`, or both.
 
     ``tensor`` is float32, 1 x H x W x 3, RGB, 0..1, contiguous, on the CPU unless the processor asked for
@@ -204,6 +229,10 @@ class VideoFrame:
             self._picture = picture_from_tensor(self._tensor)
         return self._picture
 
+    def use_picture(self, picture: Picture) -> None:
+        """Give the frame other pixels; a tensor that was made of those before is forgotten."""
+        self._picture, self._tensor = picture, None
+
     @property
     def has_tensor(self) -> bool:
         return self._tensor is not None
@@ -216,11 +245,6 @@ class VideoFrame:
     def height(self) -> int:
         return self._picture.height if self._picture is not None else int(self.tensor.shape[-3])
 
-    @property
-    def time(self) -> float:
-        """Presentation time in seconds."""
-        return float(self.timestamp * self.time_base)
-
     def replace_tensor(self, tensor: torch.Tensor) -> VideoFrame:
         """The same moment with other pixels; times are copied, ``side_data`` is shared."""
         return self._with(VideoFrame(tensor, self.timestamp, self.time_base, dict(self.log_timestamps)))
@@ -230,6 +254,23 @@ class VideoFrame:
         return self._with(
             VideoFrame(None, self.timestamp, self.time_base, dict(self.log_timestamps), picture=picture)
         )
+
+    @classmethod
+    def from_av_frame_with_timing(cls, av_frame: Any, original_frame: VideoFrame) -> VideoFrame:
+        """The moment of ``original_frame`` with the pixels of an `av.VideoFrame`."""
+        from stream.av_frames import picture_of
+
+        return original_frame.replace_picture(picture_of(av_frame))
+
+    def to_av_frame(self, tensor: torch.Tensor | None = None) -> Any:
+        """``tensor`` (or the frame's own pixels) as an `av.VideoFrame` of ``rgb24`` with the frame's times.
+
+        H x W x C or 1 x H x W x C, C of 1, 3 or 4 (alpha is dropped); floats of 0..1, or of 0..255 when one
+        is over 1; clamped. Raises `ValueError` for other shapes.
+        """
+        from stream.av_frames import video_to_av
+
+        return video_to_av(self, tensor)
 
     def _with(self, other: VideoFrame) -> VideoFrame:
         other.timeline = self.timeline.copy()
@@ -241,9 +282,9 @@ def tensor_from_picture(picture: Picture) -> torch.Tensor:
     """float32, 1 x H x W x 3, RGB, 0..1, on the CPU."""
     import torch
 
-    rgb = picture.rgb()
-    writable = rgb if rgb.flags.writeable else np.array(rgb)
-    return torch.from_numpy(writable).to(torch.float32).mul_(1 / 255).unsqueeze(0)
+    # Not torch's arithmetic: its threads wait for each other, tens of milliseconds on a busy machine.
+    values = np.multiply(picture.rgb(), np.float32(1 / 255), dtype=np.float32, order="C")
+    return torch.from_numpy(values).unsqueeze(0)
 
 
 def picture_from_tensor(tensor: torch.Tensor) -> Picture:
@@ -275,37 +316,51 @@ def rgb_from_tensor(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     import torch
 
     image = checked_image(tensor)
-    if image.is_floating_point():
+    image = image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+    if not image.is_floating_point():
+        return np.ascontiguousarray(image.cpu().numpy(), dtype=np.uint8)
+    if image.device.type != "cpu":
         # NaN survives clamp and its conversion to bytes is undefined.
         image = image.to(torch.float32).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).add(0.5)
-        image = image.to(torch.uint8)
-    image = image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
-    array: npt.NDArray[np.uint8] = image.cpu().contiguous().numpy()
-    return array
+        return np.ascontiguousarray(image.to(torch.uint8).cpu().numpy())
+    # As for `tensor_from_picture`.
+    scaled = np.multiply(image.to(torch.float32).numpy(), np.float32(255), order="C")
+    if not np.isfinite(scaled.sum()):
+        scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
+    scaled += np.float32(0.5)
+    rgb: npt.NDArray[np.uint8] = scaled.clip(0, 255, out=scaled).astype(np.uint8)
+    return rgb
 
 
-class AudioFrame:
+class AudioFrame(InputFrame):
     """Samples of one stretch of sound.
 
     ``samples``: planar formats (``fltp``, ``s16p``) channels x n, packed formats 1 x (n * channels).
-    ``timestamp`` counts ``time_base`` units.
+    ``timestamp`` counts ``time_base`` units. An `av.AudioFrame` alone brings all of it with it; `ValueError`
+    when it has no timestamp.
     """
 
     def __init__(
         self,
         samples: npt.NDArray[Any],
-        timestamp: int,
-        time_base: Fraction,
+        timestamp: int | None = None,
+        time_base: Fraction | None = None,
         *,
-        rate: int,
+        rate: int = 48_000,
         format: str = "fltp",  # noqa: A002
         layout: str = "stereo",
         log_timestamps: dict[str, float] | None = None,
         timeline: Timeline | None = None,
     ) -> None:
+        if timestamp is None:
+            av_frame: Any = samples
+            samples, timestamp, time_base = av_frame.to_ndarray(), av_frame.pts, av_frame.time_base
+            rate, format, layout = av_frame.sample_rate, av_frame.format.name, av_frame.layout.name  # noqa: A001
+            if timestamp is None:
+                raise ValueError("the frame of sound has no timestamp")
         self.samples = samples
         self.timestamp = timestamp
-        self.time_base = time_base
+        self.time_base = Fraction(1, rate) if time_base is None else time_base
         self.rate = rate
         self.format = format
         self.layout = layout
@@ -315,7 +370,7 @@ class AudioFrame:
 
     @property
     def channels(self) -> int:
-        return {"mono": 1, "stereo": 2}.get(self.layout, 0) or _channels_of(self.layout)
+        return channels_of(self.layout)
 
     @property
     def nb_samples(self) -> int:
@@ -325,20 +380,21 @@ class AudioFrame:
         return int(self.samples.size // self.channels)
 
     @property
-    def time(self) -> float:
-        """Presentation time in seconds."""
-        return float(self.timestamp * self.time_base)
-
-    @property
     def duration(self) -> float:
         """Length in seconds."""
         return self.nb_samples / self.rate
 
     def replace_samples(self, samples: npt.NDArray[Any]) -> AudioFrame:
         """The same moment with other samples in the same format and layout."""
+        return self.from_audio_frame(samples)
+
+    def from_audio_frame(
+        self, samples: npt.NDArray[Any] | None = None, timestamp: int | None = None
+    ) -> AudioFrame:
+        """A copy with other samples, another timestamp, or both."""
         other = AudioFrame(
-            samples,
-            self.timestamp,
+            self.samples if samples is None else samples,
+            self.timestamp if timestamp is None else timestamp,
             self.time_base,
             rate=self.rate,
             format=self.format,
@@ -348,6 +404,37 @@ class AudioFrame:
         other.timeline = self.timeline.copy()
         other.side_data = self.side_data
         return other
+
+    @classmethod
+    def from_tensor(
+        cls,
+        tensor: torch.Tensor,
+        format: str = "s16",  # noqa: A002
+        layout: str = "mono",
+        sample_rate: int = 48_000,
+        timestamp: int = 0,
+        time_base: Fraction | None = None,
+    ) -> AudioFrame:
+        """Sound from a tensor of channels x n, floats of -1..1; ``time_base`` is one sample unless given.
+
+        Raises `ValueError` when the channels are not those of ``layout``, or for a format other than s16,
+        s32, flt and their planar forms.
+        """
+        from stream.av_frames import samples_from_tensor
+
+        samples = samples_from_tensor(tensor, format, layout)
+        return cls(samples, timestamp, time_base, rate=sample_rate, format=format, layout=layout)
+
+    def to_av_frame(self) -> Any:
+        """The sound as an `av.AudioFrame` with its times; `ValueError` when samples and layout disagree."""
+        from stream.av_frames import audio_to_av
+
+        return audio_to_av(self)
+
+
+def channels_of(layout: str) -> int:
+    """How many channels a layout of FFmpeg's has; `ValueError` for an unknown one."""
+    return {"mono": 1, "stereo": 2}.get(layout, 0) or _channels_of(layout)
 
 
 def _channels_of(layout: str) -> int:

@@ -109,6 +109,7 @@ class Pipeline:
         patience = settings.ready_timeout if lossless else None
         self._calls = ProcessorCalls(processor, settings.size, self._presenter.began, patience=patience)
         self._clock = SessionClock()
+        self._times = threading.Lock()
         self._out = Monotonic()
         self._shown_at = 0
         self._rate = EvenRate(settings.max_fps) if settings.max_fps else None
@@ -154,6 +155,17 @@ class Pipeline:
         """Promise the processor another size, from the next frame on."""
         self.settings = replace(self.settings, width=width, height=height)
         self._calls.size = (width, height)
+
+    def limit_rate(self, fps: float | None) -> None:
+        """Take in at most so many pictures a second from now on; None: all."""
+        self.settings = replace(self.settings, max_fps=fps)
+        self._rate = EvenRate(fps) if fps else None
+
+    def push(self, frame: VideoFrame | AudioFrame) -> bool:
+        """A frame from elsewhere than the source, from any thread; False when none is wanted any more."""
+        if isinstance(frame, VideoFrame):
+            return self._decoded_video(frame)
+        return self._decoded_audio(frame)
 
     def expect_video(self, expected: bool) -> None:
         """Once the source knows whether it carries pictures."""
@@ -220,8 +232,11 @@ class Pipeline:
         counts = self.figures.counts
         counts.frames_in += 1
         self.figures.input_rate.tick(now)
-        pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
-        if self._rate is not None and not self._rate.keeps(pts):
+        rate = self._rate
+        with self._times:
+            pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
+            kept = rate is None or rate.keeps(pts)
+        if not kept:
             counts.dropped_rate += 1
             return True
         return self._frames.put(_Job(frame, pts, -1), (pts, frame.width, frame.height))
@@ -230,7 +245,8 @@ class Pipeline:
         now = time.monotonic_ns()
         self.figures.counts.audio_in += 1
         self.figures.audio_in_rate.tick(now)
-        pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
+        with self._times:
+            pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
         return self._sound.put(frame, pts)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from stream.audience import Audience
 from stream.decoding import UnitDecoding
@@ -37,6 +37,9 @@ CLOSE = 3.0
 
 class Session:
     """A live stream. `run` is its whole life; `stop` may be called at any time, from anywhere on the loop."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("width", "height")
+    """Parameters that hold from its start to its end."""
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class Session:
         Returns ``{"frame": n}``, the number of the first frame for which they hold. Raises `InvalidInput`
         (nothing changed), or what the processor raised as `ProcessorError`.
         """
-        for name in ("width", "height"):
+        for name in self.FIXED:
             if name in params:
                 raise InvalidInput(f"{name} holds from a stream's start to its end", field=name)
         try:

@@ -123,6 +123,8 @@ class TrickleSink:
         self._key_asked = 0.0
         self.bytes_sent = 0
         self.segments = 0
+        self.on_first: Callable[[], None] | None = None
+        """Called once, when the first picture that is a result has been handed over."""
         self.last_error: str | None = None
 
     @property
@@ -192,6 +194,9 @@ class TrickleSink:
         if unit.kind == "video" and not (unit.repeat or unit.overlay):
             unit.timeline.sent = time.monotonic_ns()
             self._on_sent(unit)
+            on_first, self.on_first = self.on_first, None
+            if on_first is not None:
+                on_first()
 
     async def _send(self, writer: SegmentWriter, data: bytes) -> None:
         if data:

@@ -39,8 +39,8 @@ class Voice:
 
     # -- what there is to say --------------------------------------------------------------------------
 
-    def event(self, event: dict[str, Any]) -> None:
-        self._side.event(event, EVENTS)
+    def event(self, event: dict[str, Any], kind: str = EVENTS) -> None:
+        self._side.event(event, kind)
         self._tell("event", event)
 
     def emitted(self, emission: Emission) -> None:
@@ -58,7 +58,8 @@ class Voice:
         self.event({**event, "details": error.details} if error.details else event)
 
     def params_updated(self, params: Params, frame: int) -> None:
-        self.event({"type": "params_updated", "params": params, "frame": frame})
+        moment = int(time.time() * 1000)
+        self.event({"type": "params_updated", "timestamp": moment, "params": params, "frame": frame})
         self._tell("params", {"params": params, "frame": frame})
 
     def restarted(self, count: int, moment: float, logs: str) -> None:
@@ -75,7 +76,7 @@ class Voice:
 
     def ended(self, reason: str, error: HeadraceError | None) -> None:
         """The last that is said."""
-        self.event({"type": "stream_stopped", "reason": reason})
+        self.event({"type": "stream_stopped", "timestamp": int(time.time() * 1000), "reason": reason})
         self._tell("ended", {"reason": reason, "error": error.as_dict() if error is not None else None})
         self._listeners.clear()
 

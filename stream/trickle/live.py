@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -27,13 +28,17 @@ log = logging.getLogger(__name__)
 
 STATUS_EVENT = "ai_stream_events"
 """The gateway itself files what has ``type: status`` under another name."""
+DATA_INTERVAL = 1 / 3
+HEARTBEAT_INTERVAL = 10.0
+"""Seconds; a gateway gives up after 30 without an event."""
 
 
 class TrickleSource:
     """MPEG-TS segments of a trickle channel as access units, each stamped when its last byte came."""
 
-    def __init__(self, subscriber: TrickleSubscriber) -> None:
+    def __init__(self, subscriber: TrickleSubscriber, on_first: Callable[[], None] | None = None) -> None:
         self._subscriber = subscriber
+        self._on_first = on_first
         self.demuxer = TsDemuxer()
 
     @property
@@ -46,6 +51,7 @@ class TrickleSource:
         demuxer = self.demuxer
         async with self._subscriber:
             async for segment in self._subscriber.segments():
+                self._tell_first()
                 async for chunk in segment.chunks():
                     units = demuxer.feed(chunk.data, chunk.arrived)
                     if demuxer.tracks != known:
@@ -55,6 +61,11 @@ class TrickleSource:
                         put(unit)
                 for unit in demuxer.flush():
                     put(unit)
+
+    def _tell_first(self) -> None:
+        on_first, self._on_first = self._on_first, None
+        if on_first is not None:
+            on_first()
 
 
 def _announce(found: tuple[Track, ...], tracks: Callable[[bool, bool], None]) -> None:
@@ -68,17 +79,29 @@ def _announce(found: tuple[Track, ...], tracks: Callable[[bool, bool], None]) ->
 class TrickleSide:
     """The control, events and data channels of a stream; each may be missing."""
 
-    def __init__(self, urls: StreamStart, *, verify_tls: bool) -> None:
+    def __init__(
+        self,
+        urls: StreamStart,
+        *,
+        verify_tls: bool,
+        data_interval: float = DATA_INTERVAL,
+        heartbeat_interval: float = HEARTBEAT_INTERVAL,
+    ) -> None:
         control, events, data = urls.url("control"), urls.url("events"), urls.url("data")
         self._control = ControlReader(control, verify_tls=verify_tls) if control else None
-        self._events = EventsWriter(events, heartbeat=self._status, verify_tls=verify_tls) if events else None
-        self._data = DataWriter(data, verify_tls=verify_tls) if data else None
-        self._session: Session | None = None
+        self._events = (
+            EventsWriter(events, self.heartbeat, interval=heartbeat_interval, verify_tls=verify_tls)
+            if events
+            else None
+        )
+        self._data = DataWriter(data, interval=data_interval, verify_tls=verify_tls) if data else None
+        self.session: Session | None = None
+        """Whose channels they are, once it runs."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, session: Session) -> str:
         """Serve the channels; returns when one of them ends, and leaves the others open for last words."""
-        self._session = session
+        self.session = session
         parts: dict[str, Coroutine[Any, Any, None]] = {}
         if self._events is not None:
             parts["events"] = self._events.run()
@@ -123,7 +146,7 @@ class TrickleSide:
     async def _steer(self, control: ControlReader, session: Session) -> None:
         async for params in control.messages():
             try:
-                await session.update_params(params)
+                await self.steer(params, session)
             except HeadraceError as error:
                 log.info("parameters from the control channel were refused: %s", error.message)
                 self.event(
@@ -131,8 +154,13 @@ class TrickleSide:
                     "ai_stream_events",
                 )
 
-    def _status(self) -> tuple[dict[str, Any], str] | None:
-        return None if self._session is None else (status_event(self._session), STATUS_EVENT)
+    async def steer(self, params: Params, session: Session) -> None:
+        """A message of the control channel; a `HeadraceError` refuses it."""
+        await session.update_params(params)
+
+    def heartbeat(self) -> tuple[dict[str, Any], str] | None:
+        """What is sent every so often, and its kind: the session's status."""
+        return None if self.session is None else (status_event(self.session), STATUS_EVENT)
 
 
 def trickle_session(
@@ -145,6 +173,7 @@ def trickle_session(
     verify_tls: bool,
     ingest: Ingest | None = None,
     side: SideChannels | None = None,
+    make: type[Session] = Session,
 ) -> Session:
     """A session that reads and writes what ``request`` names; not yet started.
 
@@ -157,20 +186,29 @@ def trickle_session(
         raise InvalidInput("a stream that is published to reads no subscribe_url", field="subscribe_url")
     source: Source | None = ingest
     if subscribe:
-        source = TrickleSource(TrickleSubscriber(subscribe, verify_tls=verify_tls))
-    session = Session(
+        subscriber = TrickleSubscriber(subscribe, verify_tls=verify_tls)
+        source = TrickleSource(subscriber, lambda: _milestone(side, "receive_first_ingest_segment"))
+    side = side or TrickleSide(request, verify_tls=verify_tls)
+    session = make(
         session_id,
         source,
         processor,
-        side or TrickleSide(request, verify_tls=verify_tls),
+        side,
         settings,
         start_params=start_params,
         decoding=None if source is not None else _clock(processor, settings),
     )
     session.urls = {"subscribe_url": subscribe, "publish_url": publish, "gateway_request_id": session_id}
     if publish:
-        session.attach(trickle_sink(session, publish, verify_tls=verify_tls), essential=True)
+        sink = trickle_sink(session, publish, verify_tls=verify_tls)
+        sink.on_first = lambda: _milestone(side, "send_first_processed_segment")
+        session.attach(sink, essential=True)
     return session
+
+
+def _milestone(side: SideChannels | None, name: str) -> None:
+    if side is not None:
+        side.event({"type": name, "timestamp": int(time.time() * 1000)}, STATUS_EVENT)
 
 
 def _clock(processor: FrameProcessor, settings: SessionSettings) -> TickingDecoding:

@@ -1,0 +1,213 @@
+"""The processors of a server: one for all streams in turn, or one for each stream at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from byoc.state import StreamState
+from byoc.threads import LoopThread
+from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
+from stream.frames import Picture, VideoFrame
+from stream.processor import FrameProcessor
+
+log = logging.getLogger(__name__)
+
+Supply = FrameProcessor | Callable[[], FrameProcessor]
+"""An instance, a class, or a function that makes one."""
+
+WAIT_READY = 20.0
+"""Seconds for which a start waits for the model."""
+WAIT_FREE = 2.0
+"""Seconds for which a start waits for what an ended stream left at work."""
+MAX_CAPACITY = 256
+
+
+class ProcessorPool:
+    """Loads the model once, and hands out a processor with its thread for each stream.
+
+    Of a class or factory, one object loads: what ``load_model`` sets on it the others get too, and what
+    ``__init__`` sets is each stream's own.
+    """
+
+    def __init__(self, supply: Supply, state: StreamState, capacity: int | None = None) -> None:
+        self._single = supply if isinstance(supply, FrameProcessor) else None
+        if self._single is None and not callable(supply):
+            raise InvalidInput(
+                f"frame_processor must be a FrameProcessor, a class or a function, not {supply!r}"[:200],
+                field="frame_processor",
+            )
+        self._factory: Callable[[], Any] = supply if callable(supply) else lambda: supply
+        self.capacity = _capacity(capacity, single=self._single is not None)
+        self.stuck: str | None = None
+        """Why no stream can begin at present though the model is loaded, if so."""
+        self._state = state
+        self._first = self._single or self._make()
+        _attach(self._first, state)
+        self._before = dict(vars(self._first))
+        self._threads: dict[FrameProcessor, LoopThread] = {
+            self._first: LoopThread(f"processor {type(self._first).__name__}")
+        }
+        self._taken: set[FrameProcessor] = set()
+        self._loading: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    def _make(self) -> FrameProcessor:
+        made = self._factory()
+        if not isinstance(made, FrameProcessor):
+            raise ProcessorError(f"a {type(made).__name__} is not a FrameProcessor")
+        return made
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the thread and begin to load the model in it."""
+        self._threads[self._first].start()
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load(), name="load the model")
+
+    async def _load(self) -> None:
+        first = self._first
+        await self._threads[first].call(_warm_up, first)
+        ensure = getattr(first, "ensure_model_loaded", None) or first.load_model
+        try:
+            await self._threads[first].call(ensure)
+        except HeadraceError as error:
+            self._state.set_error(f"Model loading failed: {error.message}")
+        except Exception as error:  # the edge to a processor that is not ours
+            log.info("loading failed", exc_info=True)
+            self._state.set_error(f"Model loading failed: {type(error).__name__}: {error}")
+        else:
+            self._state.set_startup_complete()
+
+    async def close(self) -> None:
+        """End all threads; bounded."""
+        for task in (self._loading, self._watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        threads = list(self._threads.values())
+        await asyncio.gather(*(thread.close() for thread in threads))
+
+    # -- streams -----------------------------------------------------------------------------------------
+
+    async def wait_free(self) -> None:
+        """Return when a stream can begin. Raises `EngineError` when the model is not there or what serves the
+        only stream has not come back from the last one."""
+        if not self._state.pipeline_ready and self._loading is not None:
+            await asyncio.wait({self._loading}, timeout=WAIT_READY)
+        if not self._state.pipeline_ready:
+            reason = self._state.error_message
+            raise EngineError(
+                "Pipeline is still initializing. Please wait for IDLE status."
+                if reason is None
+                else f"Pipeline is still initializing. {reason}"
+            )
+        if self._single is not None and self._single not in self._taken:
+            await self._check_back()
+
+    async def _check_back(self) -> None:
+        if self.stuck is None and not await self._threads[self._first].responds(WAIT_FREE):
+            self._now_stuck()
+        if self.stuck is not None:
+            raise EngineError(self.stuck)
+
+    def take(self) -> tuple[FrameProcessor, LoopThread]:
+        """A processor for one stream and the thread that it runs in. Raises `AtCapacity`, and what making one
+        raises as `ProcessorError`."""
+        if len(self._taken) >= self.capacity:
+            raise AtCapacity("Pipeline is still in use")
+        if self._first not in self._taken:
+            self._taken.add(self._first)
+            return self._first, self._threads[self._first]
+        try:
+            processor = self._make()
+        except HeadraceError:
+            raise
+        except Exception as error:  # the edge to a factory that is not ours
+            raise ProcessorError(f"no processor could be made: {type(error).__name__}: {error}") from error
+        _attach(processor, self._state)
+        vars(processor).update(self._loaded())
+        thread = self._threads[processor] = LoopThread(f"processor {type(processor).__name__}")
+        thread.start()
+        self._taken.add(processor)
+        return processor, thread
+
+    def _loaded(self) -> dict[str, Any]:
+        """What loading has set on the first processor."""
+        missing = object()
+        return {
+            name: value
+            for name, value in vars(self._first).items()
+            if self._before.get(name, missing) is not value and name not in _OWN
+        }
+
+    async def give_back(self, processor: FrameProcessor) -> None:
+        """Its stream has ended."""
+        self._taken.discard(processor)
+        if processor is not self._first:
+            await self._threads.pop(processor).close()
+        elif self._single is not None and not await self._threads[processor].responds(WAIT_FREE):
+            self._now_stuck()
+
+    def _now_stuck(self) -> None:
+        name = type(self._first).__name__
+        self.stuck = f"{name} has not come back from a call of the stream before"
+        log.error("%s; no stream can begin until it does", self.stuck)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._until_back(), name="wait for the processor")
+
+    async def _until_back(self) -> None:
+        while not await self._threads[self._first].responds(60.0):
+            pass
+        log.info("%s has come back", type(self._first).__name__)
+        self.stuck = None
+
+
+async def _warm_up(processor: FrameProcessor) -> None:
+    """Import torch where frames may be asked for tensors, so that the first frame does not wait for that.
+
+    One thread of torch's, unless the processor sets more: on a busy machine they wait for each other.
+    """
+    if processor.info().video and find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(1)
+        VideoFrame.from_picture(Picture.from_rgb(np.zeros((16, 16, 3), np.uint8)), 0, Fraction(1)).tensor  # noqa: B018
+
+
+_OWN = frozenset({"state", "frame_time", "_emit_sink", "_model_load_lock"})
+"""Attributes that each processor has for itself, whenever they were set."""
+
+
+def _attach(processor: FrameProcessor, state: StreamState) -> None:
+    attach = getattr(processor, "attach_state", None)
+    if attach is not None:
+        attach(state)
+
+
+def _capacity(wanted: int | None, *, single: bool) -> int:
+    if single:
+        if wanted not in (None, 1):
+            raise InvalidInput(
+                f"an instance serves one stream, not {wanted}: give the class or a function", field="capacity"
+            )
+        return 1
+    if wanted is None:
+        text = os.environ.get("CAPABILITY_CAPACITY", "1")
+        try:
+            wanted = int(text)
+        except ValueError:
+            raise InvalidInput(
+                f"CAPABILITY_CAPACITY must be a whole number, not {text!r}", field="CAPABILITY_CAPACITY"
+            ) from None
+    if not 1 <= wanted <= MAX_CAPACITY:
+        raise InvalidInput(f"capacity must be from 1 to {MAX_CAPACITY}, not {wanted}", field="capacity")
+    return wanted
