@@ -97,7 +97,7 @@ class NodeDefinition:
         validates, validates_all = _validated_inputs(node_class)
         return cls(
             class_type=class_type,
-            inputs=_read_inputs(declared, validates, validates_all),
+            inputs=read_inputs(declared, validates, validates_all),
             outputs=_outputs(
                 getattr(node_class, "RETURN_TYPES", ()),
                 getattr(node_class, "RETURN_NAMES", None),
@@ -129,7 +129,7 @@ class NodeDefinition:
         validates = frozenset(map(str, own.get("validates") or ()))
         return cls(
             class_type=class_type,
-            inputs=_read_inputs(declared, validates, bool(own.get("validates_all"))),
+            inputs=read_inputs(declared, validates, bool(own.get("validates_all"))),
             outputs=_outputs(info.get("output") or (), info.get("output_name"), info.get("output_is_list")),
             function=str(own.get("function", "")),
             display_name=str(info.get("display_name") or class_type),
@@ -196,9 +196,10 @@ def _is_any(name: str) -> bool:
     return name == ANY_TYPE or name.startswith("COMFY_MATCHTYPE")
 
 
-def _read_inputs(
-    declared: Mapping[str, Any], validates: frozenset[str], validates_all: bool
+def read_inputs(
+    declared: Mapping[str, Any], validates: frozenset[str] = frozenset(), validates_all: bool = False
 ) -> dict[str, InputDefinition]:
+    """Inputs out of ``{"required": {name: spec}, "optional": ...}``. Raises `BadDefinition`."""
     inputs: dict[str, InputDefinition] = {}
     groups: tuple[Literal["optional", "required"], ...] = ("required", "optional")
     for group in groups:

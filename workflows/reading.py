@@ -7,11 +7,23 @@ both. Forms of files: JSON text, and pictures that carry a workflow.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from workflows.carriers import carried_workflow, is_picture
 from workflows.definitions import Definitions
-from workflows.graph import LIMITS, Graph, Limits, load_json, read_graph
+from workflows.editor.conversion import convert
+from workflows.graph import (
+    LIMITS,
+    Graph,
+    Limits,
+    Link,
+    Node,
+    is_editor_format,
+    load_json,
+    read_graph,
+)
 from workflows.problems import Problem
 
 
@@ -28,9 +40,20 @@ def load(content: str | bytes, name: str = "workflow", limits: Limits = LIMITS) 
 def read(data: Any, definitions: Definitions, limits: Limits = LIMITS) -> tuple[Graph, list[Problem]]:
     """The graph that workflow ``data`` means, and what is wrong with the rest; never raises.
 
-    What the editor saves has its widgets' names from ``definitions``.
+    What the editor saves has its widgets' names from ``definitions``. Of both formats at once API format
+    counts, and the other for what becomes of values after a run.
     """
-    return read_graph(data, limits)
+    prompt, drawn = both_formats(data)
+    if prompt is not None and is_editor_format(drawn):
+        graph, problems = read_graph(prompt, limits)
+        return _with_rules(graph, convert(drawn, definitions, limits)[0]), problems
+    if not is_editor_format(data):
+        return read_graph(data, limits)
+    converted, problems = convert(data, definitions, limits)
+    if not converted:
+        return Graph.of(()), problems
+    graph, found = read_graph(converted, limits)
+    return graph, problems + found
 
 
 def to_api(data: Any, definitions: Definitions, limits: Limits = LIMITS) -> dict[str, Any]:
@@ -46,3 +69,16 @@ def both_formats(data: Any) -> tuple[Any, Any]:
     extra = data.get("extra_data")
     info = extra.get("extra_pnginfo") if isinstance(extra, Mapping) else None
     return data["prompt"], info.get("workflow") if isinstance(info, Mapping) else None
+
+
+def _with_rules(graph: Graph, drawn: Mapping[str, Any]) -> Graph:
+    """What becomes of values after a run, from the same workflow as the editor has it."""
+    changed: dict[str, Node] = {}
+    for node in graph:
+        entry = drawn.get(node.id, {})
+        rules = entry.get("_meta", {}).get("control_after_generate", {})
+        own = {name: rule for name, rule in rules.items() if not isinstance(node.inputs.get(name), Link)}
+        own = {name: rule for name, rule in own.items() if name in node.inputs}
+        if own and entry["class_type"] == node.class_type and not node.after_generate:
+            changed[node.id] = replace(node, after_generate=MappingProxyType(own))
+    return graph.with_nodes(changed)
