@@ -6,18 +6,19 @@ Works on definitions alone: neither torch nor a node class is needed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from workflows import stream_rules
 from workflows.definitions import Definitions, InputDefinition, NodeDefinition, accepts
+from workflows.dynamic import inputs_of
 from workflows.graph import LIMITS, Graph, Limits, Link, Node
+from workflows.model_files import is_file_choice, may_be_there, missing_file
 from workflows.networks import INSTALL, missing_packages
-from workflows.parameters import ParameterTable
 from workflows.problems import Problem, invalid_workflow
 from workflows.reading import read
-from workflows.stream_rules import Modalities, convert, modalities, video_output
+from workflows.stream_rules import convert, frame_sources, video_output
 from workflows.topology import cycles, downstream, upstream
 from workflows.values import ValueRefused, check_value, nearest
 
@@ -55,7 +56,7 @@ def examine(
     if not graph:
         return graph, problems
     broken = {problem.node_id for problem in problems if problem.node_id is not None}
-    graph, found = convert(graph, input_node)
+    graph, found = convert(graph, input_node, generates=_generates(graph, definitions))
     problems += found
     return graph, problems + check(graph, definitions, output_node, unreadable=broken)
 
@@ -135,17 +136,26 @@ def _unknown_class(node: Node, definitions: Definitions) -> Problem:
 def _check_node(node: Node, definition: NodeDefinition) -> Iterator[Problem]:
     if node.class_type in (stream_rules.LOAD_AUDIO, stream_rules.SAVE_AUDIO):
         yield node.problem("not_supported", "workflows with sound cannot be run yet")
-    for name, declared in definition.inputs.items():
+    for name, declared in inputs_of(definition, node.inputs).items():
         value = node.inputs.get(name)
         if name not in node.inputs:
             if declared.required:
                 message = f"the required input {name} ({declared.type}) is missing"
                 yield node.problem("missing_required_input", message, name)
         elif not isinstance(value, Link) and not _is_absent(declared, value):
-            try:
-                check_value(declared, value)
-            except ValueRefused as refused:
-                yield node.problem(refused.code, str(refused), name)
+            yield from _check_literal(node, declared, value)
+
+
+def _check_literal(node: Node, declared: InputDefinition, value: Any) -> Iterator[Problem]:
+    try:
+        check_value(declared, value)
+    except ValueRefused as refused:
+        code, message = refused.code, str(refused)
+        if code == "not_a_choice" and is_file_choice(node.class_type, declared, value):
+            if may_be_there(declared, value):
+                return
+            code, message = "missing_file", missing_file(node.class_type, declared, value)
+        yield node.problem(code, message, declared.name)
 
 
 def _is_absent(declared: InputDefinition, value: Any) -> bool:
@@ -159,8 +169,9 @@ def _check_links(
     definitions: Definitions,
     unreadable: Collection[str],
 ) -> Iterator[Problem]:
+    known = inputs_of(definition, node.inputs)
     for name, link in node.links():
-        declared = definition.inputs.get(name)
+        declared = known.get(name)
         if (declared is None and not definition.open_inputs) or link.node_id in unreadable:
             continue
         source = graph.nodes.get(link.node_id)
@@ -200,19 +211,30 @@ def _check_cycles(graph: Graph, among: set[str]) -> Iterator[Problem]:
 def _check_outputs(graph: Graph, definitions: Definitions, output_node: str | None) -> list[Problem]:
     _, problems = video_output(graph, output_node)
     outputs = [node for node in graph if node.class_type in stream_rules.OUTPUTS]
-    inputs = {node.id for node in graph if node.class_type in (stream_rules.LOAD, stream_rules.LOAD_AUDIO)}
-    if not outputs or not inputs:
-        return problems
-    changing = downstream(graph, inputs | {node.id for node in graph if _may_change(node, definitions)})
+    sources = _changing(graph, definitions)
+    if not outputs or not sources:
+        return problems  # which the rules of the stream have said
+    changing = downstream(graph, sources)
     if not any(node.id in changing for node in outputs):
         labels = ", ".join(node.label for node in outputs)
-        problems.append(Problem("constant_output", f"nothing that goes out depends on the frame: {labels}"))
+        message = f"nothing that goes out changes from frame to frame: {labels}"
+        problems.append(Problem("constant_output", message))
     return problems
+
+
+def _generates(graph: Graph, definitions: Definitions) -> bool:
+    known = (node for node in graph if node.class_type in definitions)
+    return bool(frame_sources(graph)) or any(_may_change(node, definitions) for node in known)
+
+
+def _changing(graph: Graph, definitions: Definitions) -> set[str]:
+    """The nodes that may give something else for each frame, whatever feeds them."""
+    return frame_sources(graph) | {node.id for node in graph if _may_change(node, definitions)}
 
 
 def _may_change(node: Node, definitions: Definitions) -> bool:
     definition = definitions.get(node.class_type)
-    return definition is None or definition.may_change
+    return definition is None or (definition.may_change and node.class_type not in stream_rules.VIDEO_INPUTS)
 
 
 def normalise(graph: Graph, definitions: Definitions) -> Graph:
@@ -223,8 +245,9 @@ def normalise(graph: Graph, definitions: Definitions) -> Graph:
         if definition is None:
             continue
         inputs: dict[str, Any] = {}
+        declared = inputs_of(definition, node.inputs)
         for name, value in node.inputs.items():
-            known = definition.inputs.get(name)
+            known = declared.get(name)
             if isinstance(value, Link) or known is None:
                 inputs[name] = value
             elif not _is_absent(known, value):
@@ -234,59 +257,3 @@ def normalise(graph: Graph, definitions: Definitions) -> Graph:
                     inputs[name] = value
         changed[node.id] = replace(node, inputs=MappingProxyType(inputs))
     return graph.with_nodes(changed)
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a workflow takes, gives and lets one change.
-
-    ``roles`` says of each node: ``input``, ``output``, ``frame`` (runs for each frame), ``constant`` (runs
-    once) or ``unused``. ``ignored`` lists inputs in the file that the class does not have.
-    """
-
-    modalities: Modalities
-    parameters: ParameterTable
-    roles: dict[str, str]
-    ignored: list[tuple[str, str]]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "modalities": self.modalities.as_dict(),
-            "nodes": self.roles,
-            "ignored_inputs": [{"node_id": node_id, "input": name} for node_id, name in self.ignored],
-            "parameters": self.parameters.schema(),
-        }
-
-
-def describe(graph: Graph, definitions: Definitions, output_node: str | None = None) -> Description:
-    """Modalities, live parameters and the role of each node, of a converted graph that has no problems.
-
-    A node whose class has IS_CHANGED is counted as constant here; only the class itself can tell.
-    """
-    ignored = [
-        (node.id, name)
-        for node in graph
-        if (definition := definitions.get(node.class_type)) is not None
-        for name in node.inputs
-        if name not in definition.inputs and not definition.open_inputs and node.origin is None
-    ]
-    table = ParameterTable([graph], definitions)
-    return Description(modalities([graph]), table, roles(graph, definitions, output_node), ignored)
-
-
-def roles(graph: Graph, definitions: Definitions, output_node: str | None = None) -> dict[str, str]:
-    """The role of each node; see `Description`."""
-    live = needed_nodes(graph, definitions, output_node)
-    inputs = {node.id for node in graph if node.class_type == stream_rules.LOAD}
-    per_frame = downstream(graph, inputs)
-
-    def role(node: Node) -> str:
-        if node.id not in live:
-            return "unused"
-        if node.id in inputs:
-            return "input"
-        if node.class_type in stream_rules.OUTPUTS:
-            return "output"
-        return "frame" if node.id in per_frame else "constant"
-
-    return {node.id: role(node) for node in graph}

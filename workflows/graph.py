@@ -200,8 +200,8 @@ def _not_a_graph(data: Any, limits: Limits) -> Problem | None:
     if is_editor_format(data):
         return Problem(
             "editor_format",
-            "this is the format that ComfyUI's editor saves; it cannot be read yet. "
-            f"Export the workflow in API format ({API_FORMAT_HINT})",
+            "this is the format that ComfyUI's editor saves, where the API format is expected "
+            f"({API_FORMAT_HINT})",
         )
     if not data:
         return Problem("empty_graph", "the workflow has no nodes")

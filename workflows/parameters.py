@@ -14,6 +14,7 @@ from typing import Any
 from stream.errors import InvalidInput
 from workflows import stream_rules
 from workflows.definitions import Definitions, InputDefinition
+from workflows.dynamic import inputs_of
 from workflows.graph import Graph, Link, Node
 from workflows.topology import downstream
 from workflows.values import ValueRefused, check_value, nearest, parse_text
@@ -71,8 +72,7 @@ class ParameterTable:
         self.parameters: dict[str, Parameter] = {}
         self._names: dict[str, list[str]] = {}
         for index, graph in enumerate(graphs):
-            loads = (node.id for node in graph if node.class_type == stream_rules.LOAD)
-            per_frame = downstream(graph, loads)
+            per_frame = downstream(graph, stream_rules.frame_sources(graph))
             for node in graph:
                 prefix = f"{index}/" if len(graphs) > 1 else ""
                 self._add_node(
@@ -84,8 +84,9 @@ class ParameterTable:
         if node.class_type in _WITHOUT_PARAMETERS or definition is None:
             return
         class_type, title = node.origin or (node.class_type, node.title)
+        known = inputs_of(definition, node.inputs)
         for name, value in node.inputs.items():
-            declared = definition.inputs.get(name)
+            declared = known.get(name)
             if isinstance(value, Link) or (declared is None and not definition.open_inputs):
                 continue
             key = f"{prefix}{node.id}.{name}"

@@ -63,18 +63,31 @@ def modalities(graphs: Iterable[Graph]) -> Modalities:
     )
 
 
-def convert(graph: Graph, input_node: str | None = None) -> tuple[Graph, list[Problem]]:
+def frame_sources(graph: Graph) -> set[str]:
+    """The nodes that give something else for each frame, as far as the graph alone tells: where the stream
+    comes in, and where a literal is given a new value after each run."""
+    return {
+        node.id
+        for node in graph
+        if node.class_type in (LOAD, LOAD_AUDIO, PRIMARY) or set(node.after_generate.values()) - {"fixed"}
+    }
+
+
+def convert(
+    graph: Graph, input_node: str | None = None, *, generates: bool = False
+) -> tuple[Graph, list[Problem]]:
     """Put the stream nodes in place of those that the editor uses.
 
-    ``input_node`` is the id of the node that the stream replaces, where the graph leaves that open. Node ids
-    stay, so links do. With problems, every possible input is replaced, so that the rest can still be checked.
+    ``input_node`` is the id of the node that the stream replaces, where the graph leaves that open.
+    ``generates`` says that something in the graph changes by itself, so that it may do without input. Ids of
+    nodes stay, so links do. With problems, every possible input is replaced: the rest can still be checked.
     """
     of_class: dict[str, list[Node]] = {}
     for node in graph:
         of_class.setdefault(node.class_type, []).append(node)
     primaries, references = of_class.get(PRIMARY, []), of_class.get(REFERENCE, [])
     marked, problems = _marked_input(of_class, input_node)
-    problems += _count_problems(of_class, marked)
+    problems += _count_problems(of_class, marked, generates)
     if problems or (not primaries and not marked and len(references) == 1):
         marked = references
     changed = {node.id: _as_load_tensor(node) for node in (*primaries, *marked)}
@@ -90,7 +103,9 @@ def _as_load_tensor(node: Node) -> Node:
     return Node(node.id, LOAD, LOAD, MappingProxyType({}), origin=(node.class_type, node.title))
 
 
-def _count_problems(of_class: dict[str, list[Node]], marked: Sequence[Node]) -> list[Problem]:
+def _count_problems(
+    of_class: dict[str, list[Node]], marked: Sequence[Node], generates: bool
+) -> list[Problem]:
     """ComfyStream's checks in its order; the first that fails is the one reported, as there."""
     primaries, references = of_class.get(PRIMARY, []), of_class.get(REFERENCE, [])
     inputs = [*references, *of_class.get(LOAD, ()), *of_class.get(LOAD_AUDIO, ())]
@@ -107,10 +122,12 @@ def _count_problems(of_class: dict[str, list[Node]], marked: Sequence[Node]) -> 
         ]
     if len(outputs) > _MAX_OUTPUTS:
         return [Problem("too_many_outputs", f"too many outputs in prompt: {_names(outputs)}")]
-    if not primaries and not inputs:
-        return [
-            Problem("missing_input", f"missing input: no {PRIMARY}, {LOAD}, {REFERENCE} or {LOAD_AUDIO} node")
-        ]
+    if not primaries and not inputs and not generates:
+        message = (
+            f"missing input: no {PRIMARY}, {LOAD}, {REFERENCE} or {LOAD_AUDIO} node, and nothing else that "
+            "changes from frame to frame, such as a seed that is not fixed (control after generate)"
+        )
+        return [Problem("missing_input", message)]
     if not outputs:
         return [Problem("missing_output", f"missing output: none of {', '.join(sorted(OUTPUTS))}")]
     return []

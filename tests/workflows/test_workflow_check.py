@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from stream.errors import InvalidWorkflow
-from workflows.check import describe, examine, prepare
+from workflows.check import examine, prepare
+from workflows.description import describe
 from workflows.registry import NodeRegistry
 
 DEFINITIONS = NodeRegistry.builtin().definitions
@@ -148,7 +149,7 @@ def test_an_output_that_never_changes_is_a_problem() -> None:
     assert not problems
     _, problems = examine(data, definitions)
     assert [problem.code for problem in problems] == ["constant_output"]
-    assert "nothing that goes out depends on the frame: node 3" in str(problems[0])
+    assert "nothing that goes out changes from frame to frame: node 3" in str(problems[0])
 
 
 def test_values_are_made_what_the_nodes_want() -> None:

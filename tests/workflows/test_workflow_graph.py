@@ -146,7 +146,7 @@ def test_all_structural_problems_are_reported_at_once() -> None:
     ],
 )
 def test_the_format_of_the_editor_is_recognised_and_named(data: Any) -> None:
-    with pytest.raises(InvalidWorkflow, match=r"ComfyUI's editor saves; it cannot be read yet.*API format"):
+    with pytest.raises(InvalidWorkflow, match=r"ComfyUI's editor saves, where the API format is expected"):
         parse_graph(data)
 
 
