@@ -17,7 +17,7 @@ CHECKS = (
     WITHOUT
     + """
 import json
-from workflows import check, library, networks, parameters, problems, stream_rules
+from workflows import check, description, library, networks, parameters, problems, stream_rules
 from workflows.nodes import batch, canny, canvas, image, load_image, mask, morphology, pixels, pretrained
 from workflows.nodes import quantize, resize, stream
 from workflows.registry import NodeRegistry
@@ -25,7 +25,7 @@ from workflows.processor import WorkflowProcessor
 registry = NodeRegistry.builtin()
 for name in library.names():
     graph = check.prepare(library.load(name), registry.definitions)
-    json.dumps(check.describe(graph, registry.definitions).as_dict())
+    json.dumps(description.describe(graph, registry.definitions).as_dict())
     print(name, WorkflowProcessor(library.load(name)).info().video)
 problems = check.examine({"1": {"class_type": "X"}}, registry.definitions)[1]
 print(sum(problem.code == "unknown_class" for problem in problems))
