@@ -1,173 +1,212 @@
-"""Nodes of a graph bound to instances of their classes, and the questions that are put to the classes."""
+"""Nodes of a graph bound to their classes: an instance for each node, and the arguments of its calls."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from stream.errors import ProcessorError
 from workflows import stream_rules
-from workflows.definitions import NodeDefinition
+from workflows.definitions import InputDefinition, NodeDefinition
+from workflows.failures import node_failed
 from workflows.graph import Graph, Link, Node
-from workflows.problems import Problem
+from workflows.protocol import (
+    DynamicPrompt,
+    is_async,
+    is_schema_class,
+    own_method,
+    schema_call,
+    schema_holder,
+)
 from workflows.registry import NodeRegistry
-from workflows.results import mapped, mapped_async, taking_lists
-
-log = logging.getLogger(__name__)
 
 # The plan itself does what these do.
-UNCALLED = frozenset({stream_rules.LOAD, stream_rules.SAVE})
+UNCALLED = frozenset(
+    {stream_rules.LOAD, stream_rules.SAVE, stream_rules.LOAD_AUDIO, stream_rules.SAVE_AUDIO}
+    | {stream_rules.PRIMARY, *stream_rules.VIDEO_OUTPUTS}
+)
+SOURCES = frozenset({stream_rules.LOAD, stream_rules.LOAD_AUDIO, stream_rules.PRIMARY})
+
+# Hidden inputs that ComfyUI hands over as None when a prompt comes without an editor or an account.
+_NOT_HERE = frozenset({"EXTRA_PNGINFO", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG"})
 
 
-@dataclass(frozen=True, slots=True)
+class _Cell:
+    """Holds the instance of a node, made once for all graphs that the node is in."""
+
+    instance: Any = None
+    made = False
+
+
 class BoundNode:
-    """A node with the method that runs it. ``lists`` tells of each output whether it is a list of values."""
+    """A node with the class that runs it. Its instance is made when it is first called.
 
-    node_class: Any
-    definition: NodeDefinition
-    call: Callable[..., Any]
-    is_async: bool
-    lists: tuple[bool, ...]
-    guard: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """`NodeRegistry.guard`, held during calls outside the frame's path."""
+    ``outputs`` is how many values a call gives. Hidden inputs are those of ``prompt``.
+    """
+
+    def __init__(self, node: Node, registry: NodeRegistry, prompt: DynamicPrompt) -> None:
+        self.node = node
+        self.node_class = registry.node_class(node.class_type)
+        self.definition: NodeDefinition = registry.definitions[node.class_type]
+        self.is_schema = is_schema_class(self.node_class)
+        self.is_text = node.class_type == stream_rules.SAVE_TEXT
+        self.outputs = max(len(self.definition.outputs), int(self.is_text))
+        self.lists_out = tuple(output.is_list for output in self.definition.outputs)
+        self.links = link_arguments(node, self.definition)
+        """The arguments that come from other nodes."""
+        self.lazy = lazy_links(node, self.definition) if self._has_lazy_check() else frozenset()
+        """Linked inputs that are only evaluated when the node asks for them."""
+        self.guard = registry.guard
+        self.prompt = prompt
+        self._cell = _Cell()
+        self._holder: Any = None
+
+    def under(self, node: Node, prompt: DynamicPrompt) -> BoundNode:
+        """The same instance for the node as it is in another graph."""
+        other = BoundNode.__new__(BoundNode)
+        other.__dict__.update(self.__dict__)
+        other.node, other.prompt = node, prompt
+        other.links = link_arguments(node, other.definition)
+        other.lazy = lazy_links(node, other.definition) if other._has_lazy_check() else frozenset()
+        if self._holder is not None and self._sees_the_prompt():
+            other._holder = schema_holder(self.node_class, other._asked())
+        return other
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        """The method that runs the node. Raises `ProcessorError` when the class cannot be instantiated."""
+        self._make()
+        if self.is_schema:
+            # Its FUNCTION only gives the result of this another form.
+            name = self.definition.function
+            return self._of_schema("execute" if name.startswith("EXECUTE_NORMALIZED") else name)
+        found: Callable[..., Any] = getattr(self._cell.instance, self.definition.function)
+        return found
+
+    @property
+    def is_async(self) -> bool:
+        owner = self.node_class
+        normalised = self.definition.function.startswith("EXECUTE_NORMALIZED")
+        name = "execute" if self.is_schema and normalised else self.definition.function
+        return is_async(getattr(owner, name))
+
+    @property
+    def lazy_check(self) -> Callable[..., Any]:
+        """The method that says which lazy inputs are wanted, of a node that has some."""
+        self._make()
+        if self.is_schema:
+            return self._of_schema("check_lazy_status")
+        found: Callable[..., Any] = self._cell.instance.check_lazy_status
+        return found
+
+    def literals(self) -> dict[str, Any]:
+        """The arguments that do not come from other nodes: literals, raw links and hidden inputs."""
+        node, definition = self.node, self.definition
+        arguments: dict[str, Any] = {}
+        for name, value in node.inputs.items():
+            if not takes(definition, name):
+                continue
+            if not isinstance(value, Link):
+                arguments[name] = value
+            elif is_raw(definition.inputs.get(name)):
+                arguments[name] = [value.node_id, value.output]
+        if not self.is_schema:
+            arguments |= {
+                name: _hidden(asked, node, self.prompt)
+                for name, asked in definition.hidden.items()
+                if _is_known(asked)
+            }
+        return arguments
+
+    @property
+    def has_raw_links(self) -> bool:
+        return any(is_raw(self.definition.inputs.get(name)) for name, _ in self.node.links())
+
+    def answer(self, name: str) -> Callable[..., Any]:
+        """A class method by which the class is asked something, with the hidden inputs of a schema class."""
+        if not self.is_schema:
+            return getattr(self.node_class, name)  # type: ignore[no-any-return]
+        return schema_call(self.node_class, schema_holder(self.node_class, self._asked()), name)
+
+    def _has_lazy_check(self) -> bool:
+        if self.is_schema:
+            return own_method(self.node_class, "check_lazy_status") is not None
+        return callable(getattr(self.node_class, "check_lazy_status", None))
+
+    def _make(self) -> None:
+        if self._holder is not None or self._cell.made:
+            return
+        try:
+            if self.is_schema:
+                self._holder = schema_holder(self.node_class, self._asked())
+            else:
+                self._cell.instance = self.node_class()
+                self._cell.made = True
+        except (Exception, SystemExit) as error:
+            raise node_failed(self.node, error) from error
+
+    def _of_schema(self, name: str) -> Callable[..., Any]:
+        return schema_call(self.node_class, self._holder, name)
+
+    def _asked(self) -> dict[str, Any]:
+        asked = self.definition.hidden.values()
+        return {kind: _hidden(kind, self.node, self.prompt) for kind in asked if _is_known(kind)}
+
+    def _sees_the_prompt(self) -> bool:
+        return bool({"PROMPT", "DYNPROMPT"} & set(self.definition.hidden.values()))
+
+
+def _is_known(asked: str) -> bool:
+    return asked in ("UNIQUE_ID", "PROMPT", "DYNPROMPT") or asked in _NOT_HERE
+
+
+def _hidden(asked: str, node: Node, prompt: DynamicPrompt) -> Any:
+    if asked == "UNIQUE_ID":
+        return node.id
+    if asked == "PROMPT":
+        return prompt.get_original_prompt()
+    return prompt if asked == "DYNPROMPT" else None
 
 
 def bind(graph: Graph, order: Iterable[str], registry: NodeRegistry) -> dict[str, BoundNode]:
-    """An instance for each node of ``order``, in which each node comes after what feeds it.
-
-    Raises `ProcessorError` when a class cannot be instantiated.
-    """
-    bound: dict[str, BoundNode] = {}
-    for node_id in order:
-        node = graph.nodes[node_id]
-        if node.class_type in UNCALLED:
-            continue
-        definition = registry.definitions[node.class_type]
-        node_class = registry.node_class(node.class_type)
-        try:
-            call = getattr(node_class(), definition.function)
-        except (Exception, SystemExit) as error:
-            raise node_failed(node, error) from error
-        is_async = inspect.iscoroutinefunction(call)
-        list_inputs = frozenset(
-            name
-            for name, link in node.links()
-            if link.node_id in bound and _gives_list(bound[link.node_id], link.output)
-        )
-        lists = tuple(output.is_list for output in definition.outputs)
-        if definition.input_is_list:
-            call = taking_lists(call, list_inputs)
-        elif list_inputs:
-            width = max(len(lists), int(node.class_type == stream_rules.SAVE_TEXT))
-            call = (mapped_async if is_async else mapped)(call, list_inputs, lists, width)
-            lists = (True,) * width
-        bound[node_id] = BoundNode(node_class, definition, call, is_async, lists, registry.guard)
-    return bound
-
-
-def _gives_list(bound: BoundNode, output: int) -> bool:
-    return output < len(bound.lists) and bound.lists[output]
-
-
-def literal_arguments(graph: Graph, node: Node, definition: NodeDefinition) -> dict[str, Any]:
-    """The arguments that do not come from other nodes: literals and hidden inputs."""
-    arguments = {
-        name: value
-        for name, value in node.inputs.items()
-        if not isinstance(value, Link) and _is_input(definition, name)
+    """The nodes of ``order`` bound to their classes, but for those that the plan itself stands for."""
+    prompt = DynamicPrompt(graph.to_api())
+    return {
+        node_id: BoundNode(graph.nodes[node_id], registry, prompt)
+        for node_id in order
+        if graph.nodes[node_id].class_type not in UNCALLED
     }
-    for name, asked in definition.hidden.items():
-        if asked == "UNIQUE_ID":
-            arguments[name] = node.id
-        elif asked == "PROMPT":
-            arguments[name] = graph.to_api()
-        elif asked in _NOT_HERE:
-            arguments[name] = None
-    return arguments
 
 
-# Hidden inputs that ComfyUI hands over as None when a prompt comes without an editor or an account.
-_NOT_HERE = frozenset({"EXTRA_PNGINFO", "DYNPROMPT", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG"})
+def rebind(bound: Mapping[str, BoundNode], graph: Graph) -> dict[str, BoundNode]:
+    """The same instances for the nodes of a graph with other literals."""
+    prompt = DynamicPrompt(graph.to_api())
+    return {node_id: item.under(graph.nodes[node_id], prompt) for node_id, item in bound.items()}
 
 
 def link_arguments(node: Node, definition: NodeDefinition) -> list[tuple[str, Link]]:
-    """The arguments that come from other nodes."""
-    return [(name, link) for name, link in node.links() if _is_input(definition, name)]
+    """The arguments of a node that come from other nodes."""
+    return [
+        (name, link)
+        for name, link in node.links()
+        if takes(definition, name) and not is_raw(definition.inputs.get(name))
+    ]
 
 
-def _is_input(definition: NodeDefinition, name: str) -> bool:
+def lazy_links(node: Node, definition: NodeDefinition) -> frozenset[str]:
+    """Linked inputs that are only evaluated when the node asks for them."""
+    return frozenset(
+        name for name, _ in link_arguments(node, definition) if is_lazy(definition.inputs.get(name))
+    )
+
+
+def takes(definition: NodeDefinition, name: str) -> bool:
     return name in definition.inputs or definition.open_inputs
 
 
-async def refusals(graph: Graph, node_ids: Iterable[str], registry: NodeRegistry) -> list[Problem]:
-    """What the registry, and the classes themselves by VALIDATE_INPUTS, have against these nodes."""
-    problems: list[Problem] = []
-    for node_id in node_ids:
-        node = graph.nodes[node_id]
-        definition = registry.definitions[node.class_type]
-        if node.class_type in UNCALLED:
-            continue
-        found = list(registry.refusals(graph, node))
-        problems += found
-        if found or not (definition.validates or definition.validates_all):
-            continue
-        question = registry.node_class(node.class_type).VALIDATE_INPUTS
-        verdict = await _ask(question, _validated_arguments(graph, node, definition, registry))
-        if isinstance(verdict, _Raised):
-            problems.append(node.problem("rejected_by_node", f"its own check failed: {verdict.text}"))
-        elif verdict is not True:
-            reason = verdict if isinstance(verdict, str) else "the node does not accept these values"
-            problems.append(node.problem("rejected_by_node", reason))
-    return problems
+def is_lazy(declared: InputDefinition | None) -> bool:
+    return declared is not None and bool(declared.options.get("lazy"))
 
 
-def _validated_arguments(
-    graph: Graph, node: Node, definition: NodeDefinition, registry: NodeRegistry
-) -> dict[str, Any]:
-    arguments = {
-        name: value
-        for name, value in literal_arguments(graph, node, definition).items()
-        if definition.validates_all or name in definition.validates
-    }
-    if "input_types" in definition.validates:
-        sources = {name: graph.nodes[link.node_id] for name, link in link_arguments(node, definition)}
-        arguments["input_types"] = {
-            name: registry.definitions[sources[name].class_type].outputs[link.output].type
-            for name, link in link_arguments(node, definition)
-        }
-    return arguments
-
-
-async def runs_every_time(graph: Graph, node: Node, item: BoundNode) -> bool:
-    """Whether IS_CHANGED says that a node must run again though its inputs are the same (it gives NaN)."""
-    if not item.definition.may_change:
-        return False
-    answer = await _ask(item.node_class.IS_CHANGED, literal_arguments(graph, node, item.definition))
-    if isinstance(answer, _Raised):
-        log.warning("%s: IS_CHANGED failed, the node counts as unchanged: %s", node.label, answer.text)
-        return False
-    return isinstance(answer, float) and answer != answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    text: str
-
-
-async def _ask(question: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    try:
-        answer = question(**arguments)
-        return await answer if inspect.isawaitable(answer) else answer
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (foreign code)
-        return _Raised(f"{type(error).__name__}: {error}")
-
-
-def node_failed(node: Node, error: BaseException) -> ProcessorError:
-    """The error that names the node whose code raised ``error``."""
-    cause = str(error) or "no message"
-    problem = node.problem("node_failed", f"{type(error).__name__}: {cause}")
-    return ProcessorError(str(problem), field=node.id, details=[problem.as_dict()])
+def is_raw(declared: InputDefinition | None) -> bool:
+    """Whether the node wants the link itself (``rawLink``), to build a graph with."""
+    return declared is not None and bool(declared.options.get("rawLink"))

@@ -1,104 +1,175 @@
-"""From a graph and its bound nodes to a `Program`: the flat list of calls that runs for each frame."""
+"""From a graph and its bound nodes to a `Program`: what has run once, and what is to run each time.
+
+A graph has up to two flows: what goes through it with each picture, and with each stretch of sound. What
+depends on sound alone runs with sound; the flow of pictures finds the last of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from workflows import stream_rules
-from workflows.binding import BoundNode, link_arguments, literal_arguments, node_failed, runs_every_time
-from workflows.graph import Graph, Link, Node
-from workflows.results import unpack
+from workflows.binding import BoundNode
+from workflows.constants import Entry, GraphConstants
+from workflows.evaluation import Evaluation, Outputs, Sources, World
+from workflows.graph import Graph, Node
+from workflows.layout import Flow, Layout, Sinks
+from workflows.questions import ALWAYS, fingerprint
+from workflows.registry import NodeRegistry
+from workflows.rules import Rule, rules_of
 from workflows.topology import downstream
 
-Slot = int
-FRAME_SLOT: Slot = 0
-"""Holds the frame's tensor."""
-MASK_SLOT: Slot = 1
-"""Holds the MASK of a LoadTensor: empty, as LoadImage gives it for a picture without alpha."""
+VIDEO, AUDIO, TICK = "video", "audio", "tick"
+_SOURCE_OF = {stream_rules.LOAD: VIDEO, stream_rules.LOAD_AUDIO: AUDIO}
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One call. ``outputs`` pairs an index into its result with a slot; ``release`` are slots of no more use.
-
-    ``width`` is how many outputs the result must have at least.
-    """
-
-    node: Node
-    call: Callable[..., Any]
-    is_async: bool
-    width: int
-    static: dict[str, Any]
-    links: tuple[tuple[str, Slot], ...]
-    outputs: tuple[tuple[int, Slot], ...]
-    release: tuple[Slot, ...]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Program:
-    """All that running a frame needs; replaced as a whole, never changed.
+    """All that running needs; replaced as a whole, never changed but for its ``held`` and ``late`` values.
 
-    ``slots`` are the values that a frame starts with. ``video`` is the slot of what goes out as pictures,
-    None when nothing does, `FRAME_SLOT` when it is the frame itself. ``texts`` are the slots of texts that
-    go out with each frame, ``constant_texts`` those that never change. ``constants`` keeps the outputs of
-    the nodes that ran once, ``volatile`` the ids of those that run each time because they say so.
+    ``constants`` are the outputs of the nodes that ran once and ``entries`` what they are shared by;
+    ``fingerprints`` what their IS_CHANGED said; ``volatile`` the nodes that say that they run each time;
+    ``written`` the nodes whose results others write into. ``held`` are values that one flow has for the
+    other, ``late`` constants that only turned out to be needed while frames ran.
     """
 
     graph: Graph
-    steps: tuple[Step, ...]
-    slots: list[Any]
-    video: Slot | None
+    bound: Mapping[str, BoundNode]
+    world: World
+    video: Flow
+    audio: Flow
     video_node: Node | None
-    texts: tuple[Slot, ...]
+    constants: Mapping[str, Outputs]
+    kept: GraphConstants
     constant_texts: tuple[Any, ...]
-    constants: Mapping[str, tuple[Any, ...]]
+    fingerprints: Mapping[str, str]
     volatile: frozenset[str]
+    written: frozenset[str]
+    rules: Mapping[tuple[str, str], Rule]
     shown: Mapping[str, Any]
-    is_async: bool
+    blocked: Mapping[str, str]
+    guards: tuple[tuple[Any, int], ...]
+    changing: frozenset[str]
+    held: dict[tuple[str, int], Any] = field(default_factory=dict)
+    late: dict[str, Outputs] = field(default_factory=dict)
+
+    @property
+    def slow(self) -> dict[str, str]:
+        """The nodes for which a flow runs by the slow road, and why."""
+        return {**self.audio.slow, **self.video.slow}
 
 
 async def build(
     graph: Graph,
     bound: Mapping[str, BoundNode],
+    registry: NodeRegistry,
     video_node: Node | None,
     previous: Program | None = None,
     changed: frozenset[str] = frozenset(),
+    written: frozenset[str] = frozenset(),
 ) -> Program:
-    """Run the constant nodes and lay out the steps.
+    """Run the constant part and lay out the flows.
 
-    With a ``previous`` program of the same nodes, only the constant nodes that depend on the ``changed`` ones
-    run again. Raises `ProcessorError` when a node fails.
+    With a ``previous`` program of the same nodes, only what depends on the ``changed`` ones runs again.
+    Results of nodes in ``written`` are handed on as copies. Raises `ProcessorError` when a node fails.
     """
+    fingerprints, volatile = await _fingerprints(bound, previous, changed)
+    definitions = {node_id: item.definition for node_id, item in bound.items()}
+    rules = rules_of(graph, definitions, previous.rules if previous else {})
+    ruled = {node_id for node_id, _ in rules}
+    sources = _sources(graph, bound)
+    ticks = {node_id: frozenset({TICK}) for node_id in volatile | ruled}
+    changing = frozenset(downstream(graph, sources.keys() | ticks.keys()))
+    done, kept = _reused(graph, fingerprints, previous, changed | (changing if previous else frozenset()))
+    world = World(bound, registry, prompt_of(bound, graph), _used_widths(graph, bound))
+    evaluation = Evaluation(world, done, sources, ticks, kept)
+    sinks = _sinks(graph, bound, video_node)
+    await evaluation.demand(root for sink in sinks for root in sink.roots() if root not in sources)
+    for node_id in list(evaluation.done):
+        if node_id not in bound:
+            del evaluation.done[node_id]  # of an expansion
+    constants = evaluation.done
+    written = written | (previous.written if previous else frozenset())
+    kept.entries = {node_id: entry for node_id, entry in kept.entries.items() if node_id in constants}
+    video, audio = _flows(graph, bound, evaluation, sinks, rules, written)
+    return Program(
+        graph=graph,
+        bound=bound,
+        world=world,
+        video=video,
+        audio=audio,
+        video_node=video_node,
+        constants=constants,
+        kept=kept,
+        constant_texts=_constant_texts(bound, constants),
+        fingerprints=fingerprints,
+        volatile=frozenset(volatile),
+        written=written,
+        rules=rules,
+        shown=evaluation.shown,
+        blocked=evaluation.blocked,
+        guards=_guards(video, audio, kept.entries, evaluation, written),
+        changing=changing,
+        held=dict(previous.held) if previous else {},
+    )
+
+
+async def _fingerprints(
+    bound: Mapping[str, BoundNode], previous: Program | None, changed: frozenset[str]
+) -> tuple[dict[str, str], set[str]]:
+    """What IS_CHANGED says of each node, and the nodes that are to run each time."""
+    found = dict(previous.fingerprints) if previous else {}
     volatile = set(previous.volatile - changed) if previous else set()
     for node_id in changed if previous else bound:
-        if node_id in bound and await runs_every_time(graph, graph.nodes[node_id], bound[node_id]):
-            volatile.add(node_id)
-    sources = {node.id for node in graph if node.class_type == stream_rules.LOAD}
-    per_frame = downstream(graph, sources | volatile)
-    stale = downstream(graph, changed)
-    kept = previous.constants if previous else {}
-    widths = _used_widths(graph, bound)
-    constants: dict[str, tuple[Any, ...]] = {}
-    shown: dict[str, Any] = {}
-    for node_id, item in bound.items():
-        if node_id in per_frame:
+        item = bound.get(node_id)
+        if item is None or not item.definition.may_change:
             continue
-        if node_id in kept and node_id not in stale:
-            constants[node_id] = kept[node_id]
-        else:
-            arguments = _constant_arguments(graph, node_id, item, constants)
-            constants[node_id], ui = await _run_once(graph.nodes[node_id], item, arguments, widths[node_id])
-            if ui is not None:
-                shown[node_id] = ui
-    layout = _Layout(graph, bound, constants, video_node)
-    return layout.program(volatile, shown)
+        found.pop(node_id, None)
+        answer = await fingerprint(item)
+        if answer is ALWAYS:
+            volatile.add(node_id)
+        elif answer is not None:
+            found[node_id] = answer
+    return found, volatile
+
+
+def _sources(graph: Graph, bound: Mapping[str, BoundNode]) -> dict[str, Sources]:
+    return {
+        node.id: frozenset({_SOURCE_OF[node.class_type]}) for node in graph if node.class_type in _SOURCE_OF
+    }
+
+
+def _reused(
+    graph: Graph, fingerprints: Mapping[str, str], previous: Program | None, stale_from: Iterable[str]
+) -> tuple[dict[str, Outputs], GraphConstants]:
+    """The constants of ``previous`` that hold still."""
+    if previous is None:
+        return {}, GraphConstants(fingerprints, {}, {})
+    stale = downstream(graph, stale_from)
+    done = {
+        node_id: outputs
+        for node_id, outputs in {**previous.late, **previous.constants}.items()
+        if node_id not in stale
+    }
+    entries = {node_id: item for node_id, item in previous.kept.entries.items() if node_id in done}
+    keys = {node_id: key for node_id, key in previous.kept.keys.items() if node_id in done}
+    return done, GraphConstants(fingerprints, entries, keys)
+
+
+def prompt_of(bound: Mapping[str, BoundNode], graph: Graph) -> Any:
+    """The graph as the bound nodes see it."""
+    for item in bound.values():
+        return item.prompt
+    from workflows.protocol import DynamicPrompt
+
+    return DynamicPrompt(graph.to_api())
 
 
 def _used_widths(graph: Graph, bound: Mapping[str, BoundNode]) -> dict[str, int]:
     """How many outputs each node must give, counted to the last one that is used."""
-    widths = {node_id: int(_is_text(item)) for node_id, item in bound.items()}
+    widths = {node_id: int(item.is_text) for node_id, item in bound.items()}
     for node in graph:
         for _, link in node.links():
             if link.node_id in widths:
@@ -106,115 +177,116 @@ def _used_widths(graph: Graph, bound: Mapping[str, BoundNode]) -> dict[str, int]
     return widths
 
 
-def _constant_arguments(
-    graph: Graph, node_id: str, item: BoundNode, constants: Mapping[str, tuple[Any, ...]]
-) -> dict[str, Any]:
-    arguments = literal_arguments(graph, graph.nodes[node_id], item.definition)
-    for name, link in link_arguments(graph.nodes[node_id], item.definition):
-        arguments[name] = constants[link.node_id][link.output]
-    return arguments
+def _sinks(graph: Graph, bound: Mapping[str, BoundNode], video_node: Node | None) -> tuple[Sinks, Sinks]:
+    """What goes out with pictures, and what with sound; by what feeds them, whatever is asked of it."""
+    by_video = downstream(graph, (node.id for node in graph if node.class_type == stream_rules.LOAD))
+    by_audio = downstream(graph, (node.id for node in graph if node.class_type == stream_rules.LOAD_AUDIO))
+    with_pictures = bool(by_video) or video_node is not None or not by_audio
+    audio_nodes = tuple(node for node in graph if node.class_type == stream_rules.SAVE_AUDIO)
+    run = [node_id for node_id, item in bound.items() if item.is_text or item.definition.is_output]
+
+    def with_sound(node_id: str) -> bool:
+        return not with_pictures or (node_id in by_audio and node_id not in by_video)
+
+    texts = [node_id for node_id in run if bound[node_id].is_text]
+    others = [node_id for node_id in run if not bound[node_id].is_text]
+    return (
+        Sinks(
+            video_node,
+            (),
+            tuple(node_id for node_id in texts if not with_sound(node_id)),
+            tuple(node_id for node_id in others if not with_sound(node_id)),
+        ),
+        Sinks(
+            None,
+            audio_nodes,
+            tuple(node_id for node_id in texts if with_sound(node_id)),
+            tuple(node_id for node_id in others if with_sound(node_id)),
+        ),
+    )
 
 
-async def _run_once(
-    node: Node, item: BoundNode, arguments: dict[str, Any], width: int
-) -> tuple[tuple[Any, ...], Any]:
-    try:
-        with item.guard():
-            result = item.call(**arguments)
-            if item.is_async:
-                result = await result
-        values, ui = unpack(result, width)
-    except (Exception, SystemExit) as error:
-        raise node_failed(node, error) from error
-    return tuple(values), ui
+def _constant_texts(bound: Mapping[str, BoundNode], constants: Mapping[str, Outputs]) -> tuple[Any, ...]:
+    found = [
+        constants[node_id][0] for node_id, item in bound.items() if item.is_text and node_id in constants
+    ]
+    return tuple(text for texts in found for text in texts)
 
 
-class _Layout:
-    """Numbers the slots of one program."""
+def _flows(
+    graph: Graph,
+    bound: Mapping[str, BoundNode],
+    evaluation: Evaluation,
+    sinks: tuple[Sinks, Sinks],
+    rules: Mapping[tuple[str, str], Rule],
+    written: frozenset[str],
+) -> tuple[Flow, Flow]:
+    residual = {node_id: item for node_id, item in evaluation.residual.items() if node_id in bound}
+    unknown = evaluation.unknown
+    feeds = {node_id: [link.node_id for _, link in item.links] for node_id, item in residual.items()}
 
-    def __init__(
-        self,
-        graph: Graph,
-        bound: Mapping[str, BoundNode],
-        constants: Mapping[str, tuple[Any, ...]],
-        video_node: Node | None,
-    ) -> None:
-        self._graph = graph
-        self._bound = bound
-        self._constants = constants
-        self._video_node = video_node
-        self._slots: list[Any] = [None, None]
-        self._slot_of: dict[str, dict[int, Slot]] = {}
+    def upstream(roots: Iterable[str]) -> set[str]:
+        reached: set[str] = set()
+        pending = [root for root in roots if root in unknown]
+        while pending:
+            node_id = pending.pop()
+            if node_id not in reached:
+                reached.add(node_id)
+                pending += (feed for feed in feeds.get(node_id, ()) if feed in unknown)
+        return reached
 
-    def program(self, volatile: set[str], shown: Mapping[str, Any]) -> Program:
-        per_frame = [node_id for node_id in self._bound if node_id not in self._constants]
-        links = {node_id: self._step_links(node_id) for node_id in per_frame}
-        video = self._video_slot()
-        texts, constant_texts = self._texts()
-        if any(slot == MASK_SLOT for pairs in links.values() for _, slot in pairs):
-            self._slots[MASK_SLOT] = _empty_mask()
-        last_use = {slot: node_id for node_id in per_frame for _, slot in links[node_id]}
-        for slot in (video, *texts):  # wanted after the last step
-            if slot is not None:
-                last_use.pop(slot, None)
-        return Program(
-            graph=self._graph,
-            steps=tuple(self._step(node_id, links[node_id], last_use) for node_id in per_frame),
-            slots=self._slots,
-            video=video,
-            video_node=self._video_node,
-            texts=texts,
-            constant_texts=constant_texts,
-            constants=self._constants,
-            volatile=frozenset(volatile),
-            shown=shown,
-            is_async=any(self._bound[node_id].is_async for node_id in per_frame),
-        )
+    def is_sound(node_id: str) -> bool:
+        return AUDIO in unknown[node_id] and VIDEO not in unknown[node_id]
 
-    def _slot(self, node_id: str, output: int) -> Slot:
-        if self._graph.nodes[node_id].class_type == stream_rules.LOAD:
-            return (FRAME_SLOT, MASK_SLOT)[output]
-        of_node = self._slot_of.setdefault(node_id, {})
-        if output not in of_node:
-            of_node[output] = len(self._slots)
-            constant = self._constants.get(node_id)
-            self._slots.append(None if constant is None else constant[output])
-        return of_node[output]
+    def is_picture(node_id: str) -> bool:
+        return VIDEO in unknown[node_id] and AUDIO not in unknown[node_id]
 
-    def _step_links(self, node_id: str) -> list[tuple[str, Slot]]:
-        """Arguments that another step computes; those of constant nodes are written into the step instead."""
-        return [
-            (name, self._slot(link.node_id, link.output))
-            for name, link in link_arguments(self._graph.nodes[node_id], self._bound[node_id].definition)
-            if link.node_id not in self._constants
-        ]
-
-    def _step(self, node_id: str, links: list[tuple[str, Slot]], last_use: Mapping[Slot, str]) -> Step:
-        node, item = self._graph.nodes[node_id], self._bound[node_id]
-        static = literal_arguments(self._graph, node, item.definition)
-        for name, link in link_arguments(node, item.definition):
-            if link.node_id in self._constants:
-                static[name] = self._constants[link.node_id][link.output]
-        outputs = tuple(self._slot_of.get(node_id, {}).items())
-        release = tuple(dict.fromkeys(slot for _, slot in links if last_use.get(slot) == node_id))
-        width = 1 + max((index for index, _ in outputs), default=-1)
-        return Step(node, item.call, item.is_async, width, static, tuple(links), outputs, release)
-
-    def _video_slot(self) -> Slot | None:
-        link = self._video_node.inputs.get("images") if self._video_node is not None else None
-        return self._slot(link.node_id, link.output) if isinstance(link, Link) else None
-
-    def _texts(self) -> tuple[tuple[Slot, ...], tuple[Any, ...]]:
-        nodes = [node_id for node_id, item in self._bound.items() if _is_text(item)]
-        constant = tuple(self._constants[node_id][0] for node_id in nodes if node_id in self._constants)
-        return tuple(self._slot(node_id, 0) for node_id in nodes if node_id not in self._constants), constant
+    seen, heard = upstream(sinks[0].roots()), upstream(sinks[1].roots())
+    to_video = {node_id for node_id in seen if is_sound(node_id)}
+    to_audio = {node_id for node_id in heard if is_picture(node_id)}
+    seen, heard = seen | upstream(to_audio), heard | upstream(to_video)
+    seen -= {node_id for node_id in seen if is_sound(node_id)}
+    heard -= {node_id for node_id in heard if is_picture(node_id)}
+    slow = {node_id: reason for node_id, reason in evaluation.slow.items() if node_id in residual}
+    outgoing = [link for sink in sinks for link in sink.links()]
+    layout = Layout(graph, bound, evaluation.done, residual, rules, written, outgoing)
+    flows = []
+    for sink, among, held, wanted in (
+        (sinks[0], seen, to_video, to_audio),
+        (sinks[1], heard, to_audio, to_video),
+    ):
+        needed = [node_id for node_id in residual if node_id in among]
+        needed_slow = {node_id: reason for node_id, reason in slow.items() if node_id in among}
+        flow = layout.flow(_shown(sink, unknown), needed, held, wanted)
+        flow.slow = needed_slow
+        flow.is_async = flow.is_async or bool(needed_slow)
+        flows.append(flow)
+    return flows[0], flows[1]
 
 
-def _is_text(item: BoundNode) -> bool:
-    return item.definition.class_type == stream_rules.SAVE_TEXT
+def _shown(sinks: Sinks, unknown: Mapping[str, Sources]) -> Sinks:
+    """Without the texts and nodes that have run for good."""
+    return Sinks(
+        sinks.video,
+        sinks.audio,
+        tuple(node_id for node_id in sinks.texts if node_id in unknown),
+        tuple(node_id for node_id in sinks.others if node_id in unknown),
+    )
 
 
-def _empty_mask() -> Any:
-    import torch
-
-    return torch.zeros(1, 64, 64)
+def _guards(
+    video: Flow, audio: Flow, entries: Mapping[str, Entry], evaluation: Evaluation, written: frozenset[str]
+) -> tuple[tuple[Any, int], ...]:
+    """The tensors of constants that flows are handed, each with the number of writes to it."""
+    users = video.nodes | audio.nodes
+    handed = {
+        link.node_id
+        for node_id, item in evaluation.residual.items()
+        if node_id in users
+        for _, link in item.links
+        if link.node_id in entries and link.node_id not in written
+    }
+    found = {
+        id(tensor): (tensor, version) for node_id in handed for tensor, version in entries[node_id].tensors
+    }
+    return tuple(found.values())

@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from workflows.protocol import is_schema_class, question
+
 Choice = str | int | float | bool
 ANY_TYPE = "*"
 
 # Own key in the object_info of a node, for what ComfyUI does not say there.
 _EXTENSION = "headrace"
+
+_DYNAMIC = ("COMFY_DYNAMIC", "COMFY_AUTOGROW", "COMFY_COMBODYNAMIC")
 
 
 class BadDefinition(ValueError):
@@ -61,8 +65,9 @@ class NodeDefinition:
 
     ``hidden`` maps names of hidden inputs to what they ask for (UNIQUE_ID, PROMPT, EXTRA_PNGINFO, ...).
     ``validates`` names the inputs that the class validates itself. ``may_change`` tells that it has an
-    IS_CHANGED, so that its outputs may differ though its inputs do not. ``open_inputs``: any further input
-    is taken. ``packages`` are the import names of what it needs besides torch (PACKAGES).
+    IS_CHANGED, so that its outputs may differ though its inputs do not. ``open_inputs``: any further input is
+    taken. ``expands``: it declares that it may expand into other nodes while it runs. ``packages`` are the
+    import names of what it needs besides torch (PACKAGES).
     """
 
     class_type: str
@@ -80,11 +85,14 @@ class NodeDefinition:
     validates_all: bool = False
     may_change: bool = False
     open_inputs: bool = False
+    expands: bool = False
     packages: tuple[str, ...] = ()
 
     @classmethod
     def from_class(cls, class_type: str, node_class: Any, display_name: str | None = None) -> NodeDefinition:
-        """Read a node class. Raises `BadDefinition` when its declarations make no sense."""
+        """Read a node class of either kind. Raises `BadDefinition` when its declarations make no sense."""
+        if is_schema_class(node_class) and not hasattr(node_class, "INPUT_TYPES"):
+            return cls._from_schema(class_type, node_class, display_name)
         try:
             declared = node_class.INPUT_TYPES()
         except Exception as error:
@@ -113,9 +121,46 @@ class NodeDefinition:
             input_is_list=bool(getattr(node_class, "INPUT_IS_LIST", False)),
             validates=validates,
             validates_all=validates_all,
-            may_change=hasattr(node_class, "IS_CHANGED"),
-            open_inputs=_takes_anything(declared.get("optional")),
+            may_change=question(node_class, "IS_CHANGED", "fingerprint_inputs") is not None,
+            expands=_may_expand(node_class),
+            open_inputs=_takes_anything(declared.get("optional")) or _is_dynamic(declared),
             packages=_names(getattr(node_class, "PACKAGES", ())),
+        )
+
+    @classmethod
+    def _from_schema(cls, class_type: str, node_class: Any, display_name: str | None) -> NodeDefinition:
+        """A schema class that does not declare itself the older way, too: from its schema alone."""
+        try:
+            schema = node_class.define_schema()
+            declared: dict[str, Any] = {"required": {}, "optional": {}}
+            for one in schema.inputs or ():
+                group = "optional" if getattr(one, "optional", False) else "required"
+                declared[group][one.id] = (one.io_type, dict(one.as_dict()))
+            outputs = list(schema.outputs or ())
+        except Exception as error:
+            raise BadDefinition(f"define_schema raised {type(error).__name__}: {error}") from error
+        validates, validates_all = _validated_inputs(node_class)
+        return cls(
+            class_type=class_type,
+            inputs=_read_inputs(declared, validates, validates_all),
+            outputs=_outputs(
+                [output.io_type for output in outputs],
+                [getattr(output, "display_name", None) or output.io_type for output in outputs],
+                [bool(getattr(output, "is_output_list", False)) for output in outputs],
+            ),
+            function="execute",
+            display_name=display_name or getattr(schema, "display_name", None) or class_type,
+            category=str(getattr(schema, "category", "")),
+            description=str(getattr(schema, "description", "")),
+            python_module=str(getattr(node_class, "__module__", "")),
+            hidden={_type_name(asked).lower(): _type_name(asked) for asked in schema.hidden or ()},
+            is_output=bool(getattr(schema, "is_output_node", False)),
+            input_is_list=bool(getattr(schema, "is_input_list", False)),
+            validates=validates,
+            validates_all=validates_all,
+            may_change=question(node_class, "IS_CHANGED", "fingerprint_inputs") is not None,
+            expands=bool(getattr(schema, "enable_expand", False)),
+            open_inputs=_is_dynamic(declared),
         )
 
     @classmethod
@@ -142,7 +187,8 @@ class NodeDefinition:
             validates=validates,
             validates_all=bool(own.get("validates_all")),
             may_change=bool(own.get("may_change")),
-            open_inputs=bool(own.get("open_inputs")),
+            open_inputs=bool(own.get("open_inputs")) or _is_dynamic(declared),
+            expands=bool(own.get("expands")),
             packages=_names(own.get("packages")),
         )
 
@@ -174,6 +220,7 @@ class NodeDefinition:
                 "validates_all": self.validates_all,
                 "may_change": self.may_change,
                 "open_inputs": self.open_inputs,
+                "expands": self.expands,
                 "packages": list(self.packages),
             },
         }
@@ -311,7 +358,7 @@ def _hidden(declared: Any) -> dict[str, str]:
 
 
 def _validated_inputs(node_class: Any) -> tuple[frozenset[str], bool]:
-    validate = getattr(node_class, "VALIDATE_INPUTS", None)
+    validate = question(node_class, "VALIDATE_INPUTS", "validate_inputs")
     if validate is None:
         return frozenset(), False
     try:
@@ -324,6 +371,28 @@ def _validated_inputs(node_class: Any) -> tuple[frozenset[str], bool]:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     )
     return names, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _is_dynamic(declared: Mapping[str, Any]) -> bool:
+    """Whether an input stands for others that only a graph names (``model.size`` of a dynamic combo)."""
+    specs = [
+        spec
+        for group in ("required", "optional")
+        if isinstance(members := declared.get(group), Mapping)
+        for spec in members.values()
+    ]
+    kinds = (spec[0] for spec in specs if isinstance(spec, list | tuple) and spec)
+    return any(isinstance(kind, str) and kind.startswith(_DYNAMIC) for kind in kinds)
+
+
+def _may_expand(node_class: Any) -> bool:
+    """Whether a schema class says so; of other classes only running them tells."""
+    if not is_schema_class(node_class):
+        return False
+    try:
+        return bool(getattr(node_class.define_schema(), "enable_expand", False))
+    except Exception as error:
+        raise BadDefinition(f"define_schema raised {type(error).__name__}: {error}") from error
 
 
 def _takes_anything(optional: Any) -> bool:

@@ -199,7 +199,7 @@ class Returns(Fails):
         (5, "it returned a int, not a tuple of 1"),
         (None, "it returned nothing, not a tuple of 1"),
         ((), "it returned 0 value(s), but output 0 (counted from 0) is used"),
-        ({"expand": {}, "result": (1,)}, "it expands into other nodes while it runs"),
+        ({"expand": {"1": {"class_type": "Gone"}}, "result": (1,)}, "it expands into the class Gone"),
     ],
 )
 def test_a_result_that_is_no_result_is_told_in_words(what: Any, message: str) -> None:
