@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "live"))
 
 from live_rig import Viewer, clip
 
-from benchmarks import clip as clips
 from byoc import StreamServer
+from byoc.mock import clip as clips
 from stream.trickle.channels import ControlReader
 from stream.trickle.publisher import TricklePublisher
 from stream.trickle.server import TrickleServer, TrickleServerSettings
