@@ -24,6 +24,7 @@ if problems:
     sys.exit(2)
 
 from headrace.cli_models import models
+from headrace.cli_workflows import workflows
 from stream.errors import HeadraceError, InvalidInput, NotInstalled
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(models, name="models")
+app.add_typer(workflows, name="workflows")
 
 USAGE = 2
 FAILED = 1

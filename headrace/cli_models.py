@@ -60,7 +60,7 @@ def list_models(
         size = amount(one["bytes"])
         revision = str(one["revision"])[:12]
         table.add_row(one["model"], one["pipeline"] or "?", size, one["weights"], one["source"], revision)
-    _console().print(table if found else f"no models in {roots.models} and in {roots.hub}")
+    terminal().print(table if found else f"no models in {roots.models} and in {roots.hub}")
 
 
 @models.command()
@@ -86,7 +86,7 @@ def pull(
 
         folder = puller.fetch(plan, on_bytes)
         progress.update(task, description=model)
-    _console().print(f"{model} is in {folder}")
+    terminal().print(f"{model} is in {folder}")
 
 
 @models.command("rm")
@@ -105,7 +105,7 @@ def remove(
         if not sys.stdin.isatty():
             raise InvalidInput("nobody can be asked here; --yes deletes without asking", field="--yes")
         typer.confirm(f"delete the files of {model}?", abort=True)
-    _console().print(f"{model}: {amount(store.remove(model))} freed")
+    terminal().print(f"{model}: {amount(store.remove(model))} freed")
 
 
 @models.command()
@@ -135,7 +135,7 @@ def warm(
             if entry.get("state") == "loaded" and entry.get("pinned"):
                 break
             time.sleep(_POLL)
-    _console().print(f"{model} is warm")
+    terminal().print(f"{model} is warm")
 
 
 def _look(remote: Any, model: str) -> dict[str, Any]:
@@ -161,10 +161,10 @@ def unload(model: Name, url: Url = LOCAL, token: Token = None, insecure_tls: Ins
     from headrace.models.remote import Remote
 
     answer = Remote(url, token, verify_tls=not insecure_tls).post("/models/unload", {"model_id": model})
-    _console().print(f"{model}: {amount(int(answer.get('freed', 0)))} freed")
+    terminal().print(f"{model}: {amount(int(answer.get('freed', 0)))} freed")
 
 
-def _console() -> Any:
+def terminal() -> Any:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)

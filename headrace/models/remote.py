@@ -1,4 +1,4 @@
-"""Asking a running worker about its models, from the command line."""
+"""Asking a running worker, from the command line."""
 
 from __future__ import annotations
 
@@ -43,21 +43,38 @@ class Remote:
         headers = {**self._headers, "Content-Type": "application/json"}
         return self._ask(Request(self._url + path, json.dumps(body).encode(), headers))
 
+    def put(self, path: str, content: bytes, kind: str, **headers: str) -> dict[str, Any]:
+        """Send a file of that type."""
+        given = {**self._headers, "Content-Type": kind, **headers}
+        return self._ask(Request(self._url + path, content, given, method="PUT"))
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._ask(Request(self._url + path, headers=self._headers, method="DELETE"))
+
+    def file(self, path: str) -> bytes:
+        """The body of an answer as it is."""
+        return self._read(Request(self._url + path, headers=self._headers))
+
     def _ask(self, request: Request) -> dict[str, Any]:
         try:
+            answer = json.loads(self._read(request))
+        except ValueError:
+            raise SourceError(f"{request.full_url} does not answer with JSON; is that a worker?") from None
+        if not isinstance(answer, dict):
+            raise SourceError(f"{request.full_url} does not answer as a Headrace worker does")
+        return answer
+
+    def _read(self, request: Request) -> bytes:
+        try:
             with self._opener.open(request, timeout=TIMEOUT) as response:
-                answer = json.loads(response.read())
+                content: bytes = response.read()
+                return content
         except HTTPError as error:
             with error:
                 raise _answered(error, request.full_url) from None
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise SourceError(f"no worker answers at {self._url}: {reason}") from None
-        except ValueError:
-            raise SourceError(f"{request.full_url} does not answer with JSON; is that a worker?") from None
-        if not isinstance(answer, dict):
-            raise SourceError(f"{request.full_url} does not answer as a Headrace worker does")
-        return answer
 
 
 def _answered(error: HTTPError, url: str) -> HeadraceError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from headrace.library.files import MAX_PICTURE, text_of, to_keep
 from headrace.library.names import Library
 from headrace.library.store import Kept, checked_name
 from headrace.library.tuned import with_values
@@ -22,11 +22,9 @@ from stream.routes import read_json
 from stream.session import Session
 from stream.table import SessionTable
 from workflows import reading
-from workflows.graph import Graph, load_json
+from workflows.graph import Graph
 from workflows.parameters import Place
 
-MAX_PICTURE = 64 << 20
-"""Bytes of a picture that carries a workflow."""
 JSON = "application/json"
 
 
@@ -78,7 +76,7 @@ class WorkflowRoutes:
             if not isinstance(body, dict) or "workflow" not in body:
                 raise InvalidInput("expected an object with the workflow under `workflow`", field="workflow")
             return web.json_response(await asyncio.to_thread(examined, body["workflow"], self._host.specs))
-        data = await self._brought(request)
+        data, _ = await self._brought(request)
         found = await asyncio.to_thread(examined, data, self._host.specs)
         return web.json_response({**found, "workflow": data})
 
@@ -108,12 +106,7 @@ class WorkflowRoutes:
         answer has its problems.
         """
         name = self._own_name(request)
-        if request.content_type == JSON or request.content_type.endswith("+json"):
-            content = await read_bytes(request, self._names.store.limits.each)
-            data = await asyncio.to_thread(load_json, content, "workflow")
-        else:
-            data = await self._brought(request)
-            content = _text_of(data)
+        data, content = await self._brought(request)
         found = await asyncio.to_thread(examined, data, self._host.specs)
         if not found["nodes"]:
             raise InvalidWorkflow("this JSON has no nodes; it is no workflow", field="workflow")
@@ -150,7 +143,7 @@ class WorkflowRoutes:
             if body.get("replace") is not True:
                 await asyncio.to_thread(self._check_same, name, base)
         data = await asyncio.to_thread(with_values, base, places, self._read)
-        kept, created = await self._keep(request, name, _text_of(data))
+        kept, created = await self._keep(request, name, text_of(data))
         return _written(kept, created, changed=sorted(f"{node}.{key}" for node, key in places))
 
     def _named_values(self, name: str, values: dict[str, Any]) -> tuple[Any, dict[tuple[str, str], Any]]:
@@ -184,19 +177,13 @@ class WorkflowRoutes:
         self._names.check_own(name)
         return name
 
-    async def _brought(self, request: web.Request) -> Any:
-        """The workflow in a file that came as the body; of a picture with both formats, the editor's where
-        that is understood as well, because the editor opens it as it was drawn."""
+    async def _brought(self, request: web.Request) -> tuple[Any, bytes]:
+        """The workflow in a file that came as the body, and what is kept of it."""
         content = await read_bytes(request, MAX_PICTURE)
-        data = await asyncio.to_thread(reading.load, content, "the file")
-        api, editor = reading.both_formats(data)
-        if api is None or editor is None:
-            return data if api is None else api
-        found = await asyncio.to_thread(self._problems, api, editor)
-        return editor if found[1] <= found[0] else api
+        return await asyncio.to_thread(to_keep, content, self._count_problems)
 
-    def _problems(self, *workflows: Any) -> tuple[int, ...]:
-        return tuple(len(examined(data, self._host.specs)["problems"]) for data in workflows)
+    def _count_problems(self, data: Any) -> int:
+        return len(examined(data, self._host.specs)["problems"])
 
 
 def _of_session(session: Session, specs: Specs) -> tuple[Any, dict[tuple[str, str], Any]]:
@@ -226,10 +213,6 @@ def _differ_in_values(one: Graph, other: Graph) -> bool:
 def _match_of(request: web.Request) -> str | None:
     tags = request.if_match
     return None if not tags else str(tags[0].value)
-
-
-def _text_of(data: Any) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _written(kept: Kept, created: bool, **more: Any) -> web.Response:
