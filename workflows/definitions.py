@@ -142,7 +142,7 @@ class NodeDefinition:
         validates, validates_all = _validated_inputs(node_class)
         return cls(
             class_type=class_type,
-            inputs=_read_inputs(declared, validates, validates_all),
+            inputs=read_inputs(declared, validates, validates_all),
             outputs=_outputs(
                 [output.io_type for output in outputs],
                 [getattr(output, "display_name", None) or output.io_type for output in outputs],
