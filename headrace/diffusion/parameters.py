@@ -1,0 +1,170 @@
+"""The parameters of a `stream-diffusion` stream: ai-runner's JSON, with the bounds that hold here.
+
+Which of them change a running stream in place, and which load it anew, is in `RELOADS`. No torch: the worker
+validates with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from headrace.diffusion.schedule import MAX_ROWS, MAX_STEPS, check_indices, rescaled
+from stream.errors import InvalidInput
+
+MAX_PARTS = 16
+"""Prompts, or seeds, in one mixture."""
+_TEXT = 4096
+_SEED = 2**63 - 1
+
+Text = Annotated[str, Field(max_length=_TEXT)]
+Weight = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, le=_SEED)]
+Mixing = Literal["linear", "slerp"]
+
+RELOADS = frozenset({"model_id", "autoencoder"})
+"""Parameters for which weights are loaded; all others hold from the next frame on."""
+
+NOT_BUILT: Mapping[str, str] = {
+    "controlnets": "ControlNets",
+    "ip_adapter": "IP-Adapter",
+    "ip_adapter_style_image_url": "IP-Adapter",
+    "lora_dict": "LoRAs",
+    "cached_attention": "cached attention",
+    "image_preprocessing": "processors around the pipeline",
+    "image_postprocessing": "processors around the pipeline",
+    "latent_preprocessing": "processors around the pipeline",
+    "latent_postprocessing": "processors around the pipeline",
+}
+"""What ai-runner takes and this pipeline does not do yet: refused when it is switched on."""
+
+
+class StreamDiffusionParams(BaseModel):
+    """Field names, defaults and meaning are ai-runner's, where it has the field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_id: str = Field("stabilityai/sd-turbo", min_length=1, max_length=512, description="model")
+    autoencoder: str = Field(
+        "auto", max_length=512,
+        description="small autoencoder in place of the model's own: auto (TAESD where it is on the disk), none, "
+        "or a model",
+    )  # fmt: skip
+    prompt: Text | Annotated[list[tuple[Text, Weight]], Field(min_length=1, max_length=MAX_PARTS)] = Field(
+        "flowers", description="a text, or texts with weights"
+    )
+    prompt_interpolation_method: Mixing = Field("slerp", description="how two prompts are mixed")
+    normalize_prompt_weights: bool = Field(True, description="make the prompts' weights add up to 1")
+    negative_prompt: Text = Field("blurry, low quality, flat, 2d", description="acts with guidance above 1")
+    guidance_scale: float = Field(1.0, ge=0.0, le=30.0, description="above 1 pushes away from the negative")
+    delta: float = Field(0.7, ge=0.0, le=10.0, description="weight of the virtual negative prediction")
+    cfg_type: Literal["none", "self", "initialize", "full"] = Field("self", description="kind of guidance")
+    num_inference_steps: int = Field(50, ge=1, le=MAX_STEPS, description="points of the noise schedule")
+    t_index_list: Annotated[list[int], Field(min_length=1, max_length=MAX_ROWS)] = Field(
+        [12, 20, 32], description="those points that are passed through: late ones keep more of the picture"
+    )
+    seed: Seed | Annotated[list[tuple[Seed, Weight]], Field(min_length=1, max_length=MAX_PARTS)] = Field(
+        789, description="of the noise: a number, or numbers with weights"
+    )
+    seed_interpolation_method: Mixing = Field("linear", description="how two seeds are mixed")
+    normalize_seed_weights: bool = Field(True, description="keep mixed noise as strong as its parts")
+    do_add_noise: bool = Field(True, description="noise at every step, not at the first alone")
+    use_denoising_batch: bool = Field(
+        True, description="steps of several frames in one call; else one frame's after one another, no delay"
+    )
+    skip_diffusion: bool = Field(False, description="pass frames through the autoencoder alone")
+    enable_similar_image_filter: bool = Field(False, description="repeat the result where nothing moves")
+    similar_image_filter_threshold: float = Field(0.98, ge=0.0, le=1.0, description="similarity, cosine")
+    similar_image_filter_max_skip_frame: int = Field(10, ge=0, le=10_000, description="most repeats in a row")
+
+    acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
+    use_lcm_lora: bool = Field(False, description="must be false: models without LCM-LoRA run as they are")
+    lcm_lora_id: str | None = Field(None, description="accepted, not used")
+    use_safety_checker: bool = Field(False, description="must be false")
+    safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
+
+    @field_validator("t_index_list")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if value != sorted(value):
+            raise ValueError(f"the values {value} may not go down")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            check_indices(self.t_index_list, self.num_inference_steps)
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
+        for name, parts in (("prompt", self.prompt), ("seed", self.seed)):
+            normalised = self.normalize_prompt_weights if name == "prompt" else self.normalize_seed_weights
+            if isinstance(parts, list) and normalised and sum(weight for _, weight in parts) <= 0:
+                raise ValueError(f"the weights of {name} must add up to more than 0")
+        if not self.use_denoising_batch and self.guidance_scale > 1 and self.cfg_type in ("self", "initialize"):
+            raise ValueError(f"cfg_type {self.cfg_type} needs use_denoising_batch; take full or none")
+        for name in ("use_lcm_lora", "use_safety_checker"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: this pipeline has no such thing yet; send false or leave it out")
+        return self
+
+    @property
+    def prompts(self) -> Sequence[tuple[str, float]]:
+        return [(self.prompt, 1.0)] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def seeds(self) -> Sequence[tuple[int, float]]:
+        return [(self.seed, 1.0)] if isinstance(self.seed, int) else self.seed
+
+
+def start(params: Mapping[str, Any]) -> StreamDiffusionParams:
+    """The parameters of a stream that begins. Raises `InvalidInput` that names the first wrong field."""
+    return _validated(params)
+
+
+def changed(before: StreamDiffusionParams, params: Mapping[str, Any]) -> StreamDiffusionParams:
+    """``before`` with ``params`` on top. Raises `InvalidInput`, and nothing has changed.
+
+    Another number of steps alone moves the indices to the same places of the new grid.
+    """
+    merged = {**before.model_dump(), **params}
+    steps = params.get("num_inference_steps")
+    if isinstance(steps, int) and 1 <= steps <= MAX_STEPS and "t_index_list" not in params:
+        merged["t_index_list"] = list(rescaled(before.t_index_list, before.num_inference_steps, steps))
+    return _validated(merged)
+
+
+def _validated(params: Mapping[str, Any]) -> StreamDiffusionParams:
+    given = dict(params)
+    for name, what in NOT_BUILT.items():
+        if name in given and not _is_off(given.pop(name)):
+            raise InvalidInput(f"{name}: {what} are not there yet in this pipeline", field=name)
+    try:
+        return StreamDiffusionParams.model_validate(given)
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors()]
+        raise InvalidInput(
+            "; ".join(message for _, message in problems), field=problems[0][0], details=[
+                {"field": name, "message": message} for name, message in problems
+            ],
+        ) from None  # fmt: skip
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a part of ai-runner's parameters is switched off: null, empty, or not enabled."""
+    if isinstance(value, Mapping):
+        return not value or value.get("enabled") is False or value.get("processors") == []
+    if isinstance(value, list):
+        return all(isinstance(item, Mapping) and item.get("enabled") is False for item in value)
+    return value is None or value == ""
+
+
+def _problem(item: Mapping[str, Any]) -> tuple[str, str]:
+    name = str(item["loc"][0]) if item["loc"] else "params"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return name, f"there is no parameter {name}"
+    given = item.get("input")
+    shown = f", not {given!r}" if item["loc"] and isinstance(given, str | int | float | bool) else ""
+    return name, f"{name}: {message}{shown}"

@@ -1,0 +1,208 @@
+"""The stream batch against the package that brought it, and against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.diffusion.frame import run
+from headrace.diffusion.networks import Networks
+from headrace.diffusion.schedule import constants
+from headrace.diffusion.stream import Conditioning, Guidance, GuidanceMode, Settings, Stream
+from tests.headrace.diffusion.tiny_networks import networks, pipeline
+
+INDICES = {1: [32], 2: [16, 32], 4: [5, 16, 32, 45]}
+SIZE = 64
+PROMPT, NEGATIVE = "a red fox", "grey and flat"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sd(folder: Path) -> Networks:
+    return networks("sd", folder)
+
+
+def noise_of(net: Networks, count: int, seed: int) -> torch.Tensor:
+    shape = net.latent_shape(SIZE, SIZE)
+    return torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def settings(net: Networks, indices: list[int], **more: Any) -> Settings:
+    given = {
+        "steps": constants(indices, 50, net.alphas_cumprod),
+        "noise": noise_of(net, len(indices), more.pop("seed", 2)),
+        "positive": net.encode_prompt(more.pop("prompt", PROMPT)),
+        "negative": net.encode_prompt(NEGATIVE),
+    }
+    return Settings(**{**given, **more})
+
+
+def pictures(count: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand((1, SIZE, SIZE, 3), generator=generator) for _ in range(count)]
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("mode", ["none", "self", "initialize", "full"])
+def test_equals_the_package_in_its_own_way_of_starting(
+    folder: Path, sd: Networks, mode: GuidanceMode, count: int
+) -> None:
+    package = pytest.importorskip("streamdiffusion", reason="the package streamdiffusion is not installed")
+    theirs = package.StreamDiffusion(
+        pipeline("sd", folder), INDICES[count], torch.float32, SIZE, SIZE, cfg_type=mode
+    )
+    with torch.no_grad():
+        theirs.prepare(PROMPT, NEGATIVE, guidance_scale=1.7, delta=0.7, generator=torch.Generator(), seed=2)
+    ours = Stream(settings(sd, INDICES[count], guidance=Guidance(mode, 1.7, 0.7)), reference=True)
+    for picture in pictures(8):
+        with torch.no_grad():
+            image = picture.permute(0, 3, 1, 2) * 2 - 1
+            expected = theirs.predict_x0_batch(theirs.encode_image(image))
+            latent = sd.encode(image)
+            found = ours.take(sd.predict([ours.rows(latent)])[0])
+        assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+def test_equals_the_package_step_after_step(folder: Path, sd: Networks, mode: GuidanceMode) -> None:
+    package = pytest.importorskip("streamdiffusion", reason="the package streamdiffusion is not installed")
+    theirs = package.StreamDiffusion(
+        pipeline("sd", folder), INDICES[2], torch.float32, SIZE, SIZE, do_add_noise=False,
+        use_denoising_batch=False, cfg_type="none",
+    )  # fmt: skip
+    with torch.no_grad():
+        theirs.prepare(PROMPT, NEGATIVE, generator=torch.Generator(), seed=2)
+    guidance = Guidance(mode, 1.0)
+    ours = Stream(settings(sd, INDICES[2], guidance=guidance, renoise=False, sequential=True, noise=torch.cat(
+        [noise_of(sd, 1, 2)] * 2)))  # fmt: skip
+    image = pictures(1)[0].permute(0, 3, 1, 2) * 2 - 1
+    with torch.no_grad():
+        expected = theirs.predict_x0_batch(theirs.encode_image(image))
+        latent = sd.encode(image)
+        for number in range(ours.rounds):
+            found = ours.take(sd.predict([ours.rows(latent, number)])[0], number)
+    assert relative(found, expected) < 1e-5
+
+
+def play(net: Networks, stream: Stream, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [run(net, [stream], [frame])[0] for frame in frames]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_stream_begins_with_its_first_frame_in_every_slot(sd: Networks, count: int) -> None:
+    """A still camera: what leaves first has come through all steps, as what leaves when the pipe is full."""
+    still = pictures(1) * (2 * count)
+    out = play(sd, Stream(settings(sd, [16] * count, noise=noise_of(sd, 1, 2).expand(count, -1, -1, -1))), still)
+    # Slots of the same step and noise, filled with the clean picture: the first result is one step from it.
+    once = Stream(settings(sd, [16]))
+    assert relative(out[0], run(sd, [once], [still[0]])[0]) < 1e-5
+    assert not torch.equal(out[0], out[-1])
+
+
+def test_sessions_in_one_call_equal_sessions_alone(sd: Networks) -> None:
+    def made() -> list[Stream]:
+        return [
+            Stream(settings(sd, INDICES[1], prompt="a fox", seed=1)),
+            Stream(settings(sd, INDICES[4], prompt="a lake", seed=2, guidance=Guidance("self", 2.0, 0.5))),
+            Stream(settings(sd, INDICES[2], prompt="a city", seed=3, guidance=Guidance("full", 1.5))),
+            Stream(settings(sd, INDICES[2], prompt="a cat", seed=4, guidance=Guidance("initialize", 1.5))),
+            Stream(settings(sd, INDICES[2], prompt="a dog", seed=5, sequential=True)),
+        ]
+
+    frames = [pictures(4, seed) for seed in range(5)]
+    alone = [play(sd, stream, own) for stream, own in zip(made(), frames, strict=True)]
+    streams = made()
+    for number in range(4):
+        together = run(sd, streams, [own[number] for own in frames])
+        for index, picture in enumerate(together):
+            assert relative(picture, alone[index][number]) < 1e-4
+
+
+def test_other_steps_seeds_and_noise_hold_from_the_next_frame(sd: Networks) -> None:
+    """After a change the next frame equals that of a stream which has the same frames under way."""
+    frames = pictures(6)
+    stream = Stream(settings(sd, [16, 32]))
+    play(sd, stream, frames[:5])
+    other = settings(sd, [5, 45], seed=9, renoise=False)
+    twin = Stream(other)
+    assert stream._chain is not None
+    twin._chain = stream._chain.clone()
+    stream.apply(other)
+    assert torch.equal(run(sd, [stream], [frames[5]])[0], run(sd, [twin], [frames[5]])[0])
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 3), (3, 2)])
+def test_more_or_fewer_steps_keep_what_is_under_way(sd: Networks, before: int, after: int) -> None:
+    indices = [5, 16, 32, 45]
+    stream = Stream(settings(sd, indices[:before], guidance=Guidance("self", 1.5, 0.5)))
+    play(sd, stream, pictures(5))
+    stream.apply(settings(sd, indices[:after], guidance=Guidance("self", 1.5, 0.5)))
+    assert stream.delay == after - 1
+    out = play(sd, stream, pictures(4, seed=3))
+    assert all(torch.isfinite(picture).all() and picture.std() > 0 for picture in out)
+
+
+def test_a_full_batch_of_prompts_reaches_sdxl(folder: Path) -> None:
+    net = networks("sdxl", folder)
+    stream = Stream(settings(net, INDICES[2], guidance=Guidance("full", 1.5)))
+    out = play(net, stream, pictures(3))
+    assert out[-1].shape == (1, SIZE, SIZE, 3)
+    assert 0 <= float(out[-1].min()) <= float(out[-1].max()) <= 1
+
+
+def test_velocity_is_read_as_noise(sd: Networks) -> None:
+    """v = signal * eps - noise * x0 (Salimans and Ho 2022): a network that says v must give the same eps."""
+    t = 359
+    signal, noise = sd.alphas_cumprod[t] ** 0.5, (1 - sd.alphas_cumprod[t]) ** 0.5
+    clean, eps = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    latents = signal * clean + noise * eps
+
+    class Velocity:
+        config = sd.unet.config
+
+        def __call__(self, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+            return (signal * eps - noise * clean,)
+
+    parts = {**sd.parts, "unet": Velocity(), "scheduler": type("S", (), {"config": {"prediction_type": "v_prediction"}})}
+    net = Networks(parts, torch.device("cpu"), torch.float32)
+    stream = Stream(settings(net, [32]))
+    rows = stream.rows(torch.zeros(1, 4, 8, 8))
+    rows = type(rows)(latents, torch.tensor([t]), rows.prompts)
+    assert relative(net.predict([rows])[0], eps) < 1e-5
+
+
+def test_nothing_is_read_back_from_the_device_in_a_frame(sd: Networks) -> None:
+    """The stream's own part of a frame runs on tensors without data: reading one value back would fail."""
+    guidance = Guidance("initialize", 1.5, 0.5)
+    shape = sd.latent_shape(SIZE, SIZE)
+    given = settings(sd, INDICES[4], guidance=guidance)
+    meta = Settings(
+        given.steps, given.noise.to("meta"), Conditioning(given.positive.text.to("meta")),
+        Conditioning(given.positive.text.to("meta")), guidance,
+    )  # fmt: skip
+    stream = Stream(meta)
+    for _ in range(3):
+        rows = stream.rows(torch.empty((1, *shape), device="meta"))
+        out = stream.take(torch.empty_like(rows.latents))
+        assert out.shape == (1, *shape)
