@@ -61,4 +61,5 @@ def blend_noise(
     if len(parts) == 1 or not normalised or (method == "slerp" and len(parts) == 2):
         return mixed
     strength = torch.stack([part.norm() for part in parts]).mean()
-    return mixed * (strength / mixed.norm().clamp_min(1e-12))
+    scaled: torch.Tensor = mixed * (strength / mixed.norm().clamp_min(1e-12))
+    return scaled

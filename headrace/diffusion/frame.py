@@ -1,4 +1,4 @@
-"""One frame of one or several streams, from pictures to pictures, with as few calls of the networks as there can be."""
+"""One frame of one or several streams, from pictures to pictures, in few calls of the networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from headrace.diffusion.stream import Stream
 
 
 @torch.inference_mode()
-def run(networks: Networks, streams: Sequence[Stream], pictures: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The next picture of each stream for the new one of each: 1 x H x W x 3, float32, 0..1, all of a size.
+def run(
+    networks: Networks, streams: Sequence[Stream], pictures: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The next picture of each stream for the new one of each; 1 x H x W x 3, float32, 0..1, one size.
 
-    The rows of all streams go through one call, whatever their prompts, seeds, steps and guidance. Pictures of a
-    stream lie `Stream.delay` frames behind.
+    The rows of all streams go through one call, whatever their prompts, seeds, steps and guidance. Results lie
+    `Stream.delay` frames behind.
     """
     latents = networks.encode(torch.cat([_to_network(picture) for picture in pictures]))
     clean: list[torch.Tensor | None] = [None] * len(streams)
@@ -25,7 +27,7 @@ def run(networks: Networks, streams: Sequence[Stream], pictures: Sequence[torch.
         for index, prediction in zip(taking, networks.predict(rows), strict=True):
             clean[index] = streams[index].take(prediction, number)
     decoded = networks.decode(torch.cat([latent for latent in clean if latent is not None]))
-    return [_from_network(picture) for picture in decoded.split(1)]
+    return [_from_network(picture) for picture in torch.split(decoded, 1)]
 
 
 def _to_network(picture: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The networks of a real-time pipeline, and the little that the stream batch asks of them.
 
-SD 1.5, SD-Turbo and SDXL-Turbo families of diffusers, over shared, read-only weights. The autoencoder of a live
-path is TAESD (`AutoencoderTiny`); a full one works and costs 4.5 UNets a frame.
+SD 1.5, SD-Turbo and SDXL-Turbo families of diffusers, over shared, read-only weights. The autoencoder of a
+live path is TAESD (`AutoencoderTiny`); a full one works and costs 4.5 UNets a frame.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Networks:
     _prompts: dict[str, Conditioning] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        missing = [name for name in ("unet", "vae", "text_encoder", "tokenizer") if self.parts.get(name) is None]
+        missing = [
+            name for name in ("unet", "vae", "text_encoder", "tokenizer") if self.parts.get(name) is None
+        ]
         if missing:
             raise InvalidInput(f"the model has no {', '.join(missing)}", field="model_id")
         self.unet, self.vae = self.parts["unet"], self.parts["vae"]
@@ -95,14 +97,17 @@ class Networks:
         return (int(self.unet.config.in_channels), height // LATENT_RATIO, width // LATENT_RATIO)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents, float32, of ``images`` (B x 3 x H x W, -1..1). The mean where the encoder gives a range."""
+        """Latents, float32, of ``images`` (B x 3 x H x W, -1..1); the mean where it gives a range."""
         encoded = self.vae.encode(images.to(self.vae.dtype), return_dict=False)[0]
         latents = encoded.mode() if hasattr(encoded, "mode") and not torch.is_tensor(encoded) else encoded
-        return latents.float() * self._scaling
+        scaled: torch.Tensor = latents.float() * self._scaling
+        return scaled
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures, B x 3 x H x W in -1..1 with what overshoots, of clean ``latents``."""
-        decoded: torch.Tensor = self.vae.decode((latents / self._scaling).to(self.vae.dtype), return_dict=False)[0]
+        decoded: torch.Tensor = self.vae.decode(
+            (latents / self._scaling).to(self.vae.dtype), return_dict=False
+        )[0]
         return decoded.float()
 
     def predict(self, rows: Sequence[Rows]) -> list[torch.Tensor]:
@@ -122,7 +127,9 @@ class Networks:
             found = signal * found + noise * latents
         return list(found.split([stream.latents.shape[0] for stream in rows]))
 
-    def _added(self, prompts: Sequence[Conditioning], latents: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    def _added(
+        self, prompts: Sequence[Conditioning], latents: torch.Tensor
+    ) -> dict[str, torch.Tensor] | None:
         if not self.is_xl:
             return None
         height, width = (side * LATENT_RATIO for side in latents.shape[-2:])
@@ -133,7 +140,7 @@ class Networks:
 
 
 def noise_schedule(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """The model's cumulative products of alpha, one for each training step (Ho et al. 2020, arXiv 2006.11239)."""
+    """The model's cumulative products of alpha, one a training step (Ho et al. 2020, arXiv 2006.11239)."""
     steps = int(config.get("num_train_timesteps", 1000))
     first, last = float(config.get("beta_start", 0.00085)), float(config.get("beta_end", 0.012))
     kind = config.get("beta_schedule", "scaled_linear")

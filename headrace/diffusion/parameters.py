@@ -49,7 +49,7 @@ class StreamDiffusionParams(BaseModel):
     model_id: str = Field("stabilityai/sd-turbo", min_length=1, max_length=512, description="model")
     autoencoder: str = Field(
         "auto", max_length=512,
-        description="small autoencoder in place of the model's own: auto (TAESD where it is on the disk), none, "
+        description="in place of the model's own: auto (TAESD where it is on the disk), none, "
         "or a model",
     )  # fmt: skip
     prompt: Text | Annotated[list[tuple[Text, Weight]], Field(min_length=1, max_length=MAX_PARTS)] = Field(
@@ -80,7 +80,7 @@ class StreamDiffusionParams(BaseModel):
     similar_image_filter_max_skip_frame: int = Field(10, ge=0, le=10_000, description="most repeats in a row")
 
     acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
-    use_lcm_lora: bool = Field(False, description="must be false: models without LCM-LoRA run as they are")
+    use_lcm_lora: bool = Field(False, description="must be false but for turbo models, which need none")
     lcm_lora_id: str | None = Field(None, description="accepted, not used")
     use_safety_checker: bool = Field(False, description="must be false")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
@@ -102,10 +102,14 @@ class StreamDiffusionParams(BaseModel):
             normalised = self.normalize_prompt_weights if name == "prompt" else self.normalize_seed_weights
             if isinstance(parts, list) and normalised and sum(weight for _, weight in parts) <= 0:
                 raise ValueError(f"the weights of {name} must add up to more than 0")
-        if not self.use_denoising_batch and self.guidance_scale > 1 and self.cfg_type in ("self", "initialize"):
+        if (
+            not self.use_denoising_batch
+            and self.guidance_scale > 1
+            and self.cfg_type in ("self", "initialize")
+        ):
             raise ValueError(f"cfg_type {self.cfg_type} needs use_denoising_batch; take full or none")
         for name in ("use_lcm_lora", "use_safety_checker"):
-            if getattr(self, name):
+            if getattr(self, name) and not (name == "use_lcm_lora" and "turbo" in self.model_id):
                 raise ValueError(f"{name}: this pipeline has no such thing yet; send false or leave it out")
         return self
 

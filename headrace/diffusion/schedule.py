@@ -75,7 +75,9 @@ def constants(
 ) -> tuple[StepConstants, ...]:
     """The constants of each step. ``alphas_cumprod`` is the model's own noise schedule, 1000 values."""
     times = grid(steps)
-    return tuple(_at(times[index], alphas_cumprod[times[index]]) for index in check_indices(t_index_list, steps))
+    return tuple(
+        _at(times[index], alphas_cumprod[times[index]]) for index in check_indices(t_index_list, steps)
+    )
 
 
 def _at(t: int, alpha: float) -> StepConstants:

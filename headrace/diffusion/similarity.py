@@ -1,7 +1,7 @@
-"""Leaves out frames that look like the last one: StreamDiffusion's stochastic similarity filter (2312.12491, 3.4).
+"""Leaves out frames that look like the last one: the stochastic similarity filter of arXiv 2312.12491.
 
-Works on a thumbnail on the host, with random numbers of its own from a seed: nothing waits for the device, and
-the same frames are left out each time.
+Works on a thumbnail on the host, with random numbers of its own from a seed, so the same frames are left out
+each time.
 """
 
 from __future__ import annotations
@@ -50,4 +50,4 @@ def skip_chance(similarity: float, threshold: float) -> float:
 
 def cosine(first: Thumbnail, second: Thumbnail) -> float:
     a, b = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+    return float(a @ b) / max(float(np.linalg.norm(a)) * float(np.linalg.norm(b)), 1e-12)

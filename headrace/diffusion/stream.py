@@ -1,11 +1,11 @@
 """What one stream carries from frame to frame: the chain of its steps, its noise, its guidance.
 
-StreamDiffusion's stream batch (Kodaira et al. 2023, arXiv 2312.12491): with n steps, n frames are under way, one
-at each step, and one call of the network takes all of them a step further. Row 0 is the newest frame.
+StreamDiffusion's stream batch (Kodaira et al. 2023, arXiv 2312.12491): with n steps, n frames are under way,
+one at each step, and one call of the network takes all of them a step further. Row 0 is the newest frame.
 
 Two things differ from the authors' code, with the same mathematics. Kept is the chain of *clean* predictions,
-which get their noise when they are read, so new steps, seeds or noise hold from the next frame on and nothing has
-to be flushed. And the chain of a new stream is filled with its first frame, so no frame comes out of noise.
+which get their noise when they are read, so new steps, seeds or noise hold from the next frame on and nothing
+has to be flushed. And the chain of a new stream is filled with its first frame, so none comes out of noise.
 
 Nothing here reads a value back from the device.
 """
@@ -26,7 +26,7 @@ GuidanceMode = Literal["none", "self", "initialize", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What a prompt is to the network: ``text`` 1 x tokens x width, for SDXL ``pooled`` 1 x width beside it."""
+    """What a prompt is to the network: ``text`` 1 x tokens x width; for SDXL ``pooled``, 1 x width, too."""
 
     text: torch.Tensor
     pooled: torch.Tensor | None = None
@@ -36,8 +36,8 @@ class Conditioning:
 class Guidance:
     """Classifier-free guidance; it acts only with a ``scale`` above 1.
 
-    ``full`` doubles the rows; ``self`` and ``initialize`` are the residual guidance of the paper (section 3.2),
-    which takes no further row, or one; ``delta`` is the weight of its virtual negative prediction.
+    ``full`` doubles the rows; ``self`` and ``initialize`` are the residual guidance of the paper, which takes
+    no further row, or one; ``delta`` is the weight of its virtual negative prediction.
     """
 
     mode: GuidanceMode = "none"
@@ -66,13 +66,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.noise.shape[0] != len(self.steps):
-            raise ValueError(f"{len(self.steps)} steps need as many slots of noise, not {self.noise.shape[0]}")
+            raise ValueError(
+                f"{len(self.steps)} steps need as many slots of noise, not {self.noise.shape[0]}"
+            )
         acting = self.guidance.acting
         if acting in ("full", "initialize") and self.negative is None:
             raise InvalidInput(f"guidance {acting} needs a negative prompt", field="negative_prompt")
         if self.sequential and acting in ("self", "initialize"):
             raise InvalidInput(
-                f"guidance {acting} works on several frames at once; with use_denoising_batch false take full",
+                f"guidance {acting} needs several frames at once; take full with steps in sequence",
                 field="cfg_type",
             )
 
@@ -155,7 +157,7 @@ class Stream:
         return self._with_negatives(inputs, times)
 
     def take(self, prediction: torch.Tensor, number: int = 0) -> torch.Tensor:
-        """What the network predicted of those rows (noise, float32); the clean latent that leaves, 1 x C x h x w."""
+        """The clean latent that leaves (1 x C x h x w), by the noise that the network found in those rows."""
         assert self._inputs is not None
         inputs, self._inputs = self._inputs, None
         guided = self._guided(prediction)

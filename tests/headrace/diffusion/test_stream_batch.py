@@ -113,7 +113,9 @@ def play(net: Networks, stream: Stream, frames: list[torch.Tensor]) -> list[torc
 def test_a_stream_begins_with_its_first_frame_in_every_slot(sd: Networks, count: int) -> None:
     """A still camera: what leaves first has come through all steps, as what leaves when the pipe is full."""
     still = pictures(1) * (2 * count)
-    out = play(sd, Stream(settings(sd, [16] * count, noise=noise_of(sd, 1, 2).expand(count, -1, -1, -1))), still)
+    out = play(
+        sd, Stream(settings(sd, [16] * count, noise=noise_of(sd, 1, 2).expand(count, -1, -1, -1))), still
+    )
     # Slots of the same step and noise, filled with the clean picture: the first result is one step from it.
     once = Stream(settings(sd, [16]))
     assert relative(out[0], run(sd, [once], [still[0]])[0]) < 1e-5
@@ -184,7 +186,11 @@ def test_velocity_is_read_as_noise(sd: Networks) -> None:
         def __call__(self, *_: Any, **__: Any) -> tuple[torch.Tensor]:
             return (signal * eps - noise * clean,)
 
-    parts = {**sd.parts, "unet": Velocity(), "scheduler": type("S", (), {"config": {"prediction_type": "v_prediction"}})}
+    parts = {
+        **sd.parts,
+        "unet": Velocity(),
+        "scheduler": type("S", (), {"config": {"prediction_type": "v_prediction"}}),
+    }
     net = Networks(parts, torch.device("cpu"), torch.float32)
     stream = Stream(settings(net, [32]))
     rows = stream.rows(torch.zeros(1, 4, 8, 8))

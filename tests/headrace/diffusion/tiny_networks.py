@@ -1,4 +1,4 @@
-"""Networks in miniature with random weights: SD's and SDXL's classes over a few hundred thousand parameters."""
+"""Networks in miniature with random weights, of the classes that SD and SDXL are made of."""
 
 from __future__ import annotations
 

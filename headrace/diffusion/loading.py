@@ -1,0 +1,114 @@
+"""The networks of a real-time pipeline out of the model cache: one copy, however many streams run on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from headrace.batch.contract import Job
+from headrace.batch.pipelines import diffusion as checkpoints
+from headrace.diffusion.networks import Networks
+from headrace.diffusion.parameters import StreamDiffusionParams
+from headrace.models import loading, memory
+from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
+from headrace.models.errors import ModelNotFound
+from headrace.models.refs import ModelKey
+from headrace.models.roots import Roots
+from headrace.models.store import Located, ModelStore
+from stream.errors import InvalidInput
+
+Progress = Callable[[float, str], None]
+
+SMALL_AUTOENCODERS = {False: "madebyollin/taesd", True: "madebyollin/taesdxl"}
+"""TAESD (MIT) for the latents of Stable Diffusion, and for those of SDXL (True)."""
+_CACHES: dict[str, ModelCache] = {}
+_CACHES_LOCK = threading.Lock()
+
+
+@dataclass
+class Held:
+    """Networks and the leases that keep their weights. ``autoencoder`` names the one in use."""
+
+    networks: Networks
+    autoencoder: str
+    weights: str
+    leases: list[Lease]
+
+    def release(self) -> None:
+        for lease in self.leases:
+            lease.release()
+        self.leases.clear()
+
+
+def acquire(params: StreamDiffusionParams, device: torch.device, on_progress: Progress | None = None) -> Held:
+    """Load, or share, what ``params`` name. Blocks; for a thread beside the frames.
+
+    Raises `ModelNotFound` with the command that fetches the model, `InvalidInput` for one that cannot stream.
+    """
+    store, models = ModelStore(Roots.from_environment()), cache_of(device)
+    job = Job("stream", "text-to-image", params.model_id, {}, device=str(device))
+    job.store = store
+    leases = [_checkpoint(job, models, on_progress)]
+    try:
+        parts = dict(leases[0].model.parts)
+        is_xl = parts.get("text_encoder_2") is not None
+        found = _small_autoencoder(params.autoencoder, store, is_xl=is_xl)
+        if found is not None:
+            leases.append(_autoencoder(found, store, models, device))
+            parts["vae"] = leases[-1].model
+        networks = Networks(parts, device, loading.dtype_for(str(device)))
+        return Held(networks, str(found.ref) if found else "the model's own", leases[0].weights, leases)
+    except BaseException:
+        for lease in leases:
+            lease.release()
+        raise
+
+
+def cache_of(device: torch.device) -> ModelCache:
+    """The cache of this process for ``device``."""
+    with _CACHES_LOCK:
+        return _CACHES.setdefault(str(device), ModelCache(str(device)))
+
+
+def _checkpoint(job: Job, models: ModelCache, on_progress: Progress | None) -> Lease:
+    if on_progress is not None:
+        on_progress(0.05, f"loading {job.model}")
+    return checkpoints.acquire(job, models)
+
+
+def _small_autoencoder(name: str, store: ModelStore, *, is_xl: bool) -> Located | None:
+    if name == "none":
+        return None
+    if name != "auto":
+        return store.find(name)
+    try:
+        return store.find(SMALL_AUTOENCODERS[is_xl])
+    except ModelNotFound:
+        return None
+
+
+def _autoencoder(found: Located, store: ModelStore, models: ModelCache, device: torch.device) -> Lease:
+    from diffusers import AutoencoderTiny
+
+    dtype = loading.dtype_for(str(device))
+    key = ModelKey(str(found.ref), found.revision, loading.name_of(dtype), str(device), "autoencoder")
+
+    def load(progress: LoadProgress) -> Loaded:
+        if found.kind not in ("transformers", "diffusers"):
+            raise InvalidInput(
+                f"autoencoder {found.ref} is a {found.kind}, not a folder", field="autoencoder"
+            )
+        loaded = loading.load_transformers(
+            found,
+            AutoencoderTiny,
+            cache=store.roots.cache,
+            device=str(device),
+            dtype=dtype,
+            progress=progress,
+        )
+        return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
+
+    return models.acquire(key, load, size=loading.expected_bytes(found, dtype))

@@ -1,0 +1,53 @@
+"""From parameters and networks to the settings of a stream: prompts and noise, mixed as asked."""
+
+from __future__ import annotations
+
+import torch
+
+from headrace.diffusion.blending import blend, blend_noise, shares
+from headrace.diffusion.networks import Networks
+from headrace.diffusion.parameters import StreamDiffusionParams
+from headrace.diffusion.schedule import constants
+from headrace.diffusion.stream import Conditioning, Guidance, Settings
+
+
+@torch.inference_mode()
+def settings_for(params: StreamDiffusionParams, networks: Networks, height: int, width: int) -> Settings:
+    """All that a stream of pictures of ``height`` x ``width`` pixels needs. Encodes prompts that are new."""
+    guidance = Guidance(params.cfg_type, params.guidance_scale, params.delta)
+    needs_negative = guidance.acting in ("full", "initialize")
+    return Settings(
+        steps=constants(params.t_index_list, params.num_inference_steps, networks.alphas_cumprod),
+        noise=_noise(params, networks, height, width),
+        positive=_prompt(params, networks),
+        negative=networks.encode_prompt(params.negative_prompt) if needs_negative else None,
+        guidance=guidance,
+        renoise=params.do_add_noise,
+        sequential=not params.use_denoising_batch,
+    )
+
+
+def _prompt(params: StreamDiffusionParams, networks: Networks) -> Conditioning:
+    weights = shares(
+        [weight for _, weight in params.prompts], normalised=params.normalize_prompt_weights, field="prompt"
+    )
+    parts = [networks.encode_prompt(text) for text, _ in params.prompts]
+    method = params.prompt_interpolation_method
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(
+        blend([part.text for part in parts], weights, method),
+        blend(pooled, weights, method) if pooled else None,
+    )
+
+
+def _noise(params: StreamDiffusionParams, networks: Networks, height: int, width: int) -> torch.Tensor:
+    """One slot for each step, drawn on the CPU, so that a seed gives the same noise on every device."""
+    weights = shares(
+        [weight for _, weight in params.seeds], normalised=params.normalize_seed_weights, field="seed"
+    )
+    shape = (len(params.t_index_list), *networks.latent_shape(height, width))
+    parts = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed, _ in params.seeds]
+    mixed = blend_noise(
+        parts, weights, params.seed_interpolation_method, normalised=params.normalize_seed_weights
+    )
+    return mixed.to(networks.device)
