@@ -14,10 +14,10 @@ from headrace.diffusion.stream import Stream
 def run(
     networks: Networks, streams: Sequence[Stream], pictures: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """The next picture of each stream for the new one of each; 1 x H x W x 3, float32, 0..1, one size.
+    """The next picture of each stream for the new one of each; 1 x H x W x 3, float32, 0..1.
 
-    The rows of all streams go through one call, whatever their prompts, seeds, steps and guidance. Results lie
-    `Stream.delay` frames behind.
+    The rows of all streams go through one call, whatever their prompts, seeds, steps and guidance. Results
+    lie `Stream.delay` frames behind.
     """
     latents = networks.encode(torch.cat([_to_network(picture) for picture in pictures]))
     clean: list[torch.Tensor | None] = [None] * len(streams)

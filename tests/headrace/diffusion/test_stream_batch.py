@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from headrace.diffusion.frame import run
 from headrace.diffusion.networks import Networks
+from headrace.diffusion.package import StreamDiffusion
 from headrace.diffusion.schedule import constants
 from headrace.diffusion.stream import Conditioning, Guidance, GuidanceMode, Settings, Stream
+from stream.errors import InvalidInput, ProcessorError
 from tests.headrace.diffusion.tiny_networks import networks, pipeline
 
 INDICES = {1: [32], 2: [16, 32], 4: [5, 16, 32, 45]}
@@ -212,3 +215,32 @@ def test_nothing_is_read_back_from_the_device_in_a_frame(sd: Networks) -> None:
         rows = stream.rows(torch.empty((1, *shape), device="meta"))
         out = stream.take(torch.empty_like(rows.latents))
         assert out.shape == (1, *shape)
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+def test_scripts_of_the_package_run(folder: Path, mode: GuidanceMode) -> None:
+    stream = StreamDiffusion(pipeline("sd", folder), [16, 32], torch.float32, SIZE, SIZE, cfg_type=mode)
+    with pytest.raises(ProcessorError, match="prepare"):
+        stream(torch.zeros(1, 3, SIZE, SIZE))
+    stream.prepare(PROMPT, NEGATIVE, guidance_scale=1.5)
+    picture = Image.fromarray((pictures(1)[0][0] * 255).byte().numpy())
+    before = [stream(picture) for _ in range(3)]
+    assert before[-1].shape == (1, 3, SIZE, SIZE)
+    stream.update_prompt("a lake at night")
+    assert not torch.equal(stream(picture), before[-1])
+    stream.enable_similar_image_filter(0.9, 1)
+    results = [stream(picture) for _ in range(3)]
+    assert torch.equal(results[0], results[1])
+    assert stream.txt2img(2).shape == (2, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("more", "field"), [({"width": 60}, "width"), ({"frame_buffer_size": 2}, "frame_buffer_size")]
+)
+def test_what_the_package_takes_and_this_does_not_is_named(
+    folder: Path, more: dict[str, int], field: str
+) -> None:
+    with pytest.raises(InvalidInput, match=field):
+        StreamDiffusion(
+            pipeline("sd", folder), [32], torch.float32, **{"width": SIZE, "height": SIZE, **more}
+        )

@@ -1,0 +1,148 @@
+"""`StreamDiffusion` with the names of the package of that name, so that scripts written for it run here.
+
+    stream = StreamDiffusion(pipe, t_index_list=[32, 45], torch_dtype=torch.float16)
+    stream.prepare("a red fox", guidance_scale=1.2)
+    result = stream(picture)
+
+Differences: it runs on any device; a stream begins with its first frame in every slot, not from nothing;
+``update_prompt`` keeps the negative prompt; the similarity filter repeats the last result without sleeping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from headrace.diffusion.networks import LATENT_RATIO, Networks
+from headrace.diffusion.schedule import check_indices, constants
+from headrace.diffusion.similarity import SimilarityFilter
+from headrace.diffusion.stream import Guidance, GuidanceMode, Settings, Stream
+from stream.errors import InvalidInput, ProcessorError
+
+_THUMBNAIL_STEP = 16
+
+
+class StreamDiffusion:
+    """``pipe`` is a `StableDiffusionPipeline` or `StableDiffusionXLPipeline` of diffusers; sizes in pixels.
+
+    Raises `InvalidInput` for sizes that are no multiple of 8 and for more than one frame in a buffer.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        t_index_list: list[int],
+        torch_dtype: torch.dtype = torch.float16,
+        width: int = 512,
+        height: int = 512,
+        do_add_noise: bool = True,
+        use_denoising_batch: bool = True,
+        frame_buffer_size: int = 1,
+        cfg_type: GuidanceMode = "self",
+    ) -> None:
+        for name, side in (("width", width), ("height", height)):
+            if side < LATENT_RATIO or side % LATENT_RATIO:
+                raise InvalidInput(f"{name} is {side}; a multiple of {LATENT_RATIO} pixels", field=name)
+        if frame_buffer_size != 1:
+            raise InvalidInput(
+                f"frame_buffer_size is {frame_buffer_size}; only 1 is there", field="frame_buffer_size"
+            )
+        self.pipe = pipe
+        self.width, self.height = width, height
+        self.cfg_type: GuidanceMode = cfg_type
+        self._networks = Networks(dict(pipe.components), torch.device(pipe.device), torch_dtype)
+        self._indices = list(t_index_list)
+        self._renoise, self._sequential = do_add_noise, not use_denoising_batch
+        self._stream: Stream | None = None
+        self._filter: SimilarityFilter | None = None
+        self._last: torch.Tensor | None = None
+
+    def prepare(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.2,
+        delta: float = 1.0,
+        generator: torch.Generator | None = None,
+        seed: int = 2,
+    ) -> None:
+        """Begin a stream. ``generator``: on the CPU; seeded with ``seed``."""
+        generator = torch.Generator() if generator is None else generator
+        generator.manual_seed(seed)
+        networks, indices = self._networks, check_indices(self._indices, num_inference_steps)
+        shape = (len(indices), *networks.latent_shape(self.height, self.width))
+        scale = 1.0 if self.cfg_type == "none" else guidance_scale
+        self._stream = Stream(
+            Settings(
+                steps=constants(indices, num_inference_steps, networks.alphas_cumprod),
+                noise=torch.randn(shape, generator=generator).to(networks.device),
+                positive=networks.encode_prompt(prompt),
+                negative=networks.encode_prompt(negative_prompt),
+                guidance=Guidance(self.cfg_type, scale, delta),
+                renoise=self._renoise,
+                sequential=self._sequential,
+            )
+        )
+        self._last = None
+
+    def update_prompt(self, prompt: str) -> None:
+        """Another prompt from the next frame on."""
+        stream = self._prepared()
+        stream.apply(replace(stream.settings, positive=self._networks.encode_prompt(prompt)))
+
+    def enable_similar_image_filter(self, threshold: float = 0.98, max_skip_frame: float = 10) -> None:
+        self._filter = SimilarityFilter(threshold, int(max_skip_frame))
+
+    def disable_similar_image_filter(self) -> None:
+        self._filter = None
+
+    @torch.inference_mode()
+    def __call__(self, x: Any = None) -> torch.Tensor:
+        """The result that is due, 1 x 3 x H x W in -1..1, for a picture: PIL, or a tensor of that form.
+
+        Without a picture one is made of noise alone.
+        """
+        if x is None:
+            return self.txt2img()
+        picture = self._picture(x)
+        if self._filter is not None:
+            small = picture[..., ::_THUMBNAIL_STEP, ::_THUMBNAIL_STEP].cpu().numpy()
+            if self._filter.skips(np.asarray(small, dtype=np.float32)) and self._last is not None:
+                return self._last
+        self._last = self._run(self._networks.encode(picture))
+        return self._last
+
+    @torch.inference_mode()
+    def txt2img(self, batch_size: int = 1) -> torch.Tensor:
+        """Pictures of noise alone, B x 3 x H x W in -1..1, each a frame of the stream."""
+        shape = (1, *self._networks.latent_shape(self.height, self.width))
+        device = self._networks.device
+        return torch.cat([self._run(torch.randn(shape).to(device)) for _ in range(batch_size)])
+
+    def _run(self, latent: torch.Tensor) -> torch.Tensor:
+        stream = self._prepared()
+        clean = latent
+        for number in range(stream.rounds):
+            clean = stream.take(self._networks.predict([stream.rows(latent, number)])[0], number)
+        return self._networks.decode(clean)
+
+    def _picture(self, x: Any) -> torch.Tensor:
+        if not isinstance(x, torch.Tensor):
+            pixels: npt.NDArray[np.float32] = np.asarray(x.convert("RGB").resize((self.width, self.height)))
+            x = torch.from_numpy(np.array(pixels, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+        picture = x if x.ndim == 4 else x[None]
+        if picture.shape[1:] != (3, self.height, self.width):
+            shape = " x ".join(map(str, picture.shape))
+            raise InvalidInput(f"the picture is {shape}; 1 x 3 x {self.height} x {self.width}", field="x")
+        moved: torch.Tensor = picture.to(self._networks.device)
+        return moved
+
+    def _prepared(self) -> Stream:
+        if self._stream is None:
+            raise ProcessorError("call prepare before the first frame")
+        return self._stream
