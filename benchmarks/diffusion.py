@@ -1,0 +1,230 @@
+"""Real-time diffusion under measurement, beside the package that brought it.
+
+    python -m benchmarks.diffusion [--tiny] [--size 512] [--frames 200] [--json FILE]
+
+Networks of SD-Turbo's full size with random weights (how fast they are does not depend on the weights);
+`--tiny` takes miniature ones, for a machine without a GPU, whose figures say what the code around the networks
+costs and nothing more. Both run eagerly, in the same process, in turns, frame by frame.
+
+steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
+changes: the longest frame while parameters change   stages: where the time of a frame goes
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.command import tell
+from benchmarks.diffusion_models import full_size, tiny
+from benchmarks.report import Report, Spread
+from headrace.diffusion.frame import run
+from headrace.diffusion.networks import Networks
+from headrace.diffusion.schedule import constants
+from headrace.diffusion.stream import Guidance, Settings, Stream
+
+INDICES = {1: [32], 2: [20, 32], 4: [5, 16, 32, 45]}
+PROMPT = "a red fox in the snow"
+
+
+class Bench:
+    """The networks, and clocks that wait for the device."""
+
+    def __init__(self, pipe: Any, size: int, frames: int, report: Report) -> None:
+        self.pipe = pipe
+        self.size, self.frames, self.report = size, frames, report
+        self.device = torch.device(pipe.device)
+        self.networks = Networks(dict(pipe.components), self.device, pipe.unet.dtype)
+        self.picture = torch.rand((1, size, size, 3), device=self.device)
+
+    def stream(self, rows: int, prompt: str = PROMPT, seed: int = 2) -> Stream:
+        net, indices = self.networks, INDICES[rows]
+        shape = (rows, *net.latent_shape(self.size, self.size))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
+        steps = constants(indices, 50, net.alphas_cumprod)
+        return Stream(
+            Settings(steps, noise, net.encode_prompt(prompt), net.encode_prompt(""), Guidance("self"))
+        )
+
+    def timed(self, call: Callable[[], object]) -> float:
+        """Milliseconds that ``call`` takes, the device's work included."""
+        self.settle()
+        begun = time.perf_counter()
+        call()
+        self.settle()
+        return 1000 * (time.perf_counter() - begun)
+
+    def settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def in_turns(
+        self, calls: dict[str, Callable[[], object]], frames: int | None = None
+    ) -> dict[str, Spread]:
+        """Every call once for each frame, after three that are not counted."""
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range((frames or self.frames) + 3):
+            for name, call in calls.items():
+                taken = self.timed(call)
+                if number >= 3:
+                    times[name].append(taken)
+        return {name: Spread.of(values) for name, values in times.items()}
+
+
+def steps(bench: Bench) -> None:
+    for rows in INDICES:
+        ours = bench.stream(rows)
+        calls: dict[str, Callable[[], object]] = {
+            "Headrace": lambda ours=ours: run(bench.networks, [ours], [bench.picture])  # type: ignore[misc]
+        }
+        theirs = package(bench, rows)
+        if theirs is not None:
+            calls["streamdiffusion"] = theirs
+        found = bench.in_turns(calls)
+        for name, spread in found.items():
+            target, met = "", None
+            if name == "Headrace" and rows == 1 and bench.size == 512 and bench.device.type == "cuda":
+                target, met = "at least 135 fps on an H100", 1000 / spread.p50 >= 135
+            value = f"{spread.p50:.2f} / {spread.p95:.2f} ms, {1000 / spread.p50:.1f} fps"
+            bench.report.add(f"{rows} step(s), p50 / p95", name, value, target, met)
+        if "streamdiffusion" in found:
+            ratio = found["streamdiffusion"].p50 / found["Headrace"].p50
+            goal = "at least 1.5" if rows == 1 and bench.device.type == "cuda" else ""
+            bench.report.add(
+                f"{rows} step(s), times as fast",
+                "Headrace",
+                f"{ratio:.2f}",
+                goal,
+                ratio >= 1.5 if goal else None,
+            )
+
+
+def package(bench: Bench, rows: int) -> Callable[[], object] | None:
+    """A frame through the package; it needs CUDA for its own call, so its parts are called."""
+    try:
+        from streamdiffusion import StreamDiffusion
+    except ImportError as error:
+        bench.report.notes.append(
+            f"the package streamdiffusion is not there ({error}); ours alone was measured"
+        )
+        return None
+    other = StreamDiffusion(
+        bench.pipe, INDICES[rows], bench.pipe.unet.dtype, bench.size, bench.size, cfg_type="self"
+    )
+    with torch.inference_mode():
+        other.prepare(PROMPT, guidance_scale=1.0, generator=torch.Generator())
+    image = bench.picture.permute(0, 3, 1, 2) * 2 - 1
+
+    @torch.inference_mode()
+    def frame() -> object:
+        return other.decode_image(other.predict_x0_batch(other.encode_image(image)))
+
+    return frame
+
+
+def sessions(bench: Bench) -> None:
+    def made() -> list[Stream]:
+        return [bench.stream(1, f"{PROMPT} {number}", number) for number in range(4)]
+
+    together, alone = made(), made()
+    pictures = [bench.picture] * 4
+    found = bench.in_turns(
+        {
+            "one call": lambda: run(bench.networks, together, pictures),
+            "four calls": lambda: [run(bench.networks, [stream], [bench.picture]) for stream in alone],
+        },
+        max(5, bench.frames // 4),
+    )
+    for name, spread in found.items():
+        target, met = "", None
+        if name == "one call" and bench.size == 512 and bench.device.type == "cuda":
+            target, met = "at least 260 fps in all", 4000 / spread.p50 >= 260
+        value = f"{spread.p50:.2f} / {spread.p95:.2f} ms, {4000 / spread.p50:.1f} fps in all"
+        bench.report.add("four sessions, p50 / p95", name, value, target, met)
+
+
+def changes(bench: Bench) -> None:
+    stream = bench.stream(2)
+    still = bench.in_turns({"still": lambda: run(bench.networks, [stream], [bench.picture])})["still"]
+    number = 0
+
+    def changed() -> None:
+        nonlocal number
+        number += 1
+        settings = stream.settings
+        noise = settings.noise.roll(1, -1)
+        steps_ = constants([10 + number % 8, 32], 50, bench.networks.alphas_cumprod)
+        stream.apply(replace(settings, noise=noise, steps=steps_))
+        run(bench.networks, [stream], [bench.picture])
+
+    moving = bench.in_turns({"changing": changed})["changing"]
+    hitch = moving.p95 - still.p50
+    bench.report.add(
+        "steps and noise changed every frame, p95 over a still frame's p50",
+        "Headrace",
+        f"{hitch:+.2f} ms",
+        "at most 10 ms" if bench.device.type == "cuda" else "",
+        hitch <= 10 if bench.device.type == "cuda" else None,
+    )
+
+
+def stages(bench: Bench) -> None:
+    net, stream = bench.networks, bench.stream(1)
+    image = bench.picture.permute(0, 3, 1, 2) * 2 - 1
+    with torch.inference_mode():
+        latent = net.encode(image)
+        rows = stream.rows(latent)
+        prediction = net.predict([rows])[0]
+
+        def own() -> None:
+            stream.rows(latent)
+            stream.take(prediction)
+
+        found = bench.in_turns(
+            {
+                "encode": lambda: net.encode(image),
+                "network": lambda: net.predict([rows]),
+                "stream batch": own,
+                "decode": lambda: net.decode(latent),
+            }
+        )
+    for name, spread in found.items():
+        bench.report.add(f"stage {name}, p50 / p95", "Headrace", f"{spread.p50:.2f} / {spread.p95:.2f} ms")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tiny", action="store_true", help="miniature networks")
+    parser.add_argument("--size", type=int, default=512, help="pixels along a side (default 512)")
+    parser.add_argument("--frames", type=int, default=200, help="of each measurement (default 200)")
+    parser.add_argument("--json", type=Path, help="write every figure here too")
+    arguments = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(1)
+    device = "cuda" if cuda else "cpu"
+    report = Report(title=f"Headrace, real-time diffusion, {arguments.size} x {arguments.size}")
+    report.notes.append(
+        f"on {torch.cuda.get_device_name() if cuda else 'a CPU, one thread'}; "
+        f"{'miniature' if arguments.tiny else 'full-size'} networks of random weights, both sides eager"
+    )
+    pipe = (tiny if arguments.tiny else full_size)(device, torch.float16 if cuda else torch.float32)
+    bench = Bench(pipe, arguments.size, arguments.frames, report)
+    for measurement in (steps, sessions, changes, stages):
+        measurement(bench)
+    tell(report, Console(width=None if sys.stdout.isatty() else 140), None, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
