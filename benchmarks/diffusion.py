@@ -3,8 +3,8 @@
     python -m benchmarks.diffusion [--tiny] [--size 512] [--frames 200] [--json FILE]
 
 Networks of SD-Turbo's full size with random weights (how fast they are does not depend on the weights);
-`--tiny` takes miniature ones, for a machine without a GPU, whose figures say what the code around the networks
-costs and nothing more. Both run eagerly, in the same process, in turns, frame by frame.
+`--tiny` takes miniature ones, for a machine without a GPU: their figures say what the code around them
+costs, nothing more. Both run eagerly, in the same process, in turns, frame by frame.
 
 steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
 changes: the longest frame while parameters change   stages: where the time of a frame goes

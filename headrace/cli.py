@@ -112,6 +112,12 @@ def serve(
         str | None,
         typer.Option(help="A FrameProcessor class instead, as package.module:Class (HEADRACE_PROCESSOR)."),
     ] = None,
+    pipeline: Annotated[
+        str | None, typer.Option(help="stream-diffusion: real-time diffusion for streams that name nothing.")
+    ] = None,
+    pipeline_params: Annotated[
+        str | None, typer.Option(help="JSON object that the pipeline or processor begins with.")
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="Sessions at once (HEADRACE_CAPACITY).")] = None,
     insecure_tls: Annotated[
         bool, typer.Option("--insecure-tls", help="Accept self-signed certificates of trickle servers.")
@@ -143,6 +149,8 @@ def serve(
         "port": port,
         "workflow": workflow,
         "processor": processor,
+        "pipeline": pipeline,
+        "pipeline_params": pipeline_params,
         "capacity": capacity,
         "verify_tls": False if insecure_tls else None,
         "allow_processors": allow_processors or None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,17 @@ def _names(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
+def _object(value: Any) -> Any:
+    """A JSON object, or its text as flags and the environment have it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
@@ -63,7 +75,14 @@ class Settings(BaseSettings):
     registration_interval: float = Field(
         60.0, ge=5, le=3600, description="seconds after which the registration is repeated"
     )
-    pipeline: str = Field("live-video-to-video", description="pipeline that `/version` and `/hardware` name")
+    pipeline: str = Field(
+        "live-video-to-video",
+        description="pipeline that `/version` and `/hardware` name; `stream-diffusion` runs it for streams "
+        "that name nothing",
+    )
+    pipeline_params: JsonObject = Field(
+        {}, description="what the processor of streams that name nothing begins with, as a JSON object"
+    )
     model_id: str = Field("headrace", description="model that `/version`, `/hardware` and status events name")
     workflow: str = Field("passthrough", description="workflow of a stream that names none: name or file")
     workflows: Path | None = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from stream.audience import Audience
@@ -33,6 +33,12 @@ REPLACING = ("workflow", "prompt", "prompts")
 """Parameters that put something else in place of what runs: those before them no longer hold."""
 CLOSE = 3.0
 """Seconds in which each of the closing steps must be done."""
+
+
+def _replaces(name: str, value: Any) -> bool:
+    """A prompt may be a text too, which is a parameter like others."""
+    first = value[0] if isinstance(value, list) and value else value
+    return name == "workflow" or isinstance(first, Mapping)
 
 
 class Session:
@@ -184,7 +190,7 @@ class Session:
         except Exception as error:  # the edge to a processor that is not ours
             log.info("parameters were refused", exc_info=True)
             raise ProcessorError(f"the parameters were refused: {type(error).__name__}: {error}") from error
-        if any(name in params for name in REPLACING):
+        if any(_replaces(name, params[name]) for name in REPLACING if name in params):
             self.params = {}
         self.params.update(params)
         self.params_updated_at = time.time()

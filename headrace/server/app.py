@@ -26,10 +26,11 @@ from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
 from headrace.server.page import FILES, PageRoutes
+from headrace.server.pipelines import processor_of
 from headrace.server.registration import make_registrar
 from headrace.server.run_routes import RunRoutes
 from headrace.server.runs import RunLimits, Runs
-from headrace.server.specs import Specs, processor_spec
+from headrace.server.specs import Specs
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
 from headrace.server.switching import schema_of
 from headrace.server.tls import server_context
@@ -83,7 +84,7 @@ class Worker:
         self.specs = Specs(
             self.definitions, local=self.engine.settings.python is None, named=self.library.load
         )
-        self._processor = processor_spec(settings.processor) if settings.processor else None
+        self._processor = processor_of(settings)
         self._unsubscribe = self.engine.subscribe(self._engine_changed)
         self._hosts = HostRules(settings.allowed_hosts)
         self.metrics = Metrics(
@@ -128,9 +129,8 @@ class Worker:
             default=settings.workflow if self._processor is None else self._processor,
             allow_processors=settings.allow_processors,
         )
-        processor = EngineProcessor(
-            self.engine, spec, session=session_id, params=params, complete=self.specs.without_names
-        )
+        complete = self.specs.completing(spec)
+        processor = EngineProcessor(self.engine, spec, session=session_id, params=params, complete=complete)
         # The default size is what gateways expect of trickle streams; cameras and OBS keep their own.
         pipeline = self._pipeline_settings(media, sized=ingest is None)
         session = trickle_session(

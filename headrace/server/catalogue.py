@@ -21,6 +21,14 @@ ABOUT = {
 }
 """Title and description of a workflow; one that is not here is called by its file's name."""
 
+PIPELINE_TITLES = {
+    "headrace.diffusion.processor:StreamDiffusionProcessor": (
+        "Real-time diffusion",
+        "Paints every frame anew as the prompt says.",
+    ),
+}
+"""Title and description of a pipeline by its class."""
+
 MAX_LISTED = 500
 """Nodes of a workflow that are listed by name."""
 MAX_STEPS = 40
@@ -49,6 +57,8 @@ class CatalogueEntry:
 
 def processor_entry(target: str) -> CatalogueEntry:
     """A class, ``package.module:Class``, as one more thing to choose."""
+    if target in PIPELINE_TITLES:
+        return CatalogueEntry(target, *PIPELINE_TITLES[target], ())
     return CatalogueEntry(target, target.rpartition(":")[2], f"Your processor, {target}.", (target,))
 
 

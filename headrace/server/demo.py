@@ -95,9 +95,8 @@ class Demo:
         async with self._lock:
             chosen = self._choose(workflow, title)
             await self._end("another workflow was chosen")
-            processor = EngineProcessor(
-                self._engine, chosen.spec, session=DEMO_ID, complete=self._specs.without_names
-            )
+            complete = self._specs.completing(chosen.spec)
+            processor = EngineProcessor(self._engine, chosen.spec, session=DEMO_ID, complete=complete)
             with about_session(DEMO_ID):
                 session = pattern_session(
                     DEMO_ID, processor, SessionSettings(pipeline=self._pipeline), self._pattern

@@ -14,6 +14,7 @@ from headrace.engine.guardian import Engine
 from headrace.library.names import Library
 from headrace.server.demo import DEMO_ID, Demo
 from headrace.server.page_state import RunningWorkflows, session_state_of_page
+from headrace.server.pipelines import target_of
 from headrace.server.specs import Specs
 from headrace.server.tls import names_of_this_machine
 from headrace.server.webrtc import WebRtc
@@ -128,7 +129,7 @@ class PageRoutes:
             "sessions": [{"id": each.id, "state": str(each.state)} for each in host.table],
             "session": session_state_of_page(session, self._running.of(session)) if session else None,
             "failure": self._failure_of(wanted) if wanted else None,
-            "workflow": host.settings.processor or host.settings.workflow,
+            "workflow": target_of(host.settings) or host.settings.workflow,
             "ended": ended,
         }
         return web.json_response(body, headers={"Cache-Control": "no-store"})

@@ -11,7 +11,7 @@ from headrace.server.definitions import WorkerDefinitions
 from stream.errors import InvalidInput
 from workflows import library
 from workflows.check import examine, normalise, not_installed
-from workflows.graph import Graph, load_json
+from workflows.graph import Graph, load_json, looks_like_graph
 from workflows.parameters import ParameterTable
 from workflows.problems import Problem, invalid_workflow
 from workflows.processor import WORKFLOW_KEYS
@@ -69,7 +69,9 @@ class Specs:
         one is refused before the stream begins.
         """
         rest = dict(params)
-        chosen = {key: rest.pop(key) for key in (*WORKFLOW_KEYS, "processor") if rest.get(key) is not None}
+        # A processor has its own idea of a prompt; a workflow in its place is still told by its form.
+        keys = [key for key in WORKFLOW_KEYS if isinstance(default, str) or _is_workflow(key, rest.get(key))]
+        chosen = {key: rest.pop(key) for key in (*keys, "processor") if rest.get(key) is not None}
         if len(chosen) > 1:
             raise InvalidInput(f"give one of {', '.join(chosen)}, not several", field=next(iter(chosen)))
         if "processor" in chosen:
@@ -107,6 +109,10 @@ class Specs:
             return [self._one(item, allow_files) for item in workflow]
         return self._one(workflow, allow_files)
 
+    def completing(self, spec: Spec) -> Callable[[Mapping[str, Any]], dict[str, Any]] | None:
+        """What changed parameters of a session go through; what a class is told is its own affair."""
+        return self.without_names if spec["kind"] == "workflow" else None
+
     def without_names(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Changed parameters with the data of a workflow in place of its name, which the engine may not know.
         Raises `NotFound`."""
@@ -125,6 +131,12 @@ class Specs:
         if allow_files and library.is_path(workflow):
             return library.load(Path(workflow))
         return self.named(workflow)
+
+
+def _is_workflow(key: str, value: Any) -> bool:
+    if key == "workflow":
+        return True
+    return any(looks_like_graph(item) for item in (value if isinstance(value, list) else [value]))
 
 
 def processor_spec(target: Any) -> Spec:

@@ -13,6 +13,7 @@ from headrace.library.store import Kept, checked_name
 from headrace.library.tuned import with_values
 from headrace.server.bodies import read_bytes
 from headrace.server.catalogue import Catalogue, examined, processor_entry
+from headrace.server.pipelines import target_of
 from headrace.server.specs import Specs
 from headrace.server.switching import running
 from headrace.settings import Settings
@@ -60,7 +61,7 @@ class WorkflowRoutes:
         """Kept workflows, then bundled ones: name, title, description, steps, why one cannot run. A processor
         that the worker was started for comes first."""
         entries = await asyncio.to_thread(self._catalogue.entries)
-        target = self._host.settings.processor
+        target = target_of(self._host.settings)
         first = [processor_entry(target)] if target is not None else []
         return web.json_response({"workflows": [entry.as_dict() for entry in (*first, *entries)]})
 

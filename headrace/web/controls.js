@@ -68,7 +68,8 @@ export class Controls {
     say("applied", "");
     const groups = new Map();
     for (const [name, about] of Object.entries(properties)) {
-      const node = name.slice(0, name.lastIndexOf("."));
+      // Those of a workflow belong to nodes, a processor's own to none.
+      const node = name.slice(0, Math.max(0, name.lastIndexOf(".")));
       if (!groups.has(node)) groups.set(node, []);
       groups.get(node).push([name, about]);
     }
@@ -78,7 +79,7 @@ export class Controls {
   }
 
   group(node, parameters, open) {
-    const title = (parameters[0][1].title ?? node).replace(/: [^:]*$/, "");
+    const title = node ? (parameters[0][1].title ?? node).replace(/: [^:]*$/, "") : "Settings";
     const known = `${this.session} ${node} ${title}`;
     const count = parameters.length;
     const group = el("details", { class: "group", open: this.open.get(known) ?? open },
