@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
 from headrace.batch.contract import Job
 from headrace.batch.pipelines import diffusion as checkpoints
+from headrace.diffusion.calls import SharedCalls
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import StreamDiffusionParams
 from headrace.models import loading, memory
@@ -25,7 +28,9 @@ Progress = Callable[[float, str], None]
 SMALL_AUTOENCODERS = {False: "madebyollin/taesd", True: "madebyollin/taesdxl"}
 """TAESD (MIT) for the latents of Stable Diffusion, and for those of SDXL (True)."""
 _CACHES: dict[str, ModelCache] = {}
-_CACHES_LOCK = threading.Lock()
+_CALLS: WeakValueDictionary[tuple[int, int], SharedCalls] = WeakValueDictionary()
+"""By the UNet and the autoencoder: sessions with the same ones share calls."""
+_LOCK = threading.Lock()
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Held:
     """Networks and the leases that keep their weights. ``autoencoder`` names the one in use."""
 
     networks: Networks
+    calls: SharedCalls
     autoencoder: str
     weights: str
     leases: list[Lease]
@@ -59,8 +65,10 @@ def acquire(params: StreamDiffusionParams, device: torch.device, on_progress: Pr
         if found is not None:
             leases.append(_autoencoder(found, store, models, device))
             parts["vae"] = leases[-1].model
-        networks = Networks(parts, device, loading.dtype_for(str(device)))
-        return Held(networks, str(found.ref) if found else "the model's own", leases[0].weights, leases)
+        calls = _calls_of(parts, device)
+        return Held(
+            calls.networks, calls, str(found.ref) if found else "the model's own", leases[0].weights, leases
+        )
     except BaseException:
         for lease in leases:
             lease.release()
@@ -69,8 +77,18 @@ def acquire(params: StreamDiffusionParams, device: torch.device, on_progress: Pr
 
 def cache_of(device: torch.device) -> ModelCache:
     """The cache of this process for ``device``."""
-    with _CACHES_LOCK:
+    with _LOCK:
         return _CACHES.setdefault(str(device), ModelCache(str(device)))
+
+
+def _calls_of(parts: Mapping[str, Any], device: torch.device) -> SharedCalls:
+    with _LOCK:
+        key = (id(parts.get("unet")), id(parts.get("vae")))
+        calls = _CALLS.get(key)
+        if calls is None:
+            networks = Networks(parts, device, loading.dtype_for(str(device)))
+            calls = _CALLS[key] = SharedCalls(networks)
+        return calls
 
 
 def _checkpoint(job: Job, models: ModelCache, on_progress: Progress | None) -> Lease:

@@ -105,7 +105,7 @@ class StreamDiffusionProcessor(FrameProcessor):
             with torch.inference_mode():
                 out = _through(held, picture)
         else:
-            out = run(held.networks, [self._stream_for(held, picture)], [picture])[0]
+            out = await held.calls.run(self._stream_for(held, picture), picture)
         out = _resized(out, source.shape[1], source.shape[2])
         self._last = out if self._filter is not None else None
         return frame.replace_tensor(out)

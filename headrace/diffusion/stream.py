@@ -112,6 +112,13 @@ class Stream:
         return len(self._settings.steps) if self._settings.sequential else 1
 
     @property
+    def row_count(self) -> int:
+        """Rows of one of its calls."""
+        count = 1 if self._settings.sequential else len(self._settings.steps)
+        acting = self._settings.guidance.acting
+        return 2 * count if acting == "full" else count + (acting == "initialize")
+
+    @property
     def delay(self) -> int:
         """Frames by which the result lies behind the input."""
         return 0 if self._settings.sequential else len(self._settings.steps) - 1

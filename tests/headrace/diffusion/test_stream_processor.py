@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -169,3 +170,54 @@ def test_the_schema_tells_bounds_and_present_values(tmp_path: Path) -> None:
     schema = StreamDiffusionProcessor(model_id=MODEL, guidance_scale=2.0).info().schema
     assert schema["properties"]["guidance_scale"]["default"] == 2.0
     assert schema["properties"]["guidance_scale"]["maximum"] == 30.0
+
+
+async def test_frames_of_several_sessions_go_through_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six sessions at once, one of another size: fewer calls than frames, the same results as alone."""
+    rows: list[int] = []
+    wanted = [{"prompt": f"a lake {number}", "seed": number} for number in range(5)]
+    sessions = [await loaded(**one) for one in wanted] + [await loaded(guidance_scale=1.5, cfg_type="full")]
+    given = [frame(number) for number in range(5)] + [frame(5, 64, 72)]
+    alone = [await result(await loaded(**one), made) for one, made in zip(wanted, given, strict=False)]
+    assert sessions[0]._held is not None
+    networks = sessions[0]._held.networks
+    predict = networks.predict
+    monkeypatch.setattr(networks, "predict", lambda found: rows.append(len(found)) or predict(found))
+    together = await asyncio.gather(*(result(*pair) for pair in zip(sessions, given, strict=True)))
+    assert rows == [5, 1]  # three rows each: sixteen rows are the limit of a call
+    for found, expected in zip(together, alone, strict=False):
+        assert torch.allclose(found, expected, atol=1e-4)
+    assert together[5].shape == (1, 64, 72, 3)
+    for session in sessions:
+        await session.on_stream_stop()
+
+
+async def test_a_session_that_gives_up_holds_up_nobody() -> None:
+    first, second = await loaded(), await loaded(prompt="a lake")
+    gone = asyncio.create_task(result(first, frame(0)))
+    stays = asyncio.create_task(result(second, frame(1)))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await stays).shape == (1, 64, 64, 3)
+    assert (await result(first, frame(2))).shape == (1, 64, 64, 3)
+    for session in (first, second):
+        await session.on_stream_stop()
+
+
+async def test_a_call_that_fails_is_told_to_all_in_it_and_the_next_frame_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sessions = [await loaded(), await loaded(prompt="a lake")]
+    assert sessions[0]._held is not None
+    networks = sessions[0]._held.networks
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "predict", fail)
+        found = await asyncio.gather(*(result(one, frame(0)) for one in sessions), return_exceptions=True)
+    assert [str(error) for error in found] == ["no memory", "no memory"]
+    assert (await result(sessions[0], frame(1))).shape == (1, 64, 64, 3)
+    for session in sessions:
+        await session.on_stream_stop()
