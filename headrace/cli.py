@@ -72,6 +72,13 @@ def process(
     bitrate: Annotated[int, typer.Option(min=50_000, help="Bits per second of the picture.")] = 4_000_000,
     preset: Annotated[str, typer.Option(help="x264 preset.")] = "superfast",
     hardware: Annotated[str, typer.Option(help="NVENC: auto, off or require.")] = "auto",
+    comfyui: Annotated[
+        Path | None, typer.Option(envvar="HEADRACE_COMFYUI", help="Folder of an existing ComfyUI to run in.")
+    ] = None,
+    comfyui_python: Annotated[
+        str | None,
+        typer.Option(envvar="HEADRACE_COMFYUI_PYTHON", help="Its interpreter (default: in its folder)."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda, cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of one torch operation on the CPU.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUT if it exists.")] = False,
@@ -97,6 +104,8 @@ def process(
         device=device,
         threads=threads,
         input_folder=input_folder,
+        comfyui=comfyui,
+        comfyui_python=comfyui_python,
     )
     _run(process_file(options))
 
@@ -128,6 +137,13 @@ def serve(
     recordings: Annotated[
         Path | None, typer.Option(help="Folder that streams are recorded to on request.")
     ] = None,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an existing ComfyUI to run in (HEADRACE_COMFYUI)."),
+    ] = None,
+    comfyui_python: Annotated[
+        str | None, typer.Option(help="Its interpreter (default: the one in its folder).")
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Show a test pattern through the workflow.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings (HEADRACE_CONFIG).")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: listen by TLS.")] = None,
@@ -155,6 +171,8 @@ def serve(
         "verify_tls": False if insecure_tls else None,
         "allow_processors": allow_processors or None,
         "recordings": recordings,
+        "comfyui": comfyui,
+        "comfyui_python": comfyui_python,
         "demo": demo or None,
         "config": config,
         "tls_certificate": tls_certificate,

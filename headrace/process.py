@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from headrace.comfyui.setup import ComfyBeside, wait_until_known
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
 from headrace.library.names import Library
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.specs import Specs, processor_spec
+from headrace.settings import Settings, load_settings
 from stream.codecs.hardware import HardwarePolicy
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
@@ -28,6 +30,7 @@ from stream.files import FileJob
 from stream.pipeline import PipelineSettings
 from stream.requests import MAX_SIZE, MIN_SIZE
 
+DEFAULT_WORKFLOW = "passthrough"
 READY_TIMEOUT = 300.0
 FRAME_TIMEOUT = 600.0
 """A file has no viewer who waits: a slow model on a CPU may take minutes for a frame."""
@@ -51,6 +54,8 @@ class ProcessOptions:
     device: str
     threads: int
     input_folder: Path | None = None
+    comfyui: Path | None = None
+    comfyui_python: str | None = None
 
 
 async def process_file(options: ProcessOptions) -> None:
@@ -83,18 +88,28 @@ async def process_file(options: ProcessOptions) -> None:
 
 
 async def _process(options: ProcessOptions) -> None:
-    spec, params = _what_to_run(options)
     settings = _pipeline_settings(options)
     console = Console(stderr=True)
+    specs = _specs(options)
+    if options.comfyui is None:
+        spec, params = _what_to_run(options, specs)
     engine = Engine(
         EngineSettings(
             name="file", device=options.device, threads=options.threads, call_timeout=FRAME_TIMEOUT
         )
     )
-    processor = EngineProcessor(engine, spec, session="file", params=params)
-    job = FileJob(options.source, options.target, processor, settings)
+    comfyui = _comfyui(options, engine, specs)
+    job: FileJob | None = None
     started = time.monotonic()
     try:
+        if comfyui is not None:
+            with console.status("starting ComfyUI"):
+                await wait_until_known(comfyui.service, READY_TIMEOUT)
+            spec, params = _what_to_run(options, specs)
+        processor = EngineProcessor(engine, spec, session="file", params=params)
+        if comfyui is not None and "engine" in spec:
+            processor = comfyui.processor(spec, session="file", params=params).inner
+        job, engine = FileJob(options.source, options.target, processor, settings), processor.engine
         await engine.start()
         with console.status("starting the engine"):
             await engine.wait_ready(READY_TIMEOUT)
@@ -102,11 +117,46 @@ async def _process(options: ProcessOptions) -> None:
         await _with_progress(job, console)
         _report(job, console, options.target, ready - started, time.monotonic() - ready)
     finally:
-        job.close()
+        if job is not None:
+            job.close()
         await engine.stop()
+        if comfyui is not None:
+            await comfyui.service.stop()
 
 
-def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What ComfyUI needs to know of where it is used."""
+
+    settings: Settings
+    engine: Engine
+    specs: Specs
+
+
+def _comfyui(options: ProcessOptions, engine: Engine, specs: Specs) -> ComfyBeside | None:
+    """ComfyUI's engines, of which none is started yet; None where no ComfyUI is named."""
+    if options.comfyui is None:
+        return None
+    given: dict[str, Any] = {
+        "comfyui": options.comfyui,
+        "comfyui_python": options.comfyui_python,
+        "comfyui_second": "off",
+        "engine_device": options.device,
+        "engine_threads": options.threads,
+        "call_timeout": FRAME_TIMEOUT,
+        "input_folder": options.input_folder,
+    }
+    return ComfyBeside(_Surroundings(load_settings(given), engine, specs))
+
+
+def _specs(options: ProcessOptions) -> Specs:
+    folder = options.input_folder or _home_of(options.workflow or DEFAULT_WORKFLOW)
+    return Specs(WorkerDefinitions(folder), local=True, named=Library().load)
+
+
+def _what_to_run(
+    options: ProcessOptions, specs: Specs | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     pairs = {}
     for text in options.params:
         key, equals, value = text.partition("=")
@@ -117,10 +167,8 @@ def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any
         if options.workflow is not None:
             raise InvalidInput("give --workflow or --processor, not both", field="--processor")
         return processor_spec(options.processor), dict(pairs)
-    workflow = options.workflow or "passthrough"
-    folder = options.input_folder or _home_of(workflow)
-    specs = Specs(WorkerDefinitions(folder), local=True, named=Library().load)
-    spec = specs.of_workflow(workflow, allow_files=True)
+    specs = specs or _specs(options)
+    spec = specs.of_workflow(options.workflow or DEFAULT_WORKFLOW, allow_files=True)
     table = specs.parameters(spec)
     return spec, {key: table.parse_text_value(key, text) for key, text in pairs.items()}
 

@@ -108,6 +108,33 @@ class Settings(BaseSettings):
     engine_threads: int | None = Field(None, ge=1, description="torch threads of the engine")
     engine_device: str = Field("auto", description="cuda, cuda:1, cpu or auto")
     call_timeout: float = Field(5.0, gt=0, description="seconds after which a silent engine is restarted")
+    comfyui: DirectoryPath | None = Field(
+        None, description="folder of an existing ComfyUI, whose nodes workflows may then name"
+    )
+    comfyui_python: str | None = Field(
+        None, description="interpreter of that ComfyUI (default: the virtual environment in its folder)"
+    )
+    comfyui_args: str = Field(
+        "", description="further arguments for that ComfyUI, as its `main.py` takes them"
+    )
+    comfyui_prefer: bool = Field(False, description="run in ComfyUI what our own nodes could do as well")
+    comfyui_classes: Names = Field(
+        (), description="node classes that callers may use in ComfyUI, as `KSampler*` (none: all)"
+    )
+    comfyui_folders: Names = Field(
+        (), description="further folders that workflows in ComfyUI may name by absolute paths"
+    )
+    comfyui_skip_packs: Names = Field(
+        ("ComfyUI-Manager",), description="folders of custom nodes that are not loaded"
+    )
+    comfyui_prestart: bool = Field(False, description="run the pre-start scripts of custom nodes")
+    comfyui_network: bool = Field(
+        False, description="load ComfyUI's nodes for paid network services, and let nodes be given URLs"
+    )
+    comfyui_second: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="load another workflow in a second ComfyUI: when memory allows (auto), on, off",
+    )
     allow_processors: bool = Field(
         False, description="let a stream name a Python class by params.processor (module:Class)"
     )

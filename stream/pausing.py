@@ -117,4 +117,6 @@ class Pausable(FrameProcessor):
 
 def innermost(processor: FrameProcessor) -> FrameProcessor:
     """The processor itself, whatever holds it."""
-    return processor.inner if isinstance(processor, Pausable) else processor
+    while isinstance(inner := getattr(processor, "inner", None), FrameProcessor):
+        processor = inner
+    return processor

@@ -147,6 +147,11 @@ class EngineProcessor(FrameProcessor):
         return self._info
 
     @property
+    def engine(self) -> Engine:
+        """Where it runs."""
+        return self._engine
+
+    @property
     def spec(self) -> dict[str, Any]:
         """What runs, as the next engine would be told of it."""
         return self._spec
@@ -203,11 +208,13 @@ class EngineProcessor(FrameProcessor):
 
     def _remember(self, params: Params) -> None:
         """For the next engine, without the values that were for a workflow which has been replaced."""
-        key = _replacing(params) if self._spec.get("kind") == "workflow" else None
+        key = replacing(params) if self._spec.get("kind") == "workflow" else None
         if key is None:
             self._params = {**self._params, **params}
         else:
-            self._spec = {**self._spec, "workflow": params[key]}
+            # What the operator was trusted with ends with his workflow.
+            kept = {name: value for name, value in self._spec.items() if name != "trusted"}
+            self._spec = {**kept, "workflow": params[key]}
             self._params = {name: value for name, value in params.items() if name != key}
 
     def _usable(self) -> RemoteSession:
@@ -394,7 +401,7 @@ class EngineProcessor(FrameProcessor):
             self._emit_sink(Emission(kind, data, moment))
 
 
-def _replacing(params: Params) -> str | None:
+def replacing(params: Params) -> str | None:
     """The key under which accepted parameters bring another workflow; not a node of that name."""
     for key in WORKFLOW_KEYS:
         value = params.get(key)

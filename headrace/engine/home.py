@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from stream.processor import FrameProcessor
 
+
+class NotNow(EngineError):
+    """A frame cannot be worked on at the moment; the session is sound and the next one may be."""
+
+
 SESSION = "*home*"
 """The name under which a home tells the worker of itself; no stream has one like it."""
 
@@ -39,8 +44,8 @@ class Home(Protocol):
         """A processor for a workflow's specification; its model is not loaded yet."""
 
     def memory(self) -> Mapping[str, int]:
-        """``reclaimable``: bytes of the device that it gives back when asked to ``release``; ``busy``: 1
-        while frames are worked on, which would need them again."""
+        """Bytes of its device: ``total``, ``free``, ``held``, and ``reclaimable``, which it gives back when
+        asked to ``release``; ``busy``: 1 while frames are worked on, which would need them again."""
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Does what the worker asks (``do``: ``release``), in a thread of its own. Raises `HeadraceError`."""

@@ -82,4 +82,6 @@ class HomeHost:
 def _worth_telling(now: Mapping[str, int], told: Mapping[str, int] | None) -> bool:
     if told is None or now["busy"] != told["busy"]:
         return True
-    return abs(now["reclaimable"] - told["reclaimable"]) >= STEP
+    moved = max(abs(now[name] - told[name]) for name in ("held", "reclaimable"))
+    # What is free changes by other programs all the time.
+    return moved >= STEP or abs(now["free"] - told["free"]) >= 16 * STEP

@@ -19,6 +19,7 @@ import numpy as np
 
 from headrace.engine import slots
 from headrace.engine.device import write_rgb
+from headrace.engine.home import NotNow
 from headrace.engine.host_frames import SlotFrame, listed, put_audio, put_video
 from headrace.engine.host_loading import load_in_thread
 from headrace.engine.host_voice import Voice
@@ -367,6 +368,8 @@ class HostSession:
             if is_cancelled():
                 raise
             raise ProcessorError(f"{_name(method)} was cancelled from within") from error
+        except NotNow:
+            raise
         except EngineError as error:
             # To the worker this class means that there is no engine.
             raise ProcessorError(error.message) from error

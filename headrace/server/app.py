@@ -15,6 +15,8 @@ from byoc.registration.report import CapabilityRoute, RegistrationCollector
 from headrace.batch import setup as batch
 from headrace.batch.front import Front
 from headrace.batch.metrics import BatchCollector
+from headrace.comfyui.routes import ComfyRoutes
+from headrace.comfyui.setup import ComfyBeside
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
@@ -30,7 +32,7 @@ from headrace.server.pipelines import processor_of
 from headrace.server.registration import make_registrar
 from headrace.server.run_routes import RunRoutes
 from headrace.server.runs import RunLimits, Runs
-from headrace.server.specs import Specs
+from headrace.server.specs import Spec, Specs
 from headrace.server.stopping import ENGINE, SESSIONS, StopSignal, each_step
 from headrace.server.switching import schema_of
 from headrace.server.tls import server_context
@@ -50,9 +52,10 @@ from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
 from stream.metrics import EngineFigures, Metrics
 from stream.overlay import OverlaySettings
-from stream.pausing import Pausable
+from stream.pausing import Pausable, innermost
 from stream.pipeline import PipelineSettings
 from stream.preview import PreviewRoutes
+from stream.processor import FrameProcessor, Params
 from stream.recording.folder import RecordingFolder
 from stream.recording.recorder import Recorder
 from stream.recording.routes import RecordingRoutes
@@ -85,13 +88,15 @@ class Worker:
             self.definitions, local=self.engine.settings.python is None, named=self.library.load
         )
         self._processor = processor_of(settings)
-        self._unsubscribe = self.engine.subscribe(self._engine_changed)
+        self.ledger = LedgerService(settings.models_budget) if settings.batch else None
+        self.comfyui = ComfyBeside(self, self.ledger) if settings.comfyui is not None else None
+        self._unsubscribe = [engine.subscribe(self._engine_changed) for engine in self.engines]
         self._hosts = HostRules(settings.allowed_hosts)
         self.metrics = Metrics(
             self.table,
             version=package_version(),
             per_session=settings.session_metrics,
-            engines=lambda: [engine_figures(self.engine)],
+            engines=lambda: [engine_figures(engine) for engine in self.engines],
         )
         self.webrtc = WebRtc(self, settings)
         self.feeds = Feeds()
@@ -129,8 +134,7 @@ class Worker:
             default=settings.workflow if self._processor is None else self._processor,
             allow_processors=settings.allow_processors,
         )
-        complete = self.specs.completing(spec)
-        processor = EngineProcessor(self.engine, spec, session=session_id, params=params, complete=complete)
+        processor = self.make_processor(spec, session_id, params)
         # The default size is what gateways expect of trickle streams; cameras and OBS keep their own.
         pipeline = self._pipeline_settings(media, sized=ingest is None)
         session = trickle_session(
@@ -145,6 +149,18 @@ class Worker:
         )
         session.pipeline_name = request.model_id or settings.model_id
         return session
+
+    def make_processor(self, spec: Spec, session_id: str, params: Params | None = None) -> FrameProcessor:
+        """The stand-in for what ``spec`` describes, in whichever engine that runs."""
+        if self.comfyui is not None:
+            return self.comfyui.processor(spec, session=session_id, params=params)
+        complete = self.specs.completing(spec)
+        return EngineProcessor(self.engine, spec, session=session_id, params=params, complete=complete)
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Our live engine, and those in an existing ComfyUI."""
+        return [self.engine, *(self.comfyui.service.engines if self.comfyui is not None else ())]
 
     def _pipeline_settings(self, media: MediaParams, *, sized: bool) -> PipelineSettings:
         """``sized``: a stream that names no size gets the default one, else it keeps its source's."""
@@ -164,9 +180,9 @@ class Worker:
         )
 
     def _make_front(self) -> Front:
-        ledger = LedgerService(self.settings.models_budget)
-        watch_memory(self.engine, ledger)
-        return batch.make_front(self.settings, holders=self.holders, ledger=ledger)
+        assert self.ledger is not None
+        watch_memory(self.engine, self.ledger)
+        return batch.make_front(self.settings, holders=self.holders, ledger=self.ledger)
 
     def _make_run_engine(self) -> Engine:
         settings = self.settings
@@ -192,6 +208,7 @@ class Worker:
             self.specs,
             workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
             processor=self._processor,
+            make=self.make_processor,
         )
 
     def health(self) -> Health:
@@ -203,12 +220,15 @@ class Worker:
         return self.engine.state == "ready"
 
     def problem(self) -> str | None:
-        return self.engine.describe() if self.engine.state == "failed" else None
+        failed = [engine.describe() for engine in self.engines if engine.state == "failed"]
+        return "; ".join(failed) or None
 
     # -- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         await self.engine.start()
+        if self.comfyui is not None:
+            await self.comfyui.service.start()
         if self.demo is not None:
             await self.demo.start()
         if self.registrar is not None:
@@ -228,9 +248,12 @@ class Worker:
             await each_step(steps)
         finally:
             self._heap.close()
-            self._unsubscribe()
+            for unsubscribe in self._unsubscribe:
+                unsubscribe()
             steps = {"recordings": self.recorder.close(), "the live engine": self.engine.stop()}
             steps["runs"] = self.runs.stop()
+            if self.comfyui is not None:
+                steps["ComfyUI"] = self.comfyui.service.stop()
             if self.batch is not None:
                 steps["batch"] = self.batch.stop()
             try:
@@ -241,6 +264,9 @@ class Worker:
     def _engine_changed(self, engine: Engine) -> None:
         if engine.state == "restarting":
             for session in self.table:
+                processor = innermost(session.processor)
+                if isinstance(processor, EngineProcessor) and processor.engine is not engine:
+                    continue
                 session.restarted(engine.restarts + 1, engine.last_lines)
 
 
@@ -294,6 +320,8 @@ def build_app(worker: Worker) -> web.Application:
     if worker.batch is not None:
         batch.register(worker.batch, app)
         worker.metrics.registry.register(BatchCollector(worker.batch))
+    if worker.comfyui is not None:
+        ComfyRoutes(worker.comfyui.service).register(app)
     worker.webrtc.register(app)
     specs = worker.specs
     EventRoutes(worker.table, worker.feeds, lambda session: schema_of(session, specs)).register(app)

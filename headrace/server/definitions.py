@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
         self.registry = NodeRegistry.builtin(folder)
         self.spec_fields: dict[str, Any] = {} if folder is None else {"input_folder": str(folder)}
         self._others: dict[str, Definitions] = {}
+        self.choose: Callable[[Any], str | None] = lambda data: None
+        """Names the engine that a workflow's nodes need where that is not ours, by an origin of `apart`."""
+        self.apart: set[str] = set()
+        """Origins whose classes run in an engine of their own and never beside those of ours."""
         self.version = 0
         """Grows with every `put` and `drop`."""
 
@@ -37,6 +41,18 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
         """Forget those of ``origin``."""
         self._others.pop(origin, None)
         self.version += 1
+
+    def fields_for(self, data: Any) -> dict[str, Any]:
+        """What the engine is told beside the workflow ``data``: of which nodes it is made, by `choose`."""
+        return {"engine": chosen} if (chosen := self.choose(data)) is not None else self.spec_fields
+
+    def of(self, spec: Mapping[str, Any]) -> Mapping[str, NodeDefinition]:
+        """The definitions that hold for a workflow's spec: those of the engine that it names, or else those
+        of ours."""
+        chosen = spec.get("engine")
+        apart = {chosen} if chosen is not None else set(self.apart)
+        layers = [(origin, known) for origin, known in self._layers() if (origin in apart) == bool(chosen)]
+        return Layers(layers)
 
     def refresh(self) -> None:
         """Read anew what may have changed on the disk: LoadImage lists the pictures that there are."""
@@ -52,25 +68,49 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
     @property
     def failures(self) -> dict[str, str]:
         """Classes that cannot be read, and why."""
+        return self._all().failures
+
+    def __getitem__(self, class_type: str) -> NodeDefinition:
+        return self._all()[class_type]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> Layers:
+        return Layers(list(self._layers()))
+
+    def _layers(self) -> Iterator[tuple[str, Definitions]]:
+        yield from self._others.items()
+        yield BUILTIN, self.registry.definitions
+
+
+class Layers(Mapping[str, NodeDefinition]):
+    """Definitions by where they come from, the first that has a class counting."""
+
+    def __init__(self, layers: Sequence[tuple[str, Definitions]]) -> None:
+        self._layers = layers
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Classes that cannot be read, and why."""
         found: dict[str, str] = {}
-        for _, definitions in self._layers():
+        for _, definitions in self._layers:
             for class_type, why in getattr(definitions, "failures", {}).items():
                 found.setdefault(class_type, why)
         return found
 
     def __getitem__(self, class_type: str) -> NodeDefinition:
-        for _, definitions in self._layers():
+        for _, definitions in self._layers:
             found = definitions.get(class_type)
             if found is not None:
                 return found
         raise KeyError(class_type)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for _, definitions in self._layers() for name in definitions))
+        return iter(dict.fromkeys(name for _, definitions in self._layers for name in definitions))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def _layers(self) -> Iterator[tuple[str, Definitions]]:
-        yield from self._others.items()
-        yield BUILTIN, self.registry.definitions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from stream.logs import about_session
 from stream.pattern import PatternSettings
 from stream.pattern_session import pattern_session
 from stream.pipeline import PipelineSettings
+from stream.processor import FrameProcessor
 from stream.session import Session, SessionSettings
 from stream.table import SessionTable
 
@@ -49,6 +51,7 @@ class Demo:
         workflow: str = DEFAULT_WORKFLOW,
         processor: Spec | None = None,
         pattern: PatternSettings | None = None,
+        make: Callable[[Spec, str], FrameProcessor] | None = None,
     ) -> None:
         self._engine = engine
         self._table = table
@@ -59,6 +62,7 @@ class Demo:
         self._default = workflow
         self._processor = processor
         self._specs = specs
+        self._make = make or self._in_engine
         self._session: Session | None = None
 
     @property
@@ -95,8 +99,7 @@ class Demo:
         async with self._lock:
             chosen = self._choose(workflow, title)
             await self._end("another workflow was chosen")
-            complete = self._specs.completing(chosen.spec)
-            processor = EngineProcessor(self._engine, chosen.spec, session=DEMO_ID, complete=complete)
+            processor = self._make(chosen.spec, DEMO_ID)
             with about_session(DEMO_ID):
                 session = pattern_session(
                     DEMO_ID, processor, SessionSettings(pipeline=self._pipeline), self._pattern
@@ -110,6 +113,9 @@ class Demo:
         """End it; nothing happens when it does not run."""
         async with self._lock:
             await self._end("stopped on the page")
+
+    def _in_engine(self, spec: Spec, session: str) -> FrameProcessor:
+        return EngineProcessor(self._engine, spec, session=session, complete=self._specs.completing(spec))
 
     def _choose(self, workflow: str | dict[str, Any] | None, title: str | None) -> _Chosen:
         if workflow is None and self._chosen is not None:

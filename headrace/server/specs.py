@@ -45,14 +45,13 @@ class Specs:
 
         A list means several in a row. Raises `InvalidWorkflow` with every problem at once, `NotFound`.
         """
-        spec = {
-            "kind": "workflow",
-            "workflow": self.data_of(workflow, allow_files=allow_files),
-            **self.definitions.spec_fields,
-        }
+        data = self.data_of(workflow, allow_files=allow_files)
+        spec = {"kind": "workflow", "workflow": data, **self.definitions.fields_for(data)}
+        if allow_files and "engine" in spec:
+            spec["trusted"] = True
         self.definitions.refresh()
         graphs = self.graphs(spec)
-        if self.local:
+        if self.local and "engine" not in spec:
             missing = [
                 problem for graph in graphs for problem in not_installed(graph, graph.nodes, self.definitions)
             ]
@@ -89,19 +88,19 @@ class Specs:
 
     def parameters(self, spec: Spec) -> ParameterTable:
         """The live parameters of a workflow's spec."""
-        return ParameterTable(self.graphs(spec), self.definitions)
+        return ParameterTable(self.graphs(spec), self.definitions.of(spec))
 
     def graphs(self, spec: Spec) -> list[Graph]:
         """The workflows of a spec, checked, literals as the nodes want them. Raises `InvalidWorkflow`."""
-        data = spec["workflow"]
+        data, definitions = spec["workflow"], self.definitions.of(spec)
         graphs, problems = [], list[Problem]()
         for item in data if isinstance(data, list) and data else [data]:
-            graph, found = examine(load_json(item) if isinstance(item, str) else item, self.definitions)
+            graph, found = examine(load_json(item) if isinstance(item, str) else item, definitions)
             graphs.append(graph)
             problems += found
         if problems:
             raise invalid_workflow(problems)
-        return [normalise(graph, self.definitions) for graph in graphs]
+        return [normalise(graph, definitions) for graph in graphs]
 
     def data_of(self, workflow: Any, *, allow_files: bool = False) -> Any:
         """JSON data in place of text and of names, in a list of several too; not checked."""

@@ -14,7 +14,7 @@ from stream.processor import Params
 from stream.requests import take_media_params
 from stream.session import Session
 from stream.webrtc.channels import READY_WAIT
-from workflows.definitions import InputDefinition
+from workflows.definitions import Definitions, InputDefinition
 from workflows.graph import Graph, Link
 from workflows.parameters import ParameterTable, Place
 
@@ -25,6 +25,7 @@ class Running:
 
     graphs: tuple[Graph, ...]
     table: ParameterTable
+    definitions: Definitions
     workflow: Any
     """Data, or a list of such, as somebody gave it."""
 
@@ -45,7 +46,8 @@ def running(session: Session, specs: Specs) -> Running:
         own = {name: value for name, value in processor.params.items() if table.knows(name)}
         values = table.resolve(own)
     graphs = [_with_values(graph, index, values) for index, graph in enumerate(specs.graphs(spec))]
-    return Running(tuple(graphs), ParameterTable(graphs, specs.definitions), spec["workflow"])
+    definitions = specs.definitions.of(spec)
+    return Running(tuple(graphs), ParameterTable(graphs, definitions), definitions, spec["workflow"])
 
 
 def schema_of(session: Session, specs: Specs) -> dict[str, Any]:
@@ -100,12 +102,12 @@ def resize(session: Session, width: Any, height: Any) -> dict[str, int]:
 
 def nodes_info(session: Session, specs: Specs) -> dict[str, dict[str, Any]]:
     """The nodes of each workflow in ComfyStream's form: ``{"0": {"5": {"class_type", "inputs"}}}``."""
-    found, definitions = running(session, specs), specs.definitions
+    found = running(session, specs)
     nodes: dict[str, dict[str, Any]] = {}
     for index, graph in enumerate(found.graphs):
         nodes[str(index)] = of_graph = {}
         for node in graph:
-            definition = definitions.get(node.class_type)
+            definition = found.definitions.get(node.class_type)
             declared: Mapping[str, InputDefinition] = definition.inputs if definition is not None else {}
             inputs = {name: _input_info(value, declared.get(name)) for name, value in node.inputs.items()}
             of_graph[node.id] = {"class_type": node.class_type, "inputs": inputs}

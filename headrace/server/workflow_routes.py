@@ -164,7 +164,8 @@ class WorkflowRoutes:
         )
 
     def _read(self, data: Any) -> Graph:
-        graph, _ = reading.read(data, self._host.specs.definitions)
+        definitions = self._host.specs.definitions
+        graph, _ = reading.read(data, definitions.of(definitions.fields_for(data)))
         return graph
 
     async def _keep(self, request: web.Request, name: str, content: bytes) -> tuple[Kept, bool]:

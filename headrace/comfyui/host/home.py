@@ -17,6 +17,7 @@ from headrace.comfyui.host.options import ComfyOptions
 from headrace.comfyui.host.processor import ComfyProcessor
 from headrace.comfyui.host.registry import ComfyRegistry
 from headrace.comfyui.host.turn import Turn
+from headrace.engine.host_memory import taken
 from stream.errors import InvalidInput
 from stream.processor import FrameProcessor
 
@@ -41,6 +42,8 @@ class ComfyHome:
         self._started = startup.Started(options)
         self._turn = Turn(self._clear)
         self._registry: ComfyRegistry | None = None
+        self._trusting: ComfyRegistry | None = None
+        """For the operator's own workflows: all classes."""
 
     # -- start-up ----------------------------------------------------------------------------------------
 
@@ -50,15 +53,18 @@ class ComfyHome:
     def after_torch(self) -> torch.device | None:
         started = self._started
         startup.after_torch(started)
-        self._registry = ComfyRegistry(
-            roots=self._roots(),
-            classes=self._options.classes,
-            network=self._options.network,
-            lock=self._turn,
-        )
-        self._registry.add(started.nodes.NODE_CLASS_MAPPINGS, started.nodes.NODE_DISPLAY_NAME_MAPPINGS)
+        self._registry = self._registry_of(self._options.classes)
+        self._trusting = self._registry_of(()) if self._options.classes else self._registry
         device: torch.device | None = started.device
         return device
+
+    def _registry_of(self, classes: tuple[str, ...]) -> ComfyRegistry:
+        nodes = self._started.nodes
+        registry = ComfyRegistry(
+            roots=self._roots(), classes=classes, network=self._options.network, lock=self._turn
+        )
+        registry.add(nodes.NODE_CLASS_MAPPINGS, nodes.NODE_DISPLAY_NAME_MAPPINGS)
+        return registry
 
     def blobs(self) -> Mapping[str, bytes]:
         return {"facts": json.dumps(self._facts()).encode(), "object_info": self._object_info()}
@@ -98,11 +104,13 @@ class ComfyHome:
         if spec.get("workflow") is None:
             raise InvalidInput("a workflow specification needs the workflow", field="workflow")
         assert self._registry is not None
-        for name in list(self._registry):
-            # Their lists of files may have grown since the last workflow.
-            if self._registry.node_class(name).__module__ != "workflows.nodes.stream":
-                self._registry.definitions.forget(name)
-        return ComfyProcessor(spec["workflow"], self._registry, self._turn, device=self._picture_device())
+        assert self._trusting is not None
+        for registry in (self._registry, self._trusting):
+            registry.forget_lists()
+        first = self._trusting if spec.get("trusted") is True else self._registry
+        return ComfyProcessor(
+            spec["workflow"], first, self._turn, later=self._registry, device=self._picture_device()
+        )
 
     def _picture_device(self) -> str:
         """Pictures are made where its nodes keep them: on the CPU unless it runs with ``--gpu-only``."""
@@ -124,7 +132,14 @@ class ComfyHome:
             if loaded.device == self._started.device and loaded.model is not None:
                 size += int(loaded.model_loaded_memory())
         busy = time.monotonic() - self._turn.frame_at < BUSY_FOR
-        return {"reclaimable": size, "busy": int(busy)}
+        device, memory = self._started.device, self._started.memory
+        return {
+            "held": max(taken(device), size),
+            "reclaimable": size,
+            "free": int(memory.get_free_memory(device)),
+            "total": int(memory.get_total_memory(device)),
+            "busy": int(busy),
+        }
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         what = body.get("do")

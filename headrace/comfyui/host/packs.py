@@ -45,7 +45,8 @@ def load(nodes: Any, wanted: Mapping[str, bool], skipped: Sequence[str]) -> list
 
     async def one(path: str, *arguments: Any, **named: Any) -> bool:
         name = os.path.basename(path.rstrip("/"))
-        kind = _KINDS.get(named.get("module_parent", ""), "builtin")
+        parent = named.get("module_parent", "custom_nodes")
+        kind = _KINDS.get(parent, "builtin")
         if kind == "custom" and name.lower() in unwanted:
             found.append(Pack(name, kind, False, 0.0, reason="is left out by the settings"))
             return False

@@ -14,15 +14,21 @@ from workflows.registry import NodeRegistry
 class ComfyProcessor(WorkflowProcessor):
     """`WorkflowProcessor` whose frames and changes take their turn with whatever else runs nodes.
 
-    ``device``: where ComfyUI keeps pictures between nodes, ``engine`` or ``cpu``.
+    ``device``: where ComfyUI keeps pictures between nodes, ``engine`` or ``cpu``. ``later`` takes the place
+    of ``registry`` for workflows that replace the first one: they come from callers.
     """
 
     def __init__(
-        self, workflow: Any, registry: NodeRegistry, turn: Turn, *, device: str, **options: Any
+        self, workflow: Any, registry: NodeRegistry, turn: Turn, *, later: NodeRegistry, device: str
     ) -> None:
-        super().__init__(workflow, registry, **options)
+        super().__init__(workflow, registry)
         self._turn = turn
+        self._later = later
         self.tensor_device = device
+
+    async def load_model(self, **kwargs: Any) -> None:
+        await super().load_model(**kwargs)
+        self._registry = self._later
 
     async def process_video_async(self, frame: VideoFrame) -> VideoResult:
         turn = await self._turn.of_frame()

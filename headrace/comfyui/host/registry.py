@@ -36,6 +36,12 @@ class ComfyRegistry(NodeRegistry):
         self._network = network
         self._lock = lock
 
+    def forget_lists(self) -> None:
+        """Ask the classes anew when they are next needed: their lists of files may have grown."""
+        for name in self:
+            if name not in stream.NODE_CLASS_MAPPINGS:
+                self.definitions.forget(name)
+
     def read_definition(self, class_type: str) -> NodeDefinition:
         with untouched.looking():
             return super().read_definition(class_type)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stream.errors import EngineError
+from headrace.engine.home import NotNow
 
 PATIENCE = 1.0
 """Seconds that a frame waits for a node that is being run beside it; then it is left out, with the reason."""
@@ -44,7 +44,7 @@ class Turn:
         self._lock.release()
 
     async def of_frame(self) -> Turn:
-        """Wait for it on the loop of the frames. Raises `EngineError` after `PATIENCE` seconds.
+        """Wait for it on the loop of the frames. Raises `NotNow` after `PATIENCE` seconds.
 
         The caller then leaves by `__exit__`.
         """
@@ -52,7 +52,7 @@ class Turn:
         while not self._lock.acquire(blocking=False):
             if time.monotonic() > until:
                 held = time.monotonic() - self._since
-                raise EngineError(
+                raise NotNow(
                     f"ComfyUI prepares something else, for {held:.0f} s now; the picture stands still"
                 )
             await asyncio.sleep(look)

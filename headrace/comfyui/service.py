@@ -1,0 +1,269 @@
+"""ComfyUI in a worker: its engines, what they say of themselves, and which workflows run there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from headrace.comfyui.host.options import MODULE, ComfyOptions
+from headrace.comfyui.installation import Installation
+from headrace.comfyui.known import KnownClasses, read_object_info
+from headrace.comfyui.memory import ComfyMemory, room_for_another
+from headrace.engine.blobs import Blobs
+from headrace.engine.guardian import Engine
+from headrace.engine.home import SESSION
+from headrace.engine.link import LinkError, Message
+from headrace.engine.settings import EngineSettings
+from headrace.models.ledger_service import LedgerService
+from stream.errors import EngineError
+from workflows.definitions import Definitions
+from workflows.registry import definitions_from_object_info
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT = 600.0
+"""Seconds for ComfyUI and all its packs to be imported; large installations take minutes."""
+SPARE_READY = 300.0
+"""Seconds that a change of workflow waits for the second engine."""
+IDLE = 60.0
+"""Seconds after which an engine that no session is in ends, when there is another."""
+
+Second = Literal["auto", "on", "off"]
+DefinitionsCallback = Callable[[Definitions], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ComfySettings:
+    """``options`` without a scratch folder, which the service makes. ``cache``: where definitions are kept.
+
+    ``second``: whether another workflow is prepared in a second engine: ``auto`` when memory allows.
+    """
+
+    installation: Installation
+    options: ComfyOptions
+    cache: Path
+    device: str = "auto"
+    threads: int = 1
+    call_timeout: float = 5.0
+    stop_timeout: float = 5.0
+    second: Second = "auto"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class ComfyService:
+    """Belongs to the loop. ``on_definitions`` is called when the classes of the installation are known."""
+
+    def __init__(
+        self,
+        settings: ComfySettings,
+        on_definitions: DefinitionsCallback,
+        ledger: LedgerService | None = None,
+    ) -> None:
+        self.settings = settings
+        self.facts: dict[str, Any] | None = None
+        """What the engine has said of the installation: version, packs; None until then."""
+        self.definitions: Definitions = {}
+        self.uses: Counter[str] = Counter()
+        """Sessions by the name of their engine."""
+        self._introduced_once = asyncio.Event()
+        self._on_definitions = on_definitions
+        self._scratch = Path(tempfile.mkdtemp(prefix="headrace-comfyui-"))
+        self._known = KnownClasses(settings.cache)
+        self._state = settings.installation.state(json.dumps(settings.options.as_dict()))
+        self.engines = [self._make("comfyui"), self._make("comfyui-2")]
+        self._memory = {engine.settings.name: ComfyMemory(engine, ledger) for engine in self.engines}
+        self._ending: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        if (kept := self._known.load(self._state)) is not None:
+            self._learn(kept)
+
+    def _make(self, name: str) -> Engine:
+        settings = self.settings
+        options = replace(
+            settings.options,
+            directory=str(settings.installation.directory),
+            scratch=str(self._scratch / name),
+            arguments=_arguments(settings.options.arguments, settings.device),
+        )
+        engine = Engine(
+            EngineSettings(
+                name=name,
+                python=(settings.installation.python,),
+                device=settings.device,
+                threads=settings.threads,
+                home={"module": MODULE, "options": options.as_dict()},
+                env={"PYTHONDONTWRITEBYTECODE": "1", **settings.env},
+                start_timeout=START_TIMEOUT,
+                call_timeout=settings.call_timeout,
+                stop_timeout=settings.stop_timeout,
+            )
+        )
+        engine.route(SESSION, lambda message: self._told(engine, message))
+        return engine
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.engines[0].start()
+
+    async def stop(self) -> None:
+        for handle in self._ending.values():
+            handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(
+            *self._tasks, *(engine.stop() for engine in self.engines), return_exceptions=True
+        )
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        for result in results[len(self._tasks) :]:
+            if isinstance(result, BaseException):
+                raise result
+
+    # -- which engine ------------------------------------------------------------------------------------
+
+    @property
+    def first(self) -> Engine:
+        """The engine for a new session: one that runs, the busier one, so that the other may end."""
+        running = [engine for engine in self.engines if engine.state != "stopped"]
+        return max(running, key=lambda engine: self.uses[engine.settings.name], default=self.engines[0])
+
+    def beside(self, engine: Engine) -> Engine | None:
+        """Where another workflow can be prepared while ``engine`` works, if memory allows it."""
+        other = next(one for one in self.engines if one is not engine)
+        if other.state == "ready":
+            return other
+        if self.settings.second == "off":
+            return None
+        if self.settings.second == "auto" and not room_for_another(
+            self._memory[engine.settings.name].held, self._memory[engine.settings.name].free
+        ):
+            return None
+        return other
+
+    async def made_ready(self, engine: Engine) -> None:
+        """Start ``engine`` if need be and wait for it. Raises `EngineError`."""
+        if engine.state == "stopped":
+            await engine.start()
+        await engine.wait_ready(SPARE_READY)
+
+    def entered(self, engine: Engine) -> None:
+        """A session begins to use ``engine``."""
+        name = engine.settings.name
+        self.uses[name] += 1
+        if (handle := self._ending.pop(name, None)) is not None:
+            handle.cancel()
+
+    def left(self, engine: Engine) -> None:
+        """A session no longer uses it; after the last one it ends in a while, if it is one of two."""
+        name = engine.settings.name
+        self.uses[name] = max(0, self.uses[name] - 1)
+        if not self.uses[name] and name not in self._ending:
+            loop = asyncio.get_running_loop()
+            self._ending[name] = loop.call_later(IDLE, self._end_idle, engine)
+
+    def _end_idle(self, engine: Engine) -> None:
+        name = engine.settings.name
+        self._ending.pop(name, None)
+        others = [one for one in self.engines if one is not engine and one.state != "stopped"]
+        if not self.uses[name] and others:
+            task = asyncio.create_task(engine.stop(), name=f"end {name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    # -- what the engines say ----------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """The installation and its engines as ``GET /comfyui`` tells them."""
+        installation = self.settings.installation
+        packs = self.facts["packs"] if self.facts is not None else []
+        return {
+            "directory": str(installation.directory),
+            "python": installation.python,
+            "version": installation.version,
+            "classes": len(self.definitions),
+            "engines": [
+                {
+                    "name": engine.settings.name,
+                    "state": engine.state,
+                    "message": engine.describe(),
+                    "sessions": self.uses[engine.settings.name],
+                    "restarts": engine.restarts,
+                    "memory": self._memory[engine.settings.name].as_dict(),
+                }
+                for engine in self.engines
+            ],
+            "packs": [pack for pack in packs if pack.get("kind") == "custom"],
+            "failed": self.failed_packs(),
+        }
+
+    def failed_packs(self) -> list[dict[str, Any]]:
+        """Packs and built-in files that could not be imported, each with the reason."""
+        return [pack for pack in (self.facts or {}).get("packs", []) if not pack.get("loaded")]
+
+    def _told(self, engine: Engine, message: Message) -> None:
+        what = message.body.get("what")
+        if what == "memory":
+            self._memory[engine.settings.name].told(message.body)
+        elif what == "facts":
+            try:
+                blobs = Blobs(message.take_fd(), message.body.get("blobs"))
+            except LinkError as error:
+                log.warning("what ComfyUI says of itself cannot be read: %s", error.message)
+                return
+            parts = blobs.copies()
+            blobs.close()
+            self._introduced(parts)
+
+    def _introduced(self, parts: Mapping[str, bytes]) -> None:
+        facts = read_object_info(parts.get("facts", b""))
+        info = read_object_info(parts.get("object_info", b""))
+        if facts is None or not isinstance(facts.get("packs"), list) or info is None:
+            log.warning("what ComfyUI says of itself makes no sense")
+            return
+        self.facts = facts
+        for pack in self.failed_packs():
+            log.warning("ComfyUI's pack %s is not loaded: %s", pack.get("name"), pack.get("reason"))
+        self._known.save(self._state, parts["object_info"])
+        self._learn(info)
+        self._introduced_once.set()
+
+    async def wait_introduced(self, timeout: float) -> None:
+        """Return when an engine has said what the installation has. Raises `EngineError` after that time."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._introduced_once.wait()
+        except TimeoutError:
+            raise EngineError(f"ComfyUI has said nothing of itself within {timeout:g} s") from None
+
+    def _learn(self, info: Mapping[str, Any]) -> None:
+        self.definitions = definitions_from_object_info(info)
+        self._on_definitions(self.definitions)
+
+    def require(self) -> None:
+        """Raise `EngineError` while nobody can know which classes there are."""
+        if not self.definitions:
+            raise EngineError(f"the classes of ComfyUI are not known yet: {self.first.describe()}")
+
+
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128", "/dev/davinci_manager")
+_DEVICE_OPTIONS = ("--cpu", "--cuda-device", "--directml", "--default-device", "--oneapi-device-selector")
+
+
+def _arguments(given: tuple[str, ...], device: str) -> tuple[str, ...]:
+    """ComfyUI's own arguments with the device of the engine, which it chooses before torch is there."""
+    named = any(argument.partition("=")[0] in _DEVICE_OPTIONS for argument in given)
+    if named or sys.platform != "linux":
+        return given
+    if device == "cpu" or (device == "auto" and not any(Path(path).exists() for path in _ACCELERATORS)):
+        return (*given, "--cpu")
+    kind, _, number = device.partition(":")
+    return (*given, "--cuda-device", number) if kind == "cuda" and number else given

@@ -1,0 +1,283 @@
+"""An engine in an installation of ComfyUI's layout: start-up, packs, confinement, memory, sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from stand_in import tree_of, write_installation
+
+from headrace.comfyui.host.options import ComfyOptions
+from headrace.comfyui.installation import Installation
+from headrace.comfyui.service import ComfyService, ComfySettings
+from headrace.comfyui.setup import wait_until_known
+from headrace.engine.client import EngineProcessor
+from headrace.models.ledger_service import LedgerService
+from stream.errors import HeadraceError, InvalidWorkflow, ProcessorError
+from stream.frames import Picture, VideoFrame
+from workflows.definitions import Definitions
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+READY = 120.0
+LOAD = {"class_type": "LoadTensor", "inputs": {}, "_meta": {"title": "input"}}
+
+
+def chain(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """in -> the node ``x``, which takes the frame as ``image`` -> out."""
+    return {
+        "in": LOAD,
+        "x": {"class_type": class_type, "inputs": {"image": ["in", 0], **inputs}},
+        "out": {"class_type": "SaveTensor", "inputs": {"images": ["x", 0]}},
+    }
+
+
+def scaled_by(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """in -> Scale, by what the node ``made`` gives -> out."""
+    return {**chain("Scale", by=["made", 0]), "made": {"class_type": class_type, "inputs": inputs}}
+
+
+class Rig:
+    """A running service on a stand-in installation."""
+
+    def __init__(self, folder: Path, cache: Path, ledger: LedgerService | None, **options: Any) -> None:
+        self.folder = folder
+        self.before = tree_of(folder)
+        self.told: list[Definitions] = []
+        settings = ComfySettings(
+            Installation(folder, sys.executable),
+            ComfyOptions(str(folder), "", skip_packs=("comfyui-manager",), **options),
+            cache,
+            device="cpu",
+            second="off",
+        )
+        self.service = ComfyService(settings, self.told.append, ledger)
+
+    async def session(self, workflow: dict[str, Any], **spec: Any) -> EngineProcessor:
+        made = EngineProcessor(
+            self.service.first, {"kind": "workflow", "workflow": workflow, **spec}, session="s"
+        )
+        await made.load_model()
+        await made.on_stream_start({})
+        return made
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    folder = write_installation(tmp_path_factory.mktemp("installation"))
+    made = Rig(
+        folder,
+        tmp_path_factory.mktemp("cache"),
+        LedgerService(),
+        classes=(
+            "Inv*",
+            "Scale",
+            "Shift",
+            "Slow",
+            "Checkpoint",
+            "LoadImage",
+            "ReadFile",
+            "Text",
+            "Quits",
+            "Blend",
+        ),
+    )
+    await wait_until_known(made.service, READY)
+    yield made
+    await made.service.stop()
+
+
+async def frame_of(processor: EngineProcessor, value: int = 51) -> int:
+    picture = Picture.from_rgb(np.full((16, 16, 3), value, np.uint8))
+    result = await processor.process_video_async(VideoFrame.from_picture(picture, 0, Fraction(1, 30)))
+    assert isinstance(result, VideoFrame)
+    return int(result.tensor[0, 0, 0, 0] * 255 + 0.5)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(READY):
+        while not reached():  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.05)
+
+
+async def test_packs_are_loaded_and_those_that_cannot_be_are_named(rig: Rig) -> None:
+    report = rig.service.report()
+    packs = {pack["name"]: pack for pack in report["packs"]}
+    assert packs["good"]["loaded"]
+    assert packs["good"]["classes"] == 5
+    assert packs["prints"]["loaded"]
+    assert packs["serves"]["loaded"]
+    reasons = {pack["name"]: pack["reason"] for pack in rig.service.failed_packs()}
+    assert set(reasons) == {"fails", "exits", "leaves", "ComfyUI-Manager"}
+    assert "a_package_that_nobody_has" in reasons["fails"]
+    assert "sys.exit(no GPU, no fun)" in reasons["exits"]
+    assert "os._exit(7)" in reasons["leaves"]
+    assert "left out" in reasons["ComfyUI-Manager"]
+    assert report["version"] == "9.9.9"
+    assert report["engines"][0]["state"] == "ready"
+    assert rig.service.facts is not None
+    assert rig.service.facts["server_uses"]["send_sync"] == 1
+
+
+async def test_its_classes_are_known_by_object_info_and_network_nodes_are_off(rig: Rig) -> None:
+    known = rig.service.definitions
+    assert {"Invert", "Shift", "LoadImage", "LoadTensor"} <= set(known)
+    assert "Paid" not in known
+    assert known["Checkpoint"].inputs["ckpt_name"].choices == ("tiny.safetensors",)
+    assert known["LoadImage"].validates == {"image"}
+    assert rig.told[-1] is known
+
+
+async def test_definitions_are_kept_for_the_time_before_the_engine_is_up(rig: Rig) -> None:
+    told: list[Definitions] = []
+    again = ComfyService(rig.service.settings, told.append)
+    try:
+        assert set(told[0]) == set(rig.service.definitions)
+    finally:
+        await again.stop()
+    pack = rig.folder / "custom_nodes" / "good" / "__init__.py"
+    before = rig.service.settings.installation.state()
+    text = pack.read_text()
+    pack.write_text(text + "\n# changed\n")
+    assert rig.service.settings.installation.state() != before
+    pack.write_text(text)
+
+
+async def test_frames_go_through_its_nodes(rig: Rig) -> None:
+    processor = await rig.session(chain("Invert"))
+    assert await frame_of(processor, 51) == 204
+    await processor.update_params({"workflow": chain("Scale", by=0.5)})
+    assert await frame_of(processor, 100) == 50
+    await processor.update_params({"x.by": 2.0})
+    assert await frame_of(processor, 100) == 200
+    await processor.on_stream_stop()
+
+
+async def test_sessions_have_node_instances_of_their_own(rig: Rig) -> None:
+    first, second = [await rig.session(chain("Shift", by=0.2)) for _ in range(2)]
+    assert [await frame_of(first) for _ in range(3)] == [51, 102, 153]
+    assert await frame_of(second) == 51
+    for processor in (first, second):
+        await processor.on_stream_stop()
+
+
+async def test_a_node_that_calls_sys_exit_costs_the_frame_alone(rig: Rig) -> None:
+    processor = await rig.session(chain("Quits"))
+    pid = rig.service.first.pid
+    with pytest.raises(ProcessorError, match="SystemExit: 3"):
+        await frame_of(processor)
+    await processor.update_params({"workflow": chain("Invert")})
+    assert await frame_of(processor, 51) == 204
+    assert rig.service.first.pid == pid
+    await processor.on_stream_stop()
+
+
+@pytest.mark.parametrize(
+    ("workflow", "words"),
+    [
+        (scaled_by("ReadFile", file_path="/etc/passwd"), "outside of the folders"),
+        (scaled_by("ReadFile", file_path="../../secret"), "leads out of its folder"),
+        (scaled_by("ReadFile", file_path="~/.ssh/id"), "tilde"),
+        (scaled_by("ReadFile", file_path="C:\\secret"), "another system"),
+        (scaled_by("ReadFile", file_path="https://example.org/x"), "names a URL"),
+        ({**scaled_by("ReadFile", file_path=["text", 0]),
+          "text": {"class_type": "Text", "inputs": {"text": "/etc"}}}, "chooses a file"),
+        ({**chain("Blend", other=["pic", 0]),
+          "pic": {"class_type": "LoadImage", "inputs": {"image": "../main.py"}}}, "leads out of its folder"),
+        (chain("Prints"), "may not be used"),
+    ],
+)  # fmt: skip
+async def test_what_is_not_confined_is_refused_before_any_call(
+    rig: Rig, workflow: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidWorkflow, match=words) as caught:
+        await rig.session(workflow)
+    assert caught.value.details[0]["code"] in ("not_confined", "class_not_allowed")
+    running = await rig.session(chain("Invert"))
+    with pytest.raises(InvalidWorkflow, match=words):
+        await running.update_params({"workflow": workflow})
+    assert await frame_of(running, 51) == 204
+    await running.on_stream_stop()
+
+
+async def test_its_own_folders_may_be_named_and_a_changed_literal_is_confined_too(rig: Rig) -> None:
+    inside = str(rig.folder / "input" / "cat.png")
+    processor = await rig.session(scaled_by("ReadFile", file_path=inside))
+    assert await frame_of(processor, 100) == 50
+    with pytest.raises(HeadraceError, match="outside of the folders"):
+        await processor.update_params({"made.file_path": "/etc/passwd"})
+    assert await frame_of(processor, 100) == 50
+    await processor.on_stream_stop()
+
+
+async def test_the_operators_own_workflow_may_use_all_classes_and_what_replaces_it_may_not(rig: Rig) -> None:
+    processor = await rig.session(chain("Prints"), trusted=True)
+    assert await frame_of(processor, 51) == 51
+    await processor.update_params({"workflow": chain("Invert")})
+    with pytest.raises(InvalidWorkflow, match="may not be used"):
+        await processor.update_params({"workflow": chain("Prints")})
+    assert await frame_of(processor, 51) == 204
+    await processor.on_stream_stop()
+
+
+async def test_frames_that_cannot_have_the_lock_are_left_out_with_the_reason_and_go_on(rig: Rig) -> None:
+    running = await rig.session(chain("Invert"))
+    assert await frame_of(running, 51) == 204
+    loading = asyncio.ensure_future(rig.session(scaled_by("Slow", seconds=2.5, value=0.5)))
+    seen: list[str] = []
+    while not loading.done():
+        try:
+            await frame_of(running, 51)
+        except HeadraceError as error:
+            seen.append(f"{error.code}: {error.message}")
+    assert any("the picture stands still" in words for words in seen)
+    assert all(words.startswith("engine") for words in seen)
+    assert await frame_of(running, 51) == 204
+    slow = await loading
+    assert await frame_of(slow, 100) == 50
+    for processor in (running, slow):
+        await processor.on_stream_stop()
+
+
+async def test_its_models_are_in_the_ledger_and_are_let_go_when_asked(rig: Rig) -> None:
+    processor = await rig.session(scaled_by("Checkpoint", ckpt_name="tiny.safetensors"))
+    assert await frame_of(processor, 100) == 50
+    name = rig.service.first.settings.name
+    memory = rig.service._memory[name]
+    await until(lambda: memory.reclaimable == 100 << 20)
+    ledger = rig.service._memory[name]._ledger
+    assert ledger is not None
+    entries = [entry for entry in ledger.report()["models"] if entry["engine"] == name]
+    assert entries[0]["bytes"] == 100 << 20
+    assert entries[0]["leases"] == 1
+    answer = await memory._ask({"what": "release", "keys": ["k"]})
+    assert answer == {"released": ["k"]}
+    await until(lambda: memory.reclaimable == 0)
+    await processor.on_stream_stop()
+
+
+async def test_a_session_comes_back_after_its_engine_was_killed(tmp_path: Path) -> None:
+    rig = Rig(write_installation(tmp_path / "installation"), tmp_path / "cache", None)
+    try:
+        await wait_until_known(rig.service, READY)
+        processor = await rig.session(chain("Shift", by=0.2))
+        assert [await frame_of(processor) for _ in range(2)] == [51, 102]
+        engine, generation = rig.service.first, rig.service.first.generation
+        engine.condemn("is killed by the test")
+        await until(lambda: engine.generation > generation)
+        await processor.wait_ready(READY)
+        assert await frame_of(processor) == 51
+        await processor.on_stream_stop()
+    finally:
+        await rig.service.stop()
+
+
+async def test_nothing_was_written_into_the_installation(rig: Rig) -> None:
+    assert tree_of(rig.folder) == rig.before
