@@ -65,7 +65,9 @@ class RunRoutes:
             asked = parse_request(WorkflowRun, fields)
             spec = await asyncio.to_thread(host.specs.of_workflow, data)
             if "engine" in spec:
-                raise InvalidInput(f"{name} needs {spec['engine']}, which runs streams alone", field="workflow")
+                raise InvalidInput(
+                    f"{name} needs {spec['engine']}, which runs streams alone", field="workflow"
+                )
             host.specs.parameters(spec).resolve(asked.params)
             media = modalities(host.specs.graphs(spec))
             run = await _wanted(asked, spec, media, client=request.remote or "", lane=name)
