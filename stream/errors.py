@@ -103,6 +103,13 @@ class NotInstalled(HeadraceError):
     status = 501
 
 
+class ClientLeft(HeadraceError):
+    """The connection was closed before there was an answer. Nobody reads this one."""
+
+    code = "client_left"
+    status = 499
+
+
 class SourceError(HeadraceError):
     """The input cannot be read: unreachable, gone, or not decodable."""
 

@@ -55,10 +55,3 @@ class JobCancelled(HeadraceError):
 
     code = "cancelled"
     status = 409
-
-
-class ClientLeft(HeadraceError):
-    """The connection was closed before there was an answer. Nobody reads this one."""
-
-    code = "client_left"
-    status = 499

@@ -11,13 +11,13 @@ from aiohttp import web
 
 from headrace.batch.answers import Delivery, outcome_body, outcome_headers
 from headrace.batch.bodies import UploadAccount, UploadBudget, read_body
-from headrace.batch.connected import while_connected
 from headrace.batch.endpoints import Endpoint, delivery_of, work_of
 from headrace.batch.fields import Request
 from headrace.batch.jobs import Job, JobLimits, JobTable
 from headrace.batch.media_store import MediaStore
 from headrace.batch.service import DEAF, BatchService, Ears, Outcome, Work
 from headrace.models.routes import ModelRoutes
+from stream.connected import while_connected
 from stream.errors import InvalidInput
 
 TIMEOUT_HEADER = "X-Request-Timeout"

@@ -11,11 +11,11 @@ from aiohttp import web
 from headrace.batch.answers import answering, outcome_body, outcome_headers
 from headrace.batch.bodies import read_body
 from headrace.batch.chat import Writer
-from headrace.batch.connected import is_gone
 from headrace.batch.front import Front, base_url
 from headrace.batch.jobs import ENDED, Job
-from headrace.batch.sse import KEEPALIVE, EventStream
+from stream.connected import is_gone
 from stream.errors import InvalidInput
+from stream.sse import KEEPALIVE, EventStream
 
 EVENTS = {"complete": "complete", "failed": "error", "cancelled": "cancelled"}
 """Names of the last event."""

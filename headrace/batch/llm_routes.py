@@ -12,17 +12,16 @@ from headrace.batch.answers import error_body, outcome_headers
 from headrace.batch.bodies import UploadAccount
 from headrace.batch.chat import Form, Writer
 from headrace.batch.choice import Choice
-from headrace.batch.connected import GIVING_UP, WATCH, is_gone
 from headrace.batch.endpoints import ENDPOINTS, Endpoint
-from headrace.batch.errors import ClientLeft
 from headrace.batch.fields import Request
 from headrace.batch.front import Front, accepted, wants_job
 from headrace.batch.schemas_answers import Chat
 from headrace.batch.schemas_openai import ChatCompletion, TextCompletion
 from headrace.batch.schemas_text import Llm
 from headrace.batch.service import Ears, Outcome, Work
-from headrace.batch.sse import EventStream
-from stream.errors import HeadraceError
+from stream.connected import GIVING_UP, WATCH, is_gone
+from stream.errors import ClientLeft, HeadraceError
+from stream.sse import EventStream
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from batch_stand_in import PNG, StandInEngine, batch_server, until, wav
 from livepeer_ai import Livepeer
 from livepeer_ai.models import errors
 
-from headrace.batch import sse
 from headrace.batch.subtitles import segments_of, srt, vtt
+from stream import sse
 
 
 @pytest.fixture

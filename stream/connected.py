@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from headrace.batch.errors import ClientLeft
+from stream.errors import ClientLeft
 
 T = TypeVar("T")
 
