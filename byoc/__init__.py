@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from byoc.frames import AudioOutput, FrameBuffer, VideoOutput
     from byoc.protocol import TrickleProtocol
     from byoc.publisher import TricklePublisher
+    from byoc.request_handlers import Reply, request_handler
     from byoc.server import RouteConfig, StreamServer
     from byoc.state import StreamState
     from byoc.stream_processor import StreamProcessor, VideoProcessingResult
     from byoc.subscriber import TrickleSubscriber
+    from byoc.utils.register import RegisterCapability
     from byoc.version import __version__
     from stream.errors import InvalidInput, ProcessorError
     from stream.frames import AudioFrame, VideoFrame
@@ -49,6 +51,7 @@ _HOMES = {
     "OverlayMode": "byoc.frame_overlay",
     "ProcessorError": "stream.errors",
     "RegisterCapability": "byoc.utils.register",
+    "Reply": "byoc.request_handlers",
     "RouteConfig": "byoc.server",
     "StreamProcessor": "byoc.stream_processor",
     "StreamServer": "byoc.server",
@@ -67,6 +70,7 @@ _HOMES = {
     "on_stream_start": "byoc.decorators",
     "on_stream_stop": "byoc.decorators",
     "param_updater": "byoc.decorators",
+    "request_handler": "byoc.request_handlers",
     "video_handler": "byoc.decorators",
 }
 
@@ -88,6 +92,7 @@ _MODULES = frozenset(
         "state",
         "stream_processor",
         "subscriber",
+        "testing",
         "utils",
         "version",
     )
@@ -108,6 +113,8 @@ __all__ = [
     "OverlayController",
     "OverlayMode",
     "ProcessorError",
+    "RegisterCapability",
+    "Reply",
     "RouteConfig",
     "StreamProcessor",
     "StreamServer",
@@ -127,6 +134,7 @@ __all__ = [
     "on_stream_start",
     "on_stream_stop",
     "param_updater",
+    "request_handler",
     "video_handler",
 ]
 

@@ -65,6 +65,22 @@ class ProcessorPool:
             raise ProcessorError(f"a {type(made).__name__} is not a FrameProcessor")
         return made
 
+    @property
+    def first(self) -> FrameProcessor:
+        """The processor that loads the model."""
+        return self._first
+
+    @property
+    def streams(self) -> bool:
+        """Whether it works on streams at all; one that only answers requests does not."""
+        info = self._first.info()
+        return info.video or info.audio or info.generates is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and a stream can begin, but for capacity."""
+        return self._state.pipeline_ready and not self._state.is_error() and self.stuck is None
+
     # -- life --------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -98,9 +114,8 @@ class ProcessorPool:
 
     # -- streams -----------------------------------------------------------------------------------------
 
-    async def wait_free(self) -> None:
-        """Return when a stream can begin. Raises `EngineError` when the model is not there or what serves the
-        only stream has not come back from the last one."""
+    async def wait_loaded(self) -> None:
+        """Return when the model is there, for which it waits a while. Raises `EngineError`."""
         if not self._state.pipeline_ready and self._loading is not None:
             await asyncio.wait({self._loading}, timeout=WAIT_READY)
         if not self._state.pipeline_ready:
@@ -110,6 +125,11 @@ class ProcessorPool:
                 if reason is None
                 else f"Pipeline is still initializing. {reason}"
             )
+
+    async def wait_free(self) -> None:
+        """Return when a stream can begin. Raises `EngineError` when the model is not there or what serves the
+        only stream has not come back from the last one."""
+        await self.wait_loaded()
         if self._single is not None and self._single not in self._taken:
             await self._check_back()
 

@@ -19,7 +19,9 @@ from byoc.frame_overlay import OverlayConfig
 from byoc.frame_skipper import FrameSkipConfig
 from byoc.pool import ProcessorPool, Supply
 from byoc.protocol import TrickleProtocol
+from byoc.request_handlers import RequestHandler, handlers_of
 from byoc.routes import ProcessorRoutes
+from byoc.service import CapabilityService
 from byoc.sessions import StreamSettings
 from byoc.state import PipelineState, StreamState
 from byoc.utils.hardware import HardwareInfo
@@ -62,7 +64,10 @@ class StreamServer:
 
     The processor's coroutines all run in a thread of its own. ``token``: every route that acts asks for it
     (a registration carries it). ``verify_tls``: whether certificates of trickle servers are checked.
-    ``app`` is an ordinary aiohttp application, to which hooks and routes may be added before the start.
+    Where ``ORCH_URL`` and ``ORCH_SECRET`` are set and the capability has a name, it registers with that
+    orchestrator and keeps the registration true. Methods marked by `byoc.request_handler` answer batch
+    requests, as do ``request_handlers``. ``app`` is an ordinary aiohttp application, to which hooks and
+    routes may be added before the start.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class StreamServer:
         allowed_hosts: Sequence[str] = (),
         input_timeout: float | None = 60.0,
         send_data_interval: float | None = 0.333,
+        request_handlers: Sequence[RequestHandler] = (),
     ) -> None:
         self.state = StreamState()
         self.pool = ProcessorPool(frame_processor, self.state, capacity)
@@ -120,6 +126,9 @@ class StreamServer:
         self._clients: dict[str, TrickleClient] = {}
         self.table = SessionTable(self.pool.capacity, session_report)
         self.table.on_ended.append(self._ended)
+        handlers = (*handlers_of(self.pool.first), *request_handlers)
+        self.service = CapabilityService(self.pool, self.table, handlers)
+        self._token = token
         self._heap = HeapTrimmer()
         self.table.on_ended.append(self._heap.session_ended)
         self._closing: set[asyncio.Task[None]] = set()
@@ -133,6 +142,7 @@ class StreamServer:
         self.app.on_shutdown.extend(on_shutdown or ())
         if enable_default_routes:
             self._add_default_routes()
+        self.service.add_routes(self.app, reports=enable_default_routes)
         for route in custom_routes or ():
             self._add_custom(route)
         for static in static_routes or ():
@@ -152,7 +162,9 @@ class StreamServer:
         routes.register(self.app)
         identity = Identity(self.pipeline, self.capability_name, __version__, self.version)
         MachineRoutes(self, identity).register(self.app, routes)
-        Metrics(self.table, version=__version__).register(self.app)
+        metrics = Metrics(self.table, version=__version__)
+        metrics.register(self.app)
+        self.service.add_metrics(metrics.registry)
         if self._cors is not None:
             for route in list(self.app.router.routes()):
                 self._cors.add(route)
@@ -299,18 +311,27 @@ class StreamServer:
     async def start_server(self) -> web.AppRunner:
         """Listen, and begin to load the model; `port` is then the one that was found for port 0.
 
-        Raises `OSError` when the port is taken. What is returned is cleaned up by `stop`, or by the caller.
+        Raises `OSError` when the port is taken, `InvalidInput` for a registration that cannot be. What is returned is cleaned up by `stop`, or by the caller.
         """
         runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, self.host, self.port, reuse_address=True).start()
+            self.port = runner.addresses[0][1]
+            if self.capability_name:
+                self.service.prepare(
+                    self.capability_name,
+                    self.host,
+                    self.port,
+                    token=self._token,
+                    verify_tls=self._settings.verify_tls,
+                )
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
-        self.port = runner.addresses[0][1]
         await self.pool.start()
+        self.service.start()
         log.info("listening on %s:%d", self.host, self.port)
         return runner
 
@@ -319,12 +340,14 @@ class StreamServer:
         if self._stopping is not None:
             self._stopping.set()
         try:
-            await self.table.close("the server is stopping", SHUTDOWN)
+            await asyncio.gather(
+                self.service.withdraw(), self.table.close("the server is stopping", SHUTDOWN)
+            )
             if self._closing:
                 await asyncio.wait(self._closing, timeout=SHUTDOWN)
         finally:
             self._heap.close()
-            await self.pool.close()
+            await asyncio.gather(self.service.close(), self.pool.close())
 
     async def run_forever(self) -> None:
         """Serve until SIGTERM or SIGINT (where this is the main thread), `stop`, or cancellation."""

@@ -13,6 +13,7 @@ from byoc.frame_overlay import OverlayConfig
 from byoc.frame_processor import FrameProcessor
 from byoc.frame_skipper import FrameSkipConfig
 from byoc.registry import HandlerKind, HandlerRegistry
+from byoc.request_handlers import handlers_of
 from byoc.server import StreamServer
 from stream.errors import HeadraceError
 from stream.frames import AudioFrame, VideoFrame
@@ -112,7 +113,8 @@ class StreamProcessor:
         validate_signature: bool = True,
         **server_kwargs: Any,
     ) -> Self:
-        """One around the decorated methods of an object (`byoc.decorators`)."""
+        """One around the decorated methods of an object (`byoc.decorators`, `byoc.request_handler`)."""
+        server_kwargs.setdefault("request_handlers", handlers_of(handler_instance))
         registry = HandlerRegistry.of(handler_instance)
         handlers = {parameter: registry.get(kind) for parameter, kind in PARAMETERS.items()}
         return cls(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,26 +14,28 @@ from byoc.registration.registrar import Registrar, RegistrationState
 class CapabilityRoute:
     """``GET /capability``; without a registrar its ``state`` is ``off``."""
 
-    def __init__(self, registrar: Registrar | None) -> None:
+    def __init__(self, registrar: Callable[[], Registrar | None]) -> None:
         self._registrar = registrar
 
     def register(self, app: web.Application) -> None:
         app.router.add_get("/capability", self.capability)
 
     async def capability(self, request: web.Request) -> web.Response:
-        registrar = self._registrar
+        registrar = self._registrar()
         told = {"state": "off", "capabilities": []} if registrar is None else registrar.status()
         return web.json_response(told, headers={"Cache-Control": "no-store"})
 
 
 class RegistrationCollector(Collector):
-    """Reads a `Registrar` when it is scraped; for the loop's thread."""
+    """Reads a `Registrar`, where there is one, when it is scraped; for the loop's thread."""
 
-    def __init__(self, registrar: Registrar) -> None:
+    def __init__(self, registrar: Callable[[], Registrar | None]) -> None:
         self._registrar = registrar
 
     def collect(self) -> Iterator[Metric]:
-        registrar = self._registrar
+        registrar = self._registrar()
+        if registrar is None:
+            return
         state = GaugeMetricFamily(
             "headrace_registration_state", "1 for the state of the registration.", labels=["state"]
         )

@@ -310,9 +310,8 @@ def build_app(worker: Worker) -> web.Application:
     identity = Identity(settings.pipeline, settings.model_id, release, release)
     MachineRoutes(worker, identity).register(app, routes)
     worker.metrics.register(app)
-    CapabilityRoute(worker.registrar).register(app)
-    if worker.registrar is not None:
-        worker.metrics.registry.register(RegistrationCollector(worker.registrar))
+    CapabilityRoute(lambda: worker.registrar).register(app)
+    worker.metrics.registry.register(RegistrationCollector(lambda: worker.registrar))
     PreviewRoutes(worker.table).register(app)
     PageRoutes(worker).register(app)
     WorkflowRoutes(worker).register(app)

@@ -194,7 +194,7 @@ async def test_what_is_over_the_limits_is_refused_at_once():
     async with serving(author) as (url, gateway), aiohttp.ClientSession() as http:
         waiting = [asyncio.create_task(http.post(f"{url}/wait", json={})) for _ in range(2)]
         async with asyncio.timeout(5):
-            while (author.routes.running, author.routes.waiting) != (1, 1):
+            while (author.routes.running, author.routes.waiting) != (1, 1):  # noqa: ASYNC110 (no event)
                 await asyncio.sleep(0.01)
         answer = await gateway.request("cap", "wait", {})
         assert answer.status == 503
