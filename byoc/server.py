@@ -311,7 +311,8 @@ class StreamServer:
     async def start_server(self) -> web.AppRunner:
         """Listen, and begin to load the model; `port` is then the one that was found for port 0.
 
-        Raises `OSError` when the port is taken, `InvalidInput` for a registration that cannot be. What is returned is cleaned up by `stop`, or by the caller.
+        Raises `OSError` when the port is taken, `InvalidInput` for a registration that cannot be. What is
+        returned is cleaned up by `stop`, or by the caller.
         """
         runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
