@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from byoc.utils.register import RegisterCapability
     from byoc.version import __version__
     from stream.errors import InvalidInput, ProcessorError
-    from stream.frames import AudioFrame, VideoFrame
+    from stream.frames import AudioFrame, Picture, VideoFrame
 
 _HOMES = {
     "AudioFrame": "stream.frames",
@@ -49,6 +49,7 @@ _HOMES = {
     "OverlayConfig": "byoc.frame_overlay",
     "OverlayController": "byoc.frame_overlay",
     "OverlayMode": "byoc.frame_overlay",
+    "Picture": "stream.frames",
     "ProcessorError": "stream.errors",
     "RegisterCapability": "byoc.utils.register",
     "Reply": "byoc.request_handlers",
@@ -112,6 +113,7 @@ __all__ = [
     "OverlayConfig",
     "OverlayController",
     "OverlayMode",
+    "Picture",
     "ProcessorError",
     "RegisterCapability",
     "Reply",

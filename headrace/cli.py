@@ -23,6 +23,7 @@ if problems:
     sys.stderr.writelines(f"headrace: error: {problem}\n" for problem in problems)
     sys.exit(2)
 
+from headrace.cli_byoc import byoc
 from headrace.cli_models import models
 from headrace.cli_workflows import workflows
 from stream.errors import HeadraceError, InvalidInput, NotInstalled
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(models, name="models")
 app.add_typer(workflows, name="workflows")
+app.add_typer(byoc, name="byoc")
 
 USAGE = 2
 FAILED = 1

@@ -18,6 +18,7 @@ from typing import Literal
 from headrace.engine.bootstrap import LENT_MODULES, LENT_ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "byoc" / "examples"
 MAY_IMPORT = {
     "stream": {"stream"},
     "workflows": {"stream", "workflows"},
@@ -113,7 +114,9 @@ class _Imports(ast.NodeVisitor):
 
 
 def sources() -> list[Source]:
-    return [Source(path) for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
+    paths = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
+    # The examples are programs of their own, which are copied and not imported.
+    return [Source(path) for path in paths if EXAMPLES not in path.parents]
 
 
 def by_module(module: str) -> Source | None:
