@@ -10,7 +10,6 @@ from aiohttp import web
 
 from headrace.batch.answers import error_headers
 from headrace.batch.bodies import UploadBudget, read_body
-from headrace.batch.connected import while_connected
 from headrace.batch.schemas_run import WorkflowRun
 from headrace.batch.validation import parse_request
 from headrace.library.names import Library
@@ -18,6 +17,7 @@ from headrace.server.run_media import JSON, VIDEO, Made, described, file_of, pic
 from headrace.server.runs import Run, Runs
 from headrace.server.specs import Specs
 from stream.answers import error_response
+from stream.connected import while_connected
 from stream.errors import HeadraceError, InvalidInput
 from workflows.stream_rules import Modalities, modalities
 
