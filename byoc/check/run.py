@@ -20,7 +20,7 @@ from byoc.testing import generated
 from stream.errors import HeadraceError
 
 NAME, SECRET = "checked", "secret-of-the-check"
-START, REGISTER, IDLE, END = 120.0, 10.0, 20.0, 15.0
+START, REGISTER, IDLE, END = 120.0, 15.0, 20.0, 15.0
 """Seconds: until it answers, until it is registered once it does, until it is free after a stream, to end."""
 JUNK = b"\xff\x00 not JSON"
 

@@ -120,7 +120,7 @@ class MockOrchestrator:
         await asyncio.sleep(down)
         await self._listen()
 
-    async def registered(self, name: str, timeout: float = 10.0) -> RegisteredCapability:
+    async def registered(self, name: str, timeout: float = 30.0) -> RegisteredCapability:
         """The capability of that name; waits for it. Raises `TimeoutError`."""
         async with asyncio.timeout(timeout):
             while (found := self.book.find(name)) is None:

@@ -57,7 +57,7 @@ async def test_streams_and_batch_work_of_one_processor(monkeypatch):
     ):
         assert server.health() == "LOADING"
         assert not orchestrator.registrations
-        found = await orchestrator.registered("author")
+        found = await orchestrator.registered("author", 60)
         assert server.health() == "IDLE"
         assert (found.capacity, found.token, found.url) == (1, "t", f"http://localhost:{server.port}")
         gateway = MockGateway(orchestrator)
@@ -78,7 +78,7 @@ async def test_streams_and_batch_work_of_one_processor(monkeypatch):
 
 async def test_a_capability_without_streams_offers_what_its_handlers_take(monkeypatch):
     async with capability(monkeypatch, Batch()) as (orchestrator, _):
-        found = await orchestrator.registered("author")
+        found = await orchestrator.registered("author", 60)
         assert found.capacity == 4
         gateway = MockGateway(orchestrator)
         assert (await gateway.request("author", "process/request/one")).json() == 1
