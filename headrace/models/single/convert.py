@@ -114,7 +114,8 @@ def _open_clip(tensors: dict[str, torch.Tensor], family: Family) -> Converted:
     prefixed = {f"{prefix}{name}": value for name, value in tensors.items()}
     stand_in = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
     if family == "sd2":
-        # Its network was trained on what comes out of the last layer but one.
+        # Its network was trained on what comes out of the last layer but one, and takes nothing pooled.
+        prefixed.pop(f"{prefix}text_projection", None)
         last = count(shapes_of(tensors), "transformer.resblocks.{}.") - 1
         prefixed = {
             n: v for n, v in prefixed.items() if not n.startswith(f"{prefix}transformer.resblocks.{last}.")
