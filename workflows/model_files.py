@@ -73,7 +73,9 @@ def may_be_there(declared: InputDefinition, value: object) -> bool:
 def missing_file(class_type: str, declared: InputDefinition, value: str) -> str:
     """What to say of a file that is not there: its folder, and the nearest that is."""
     folder = folder_of(class_type, declared)
-    place = "" if folder is None else f" in the folder {_shown_folder(folder)}"
+    # Our own nodes say where on this machine the folder is.
+    shown = declared.options.get("folder") or (folder and _shown_folder(folder))
+    place = f" in the folder {shown}" if shown else ""
     offered = [choice for choice in declared.choices or () if isinstance(choice, str)]
     if not offered:
         hint = "; there is no such file at all" if folder is None else "; the folder is empty"

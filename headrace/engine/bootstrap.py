@@ -40,6 +40,7 @@ LENT_ROOMS = (
     "headrace.batch.pipelines",
     "headrace.comfyui.host",
     "headrace.models",
+    "headrace.nodes",
 )
 """Packages of which every module is lent."""
 LENT_PARENTS = ("headrace.batch", "headrace.comfyui")

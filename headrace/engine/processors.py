@@ -2,17 +2,18 @@
 
     {"kind": "passthrough"}
     {"kind": "class", "target": "package.module:Class", "kwargs": {...}}
-    {"kind": "workflow", "workflow": {...}, "input_folder": "/absolute/path"}
+    {"kind": "workflow", "workflow": {...}, "input_folder": "/absolute/path", "models_folder": ...}
 
-A workflow may be a list of such, run in a row; ``input_folder``, for LoadImage, may be left out. A class
-target may also be a function that returns a processor. Its module is looked for on the engine's ``sys.path``,
-which ends with `EngineSettings.extra_path`.
+A workflow may be a list of such, run in a row; ``input_folder``, for LoadImage, and
+``models_folder`` may be left out. A class target may also be a function that returns a processor. Its module is looked for
+on the engine's ``sys.path``, which ends with `EngineSettings.extra_path`.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from headrace.engine.home import Home
@@ -55,13 +56,19 @@ def build(spec: Mapping[str, Any]) -> FrameProcessor:
     if kind == "workflow":
         if spec.get("workflow") is None:
             raise InvalidInput("a workflow specification needs the workflow", field="workflow")
-        folder = spec.get("input_folder")
-        if not (folder is None or isinstance(folder, str)):
-            raise InvalidInput(f"input_folder is a {type(folder).__name__}, not a path", field="input_folder")
+        folders = {name: _folder(spec, name) for name in ("input_folder", "models_folder")}
         # By name, because only sessions with a workflow should pay for its import.
-        made = _call("workflows.processor:WorkflowProcessor", spec["workflow"], input_folder=folder)
+        registry = _call("headrace.nodes.builtin:registry", **folders)
+        made = _call("workflows.processor:WorkflowProcessor", spec["workflow"], registry)
         return _checked(made, "WorkflowProcessor")
     raise InvalidInput(f"kind is {kind!r}; known are {', '.join(KINDS)}", field="kind")
+
+
+def _folder(spec: Mapping[str, Any], name: str) -> Path | None:
+    folder = spec.get(name)
+    if not (folder is None or isinstance(folder, str)):
+        raise InvalidInput(f"{name} is a {type(folder).__name__}, not a path", field=name)
+    return None if folder is None else Path(folder)
 
 
 def _from_class(spec: Mapping[str, Any]) -> FrameProcessor:

@@ -62,7 +62,7 @@ class Guided:
             for part, clean in zip(group, made, strict=True):
                 sums[part.side] += clean
         positive, *negative = (total / count for total, count in zip(sums, self._counts, strict=True))
-        return torch.lerp(negative[0], positive, self._cfg) if negative else positive
+        return negative[0] + (positive - negative[0]) * self._cfg if negative else positive
 
     def _predict(self, x: torch.Tensor, sigma: torch.Tensor, group: list[_Part]) -> torch.Tensor:
         model, batch = self._model, len(x)
@@ -76,7 +76,9 @@ class Guided:
         control = group[0].options.get("control")
         if control is not None:
             more |= self._steer(control, sigma, noisy, timestep, text, added)
-        out = model.unet(noisy, timestep, encoder_hidden_states=text, return_dict=False, **more)[0].float()
+        out: torch.Tensor = model.unet(
+            noisy, timestep, encoder_hidden_states=text, return_dict=False, **more
+        )[0].float()
         if model.v_prediction:
             return many / (sigma**2 + 1) - out * sigma / spread
         return many - out * sigma
@@ -116,7 +118,11 @@ class Guided:
                     added_cond_kwargs=added,
                     return_dict=False,
                 )
-                down = [one + other for one, other in zip(down, made_down, strict=True)] if down else list(made_down)
+                down = (
+                    [one + other for one, other in zip(down, made_down, strict=True)]
+                    if down
+                    else list(made_down)
+                )
                 middle = made_middle if middle is None else middle + made_middle
             step = step.before
         if middle is None:

@@ -56,7 +56,7 @@ def _encode(encoder: Encoder, clip: Clip, text: str) -> tuple[torch.Tensor, torc
 
 def _groups(encoder: Encoder, clip: Clip, piece: Piece) -> list[list[Weighted[Token]]]:
     """The tokens of a piece; those of an embedding and of what follows it stand apart."""
-    text, groups = piece.text, []
+    text, groups = piece.text, list[list[Weighted[Token]]]()
     if piece.is_embedding:
         vectors, text = _embedding(encoder, clip, text)
         groups.append([(vector, piece.weight) for vector in vectors])
@@ -82,9 +82,7 @@ def _embedding(encoder: Encoder, clip: Clip, text: str) -> tuple[Sequence[torch.
         return (), after
     width = encoder.inner.embeddings.token_embedding.weight.shape[1]
     vectors = [
-        vector
-        for vector in read_embedding(path, _KEYS[encoder.projected])
-        if vector.shape[-1] == width
+        vector for vector in read_embedding(path, _KEYS[encoder.projected]) if vector.shape[-1] == width
     ]
     if not vectors:
         log.warning("the embedding %r is not of a width of %d; the prompt goes on without it", name, width)

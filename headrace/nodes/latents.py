@@ -58,7 +58,7 @@ class VAEEncode:
         module = vae.module
         planes = _cut(pixels[..., :3], vae.ratio).movedim(-1, 1).to(module.device, module.dtype) * 2 - 1
         made = []
-        for plane in planes.split(1):
+        for plane in torch.split(planes, 1):
             out = module.encode(plane)
             # The tiny one has no spread to take the middle of.
             made.append(out.latents if hasattr(out, "latents") else out.latent_dist.mode())
@@ -83,7 +83,7 @@ class VAEDecode:
 
         module = vae.module
         latents = samples["samples"].to(module.device, module.dtype) * vae.scale
-        made = torch.cat([module.decode(latent, return_dict=False)[0] for latent in latents.split(1)])
+        made = torch.cat([module.decode(latent, return_dict=False)[0] for latent in torch.split(latents, 1)])
         return ((made.float() / 2 + 0.5).clamp_(0, 1).movedim(1, -1).contiguous(),)
 
 

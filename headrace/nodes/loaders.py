@@ -154,7 +154,9 @@ class VAELoader(Loader):
 
         sides = self._sides(vae_name)
         if len(sides) != 2:
-            raise ValueError(f"{vae_name} needs an encoder and a decoder in {self.files.folder('vae_approx')}")
+            raise ValueError(
+                f"{vae_name} needs an encoder and a decoder in {self.files.folder('vae_approx')}"
+            )
         held = load(self.models(), *sides)
         return (Vae(held.model["vae"], held, _TINY_SCALES[vae_name]),)
 
@@ -172,7 +174,7 @@ class LoraLoader(Loader):
     """Applies a LoRA. What it changes is copied; the model that it is applied to stays as it is."""
 
     DESCRIPTION = "Applies a LoRA to a model and its text encoders."
-    RETURN_TYPES = ("MODEL", "CLIP")
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("MODEL", "CLIP")
     FUNCTION = "load_lora"
     _STRENGTH: ClassVar[Any] = ("FLOAT", {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01})
 
@@ -204,7 +206,7 @@ class LoraLoaderModelOnly(LoraLoader):
     """The same for the network alone."""
 
     DESCRIPTION = "Applies a LoRA to a model."
-    RETURN_TYPES = ("MODEL",)
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("MODEL",)
     FUNCTION = "load_lora_model_only"
 
     @classmethod
@@ -272,5 +274,3 @@ _LOADERS = (
 def bound_to(files: ModelFiles) -> dict[str, Any]:
     """The loaders' classes, which find their files in ``files``."""
     return {loader.__name__: type(loader.__name__, (loader,), {"files": files}) for loader in _LOADERS}
-
-

@@ -18,10 +18,16 @@ import torch
 log = logging.getLogger(__name__)
 
 _ENDS = (
-    ("lora_down.weight", "down"), ("lora_up.weight", "up"), ("lora_A.weight", "down"), ("lora_B.weight", "up"),
-    ("lora.down.weight", "down"), ("lora.up.weight", "up"), ("lora_mid.weight", "mid"), ("alpha", "alpha"),
+    ("lora_down.weight", "down"),
+    ("lora_up.weight", "up"),
+    ("lora_A.weight", "down"),
+    ("lora_B.weight", "up"),
+    ("lora.down.weight", "down"),
+    ("lora.up.weight", "up"),
+    ("lora_mid.weight", "mid"),
+    ("alpha", "alpha"),
     ("dora_scale", "dora"),
-)  # fmt: skip
+)
 _PREFIXES = {
     "unet": ("lora_unet_", "unet.", "diffusion_model."),
     "text_encoder": ("lora_te_", "lora_te1_", "text_encoder."),
@@ -41,7 +47,9 @@ class Change:
         """``weight`` with the change; raises `ValueError` where the shapes do not fit."""
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
         if up.shape[1] != down.shape[0] or up.shape[0] * down.shape[1] != weight.numel():
-            raise ValueError(f"a change of {up.shape[0]} x {down.shape[1]} does not fit {tuple(weight.shape)}")
+            raise ValueError(
+                f"a change of {up.shape[0]} x {down.shape[1]} does not fit {tuple(weight.shape)}"
+            )
         delta = (up @ down).reshape(weight.shape).to(weight.device)
         return (weight.float() + delta * (self.scale * strength)).to(weight.dtype)
 
@@ -115,20 +123,34 @@ def _original_names(unet: torch.nn.Module) -> dict[str, str]:
     return found
 
 
+def _down(n: int, level: str, kind: str, at: str, rest: str) -> tuple[str, str]:
+    return f"input_blocks.{int(level) * (n + 1) + int(at) + 1}.{kind != 'resnets':d}", rest
+
+
+def _halving(n: int, level: str) -> tuple[str, str]:
+    return f"input_blocks.{(int(level) + 1) * (n + 1)}.0", "op"
+
+
+def _middle(n: int, kind: str, at: str, rest: str) -> tuple[str, str]:
+    return f"middle_block.{1 if kind != 'resnets' else 2 * int(at)}", rest
+
+
+def _up(n: int, level: str, kind: str, at: str, rest: str) -> tuple[str, str]:
+    return f"output_blocks.{int(level) * (n + 1) + int(at)}.{kind != 'resnets':d}", rest
+
+
 _OLD: tuple[tuple[str, Any], ...] = (
-    (r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)",
-     lambda n, level, kind, at, rest: (f"input_blocks.{int(level) * (n + 1) + int(at) + 1}.{kind != 'resnets':d}", rest)),
-    (r"down_blocks\.(\d+)\.downsamplers\.0\.(conv)",
-     lambda n, level, rest: (f"input_blocks.{(int(level) + 1) * (n + 1)}.0", "op")),
-    (r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)",
-     lambda n, kind, at, rest: (f"middle_block.{1 if kind != 'resnets' else 2 * int(at)}", rest)),
-    (r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)",
-     lambda n, level, kind, at, rest: (f"output_blocks.{int(level) * (n + 1) + int(at)}.{kind != 'resnets':d}", rest)),
-)  # fmt: skip
+    (r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", _down),
+    (r"down_blocks\.(\d+)\.downsamplers\.0\.conv", _halving),
+    (r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", _middle),
+    (r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", _up),
+)
 _OLD_RESNET = (
-    ("conv1", "in_layers.2"), ("conv2", "out_layers.3"), ("time_emb_proj", "emb_layers.1"),
+    ("conv1", "in_layers.2"),
+    ("conv2", "out_layers.3"),
+    ("time_emb_proj", "emb_layers.1"),
     ("conv_shortcut", "skip_connection"),
-)  # fmt: skip
+)
 
 
 def changed(module: torch.nn.Module, changes: Mapping[str, Change], strength: float) -> torch.nn.Module:

@@ -1,7 +1,7 @@
 """Prompts as ComfyUI reads them: weights in parentheses, escapes, embeddings. Pure: no torch, no files.
 
-``(word)`` weighs 1.1 times as much as what is around it, ``(word:1.3)`` weighs 1.3 wherever it is; ``\\(`` and
-``\\)`` are parentheses; ``embedding:name`` stands for a textual inversion.
+``(word)`` weighs 1.1 times as much as what is around it, ``(word:1.3)`` weighs 1.3 wherever it is;
+parentheses after a backslash are no more than that; ``embedding:name`` stands for a textual inversion.
 """
 
 from __future__ import annotations

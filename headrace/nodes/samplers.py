@@ -1,11 +1,11 @@
 """Samplers of diffusion models: from noise at a falling row of levels to a picture.
 
 Each takes ``predict`` (the clean picture at a level), the noisy ``x`` [B, C, H, W], the levels ``sigmas`` (the
-last is mostly 0) and a source of ``noise``, and gives what is left at the last level. Written from: Karras et al.
-2022 (arXiv 2206.00364: Euler, Heun); Lu et al. 2022 (2206.00927: DPM-Solver; 2211.01095: DPM-Solver++);
-Song et al. 2020 (2010.02502: DDIM), Ho et al. 2020 (2006.11239: DDPM), Luo et al. 2023 (2310.04378: LCM),
-Liu et al. 2022 (2202.09778: pseudo linear multistep), Zhang and Chen 2022 (2204.13902: iPNDM). With lambda = -log
-sigma, every solver below is the exact solution for the part that is linear in x, over h = lambda' - lambda.
+last is mostly 0) and a source of ``noise``, and gives what is left at the last level. Written from:
+Karras et al. 2022 (arXiv 2206.00364: Euler, Heun); Lu et al. 2022 (2206.00927: DPM-Solver; 2211.01095:
+DPM-Solver++); Ho et al. 2020 (2006.11239: DDPM); Song et al. 2020 (2010.02502: DDIM); Luo et al. 2023
+(2310.04378: LCM); Zhang and Chen 2022 (2204.13902: iPNDM). With lambda = -log sigma, the steps of DPM-Solver
+are the exact solution for the part that is linear in x, over h = lambda' - lambda.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class SeededNoise:
             start = torch.zeros(like.shape, dtype=like.dtype)
             self._tree = torchsde.BrownianTree(least, start, most, entropy=self._seed)
         # Down the path, so against its direction.
-        return -(self._tree(low, high) / (high - low).sqrt()).to(like)
+        path: torch.Tensor = self._tree(low, high) / (high - low).sqrt()
+        return -path.to(like)
 
 
 def euler(predict: Predict, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise) -> torch.Tensor:
@@ -71,8 +72,8 @@ def euler_ancestral(predict: Predict, x: torch.Tensor, sigmas: torch.Tensor, noi
         down, up = _ancestral(sigma, below)
         if down == 0:
             x = clean
-        else:
-            x = x + _slope(x, sigma, clean) * (down - sigma) + noise.fresh(x) * up
+            continue
+        x = x + _slope(x, sigma, clean) * (down - sigma) + noise.fresh(x) * up
     return x
 
 
@@ -130,7 +131,7 @@ def lms(predict: Predict, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise) -
 
 
 def _share(known: Any, place: int, start: float, end: float) -> float:
-    """The integral from ``start`` to ``end`` of the polynomial that is 1 at one of ``known``, 0 at the others."""
+    """The integral of the polynomial that is 1 at one of ``known`` and 0 at the others."""
     others = np.delete(known, place)
     basis = np.poly1d(np.poly(others) / np.prod(known[place] - others)) if len(others) else np.poly1d([1.0])
     whole = basis.integ()
@@ -292,6 +293,6 @@ def _slope(x: torch.Tensor, sigma: torch.Tensor, clean: torch.Tensor) -> torch.T
 
 
 def _ancestral(sigma: torch.Tensor, below: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A level to go down to, and the noise that leads up from it to ``below``, as the reverse process has it."""
+    """A level to go down to, and the noise that leads up from it to ``below``: the reverse process."""
     up = torch.minimum(below, (below**2 * (sigma**2 - below**2) / sigma**2).sqrt())
     return (below**2 - up**2).sqrt(), up

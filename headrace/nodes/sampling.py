@@ -163,7 +163,9 @@ def sample(
         image = image * model.scale
     x = image if noise is None else image + noise.to(device) * _first(model, float(sigmas[0]))
     sigmas = sigmas.to(device)
-    source = SeededNoise(seed, (sigmas.max(), sigmas[sigmas > 0].min() if bool((sigmas > 0).any()) else sigmas[0]))
+    source = SeededNoise(
+        seed, (sigmas.max(), sigmas[sigmas > 0].min() if bool((sigmas > 0).any()) else sigmas[0])
+    )
     guided = Guided(model, positive, negative, cfg, x)
     made = SAMPLERS[sampler](guided, x, sigmas, source)
     return {**latent, "samples": made / model.scale}

@@ -65,7 +65,7 @@ class ImageUpscaleWithModel:
         planes = image[..., :3].float().movedim(-1, 1).to(upscale_model.device)
         made = [
             upscale(upscale_model.network, plane, tile=_TILE, on_tile=lambda done, of: None)
-            for plane in planes.split(1)
+            for plane in torch.split(planes, 1)
         ]
         return (torch.cat(made).to(image.device).movedim(1, -1).clamp_(0, 1).contiguous(),)
 

@@ -82,7 +82,7 @@ class Worker:
         self.holders = HolderService(settings.share_weights)
         self.engine = Engine(engine_settings(settings, self.holders.addresses))
         self.holders.watch(self.engine)
-        self.definitions = WorkerDefinitions(settings.input_folder)
+        self.definitions = WorkerDefinitions(settings.input_folder, settings.models_folder)
         self.library = Library(settings.workflows)
         self.specs = Specs(
             self.definitions, local=self.engine.settings.python is None, named=self.library.load

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headrace.nodes import builtin
 from workflows.definitions import Definitions, NodeDefinition
-from workflows.registry import NodeRegistry
 
 BUILTIN = "builtin"
 
@@ -16,14 +16,17 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
     """The definitions of a worker: those of the built-in nodes (``registry``), and those that others `put`
     over them, by where they come from. Of a class that several have, what was put first counts.
 
-    ``input_folder`` is where LoadImage finds its pictures. ``spec_fields`` is what the engine is told beside
+    ``input_folder`` is where LoadImage finds its pictures, ``models_folder`` where loaders find files
+    (None: that of the environment). ``spec_fields`` is what the engine is told beside
     a workflow, so that it has the same nodes. A class that cannot be read is not in it; `failures` says why.
     """
 
-    def __init__(self, input_folder: Path | None = None) -> None:
+    def __init__(self, input_folder: Path | None = None, models_folder: Path | None = None) -> None:
         folder = input_folder.resolve() if input_folder is not None else None
-        self.registry = NodeRegistry.builtin(folder)
-        self.spec_fields: dict[str, Any] = {} if folder is None else {"input_folder": str(folder)}
+        models = models_folder.expanduser().resolve() if models_folder is not None else None
+        self.registry = builtin.registry(folder, models)
+        given = {"input_folder": folder, "models_folder": models}
+        self.spec_fields: dict[str, Any] = {n: str(p) for n, p in given.items() if p is not None}
         self._others: dict[str, Definitions] = {}
         self.choose: Callable[[Any], str | None] = lambda data: None
         """Names the engine that a workflow's nodes need where that is not ours, by an origin of `apart`."""
@@ -55,8 +58,8 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
         return Layers(layers)
 
     def refresh(self) -> None:
-        """Read anew what may have changed on the disk: LoadImage lists the pictures that there are."""
-        self.registry.definitions.forget("LoadImage")
+        """Read anew what may have changed on the disk: pictures and files of models."""
+        builtin.refresh(self.registry)
 
     def origin_of(self, class_type: str) -> str | None:
         """Where the definition of a class comes from: `BUILTIN`, a name that was `put`, None without one."""
