@@ -4,9 +4,9 @@
     {"kind": "class", "target": "package.module:Class", "kwargs": {...}}
     {"kind": "workflow", "workflow": {...}, "input_folder": "/absolute/path", "models_folder": ...}
 
-A workflow may be a list of such, run in a row; ``input_folder``, for LoadImage, and
-``models_folder`` may be left out. A class target may also be a function that returns a processor. Its module is looked for
-on the engine's ``sys.path``, which ends with `EngineSettings.extra_path`.
+A workflow may be a list of such, run in a row; ``input_folder``, for LoadImage, and ``models_folder`` may be
+left out. A class target may also be a function that returns a processor. Its module is looked for on the
+engine's ``sys.path``, which ends with `EngineSettings.extra_path`.
 """
 
 from __future__ import annotations

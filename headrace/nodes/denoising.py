@@ -12,7 +12,7 @@ import torch
 from headrace.nodes.handles import Control, Model
 
 Conditioning = list[list[Any]]
-"""As ComfyUI's nodes hand it on: [[states of the text [1, T, C], {"pooled_output": ..., "control": ...}], ...]."""
+"""As ComfyUI's nodes hand it on: pairs of states of a text [1, T, C] and ``pooled_output``, ``control``."""
 
 
 @dataclass(frozen=True)

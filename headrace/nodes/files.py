@@ -27,7 +27,7 @@ FOLDERS = {
 }
 """Folders below the models folder, by kind; in each the first that has a file of a name counts."""
 DEMOS = ("demo:tiny-sd", "demo:tiny-sdxl")
-_SUFFIXES = tuple(suffix for suffix in WEIGHT_SUFFIXES if suffix != ".gguf") + (".bin", ".sft")
+_SUFFIXES = (*(suffix for suffix in WEIGHT_SUFFIXES if suffix != ".gguf"), ".bin")
 _EMBEDDING_ENDS = ("", ".safetensors", ".pt", ".bin")
 _MAX_LISTED = 10_000
 _MAX_SEEN = 100_000

@@ -40,7 +40,7 @@ class EmptyLatentImage:
 
 
 class VAEEncode:
-    """The latent of a picture, whose sides are cut to multiples of eight. Nothing is drawn: it is the mean."""
+    """The latent of a picture, whose sides are cut to multiples of eight: the mean, nothing is drawn."""
 
     CATEGORY = "latent"
     DESCRIPTION = "Turns a picture into a latent."

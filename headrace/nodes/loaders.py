@@ -1,4 +1,4 @@
-"""Nodes that load models, by ComfyUI's names: checkpoints, their parts, LoRAs, control networks, upscalers."""
+"""Nodes that load models: checkpoints, their parts, LoRAs, control networks, upscalers."""
 
 from __future__ import annotations
 

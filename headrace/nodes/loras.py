@@ -1,7 +1,7 @@
 """LoRAs: a private copy of what a LoRA changes, over shared tensors for all the rest.
 
 The copy has a key of its own in the cache, so that graphs with the same LoRA at the same strength share it.
-Names are those of kohya's programs, of peft and of diffusers; kohya's may also be those of the original network.
+Names are those of kohya's programs, of peft and of diffusers; kohya's may be of the original network too.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _names_of(part: str, module: torch.nn.Module) -> dict[str, str]:
 
 def _original_names(unet: torch.nn.Module) -> dict[str, str]:
     """The names that the blocks have in the original program, which numbers them through."""
-    layers = len(unet.down_blocks[0].resnets)  # type: ignore[index, union-attr, arg-type]
+    layers = len(unet.down_blocks[0].resnets)  # type: ignore[index, union-attr]
     found = {}
     for name, value in unet.named_parameters():
         if not name.endswith(".weight") or value.ndim < 2:

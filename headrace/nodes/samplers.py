@@ -1,7 +1,7 @@
 """Samplers of diffusion models: from noise at a falling row of levels to a picture.
 
-Each takes ``predict`` (the clean picture at a level), the noisy ``x`` [B, C, H, W], the levels ``sigmas`` (the
-last is mostly 0) and a source of ``noise``, and gives what is left at the last level. Written from:
+Each takes ``predict`` (the clean picture at a level), the noisy ``x`` (B x C x H x W), the levels ``sigmas``
+(the last is mostly 0) and a source of ``noise``, and gives what is left at the last. Written from:
 Karras et al. 2022 (arXiv 2206.00364: Euler, Heun); Lu et al. 2022 (2206.00927: DPM-Solver; 2211.01095:
 DPM-Solver++); Ho et al. 2020 (2006.11239: DDPM); Song et al. 2020 (2010.02502: DDIM); Luo et al. 2023
 (2310.04378: LCM); Zhang and Chen 2022 (2204.13902: iPNDM). With lambda = -log sigma, the steps of DPM-Solver
