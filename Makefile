@@ -8,13 +8,14 @@
 PYTHON ?= python3
 TESTS ?= tests
 BENCH ?= --peer pytrickle
+TEMPLATES ?=
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: run test lint bench venv clean
+.PHONY: run test test-templates lint bench venv clean
 
 run: $(STAMP)
 	@echo 'The worker answers at http://127.0.0.1:8000/health; docs/running.md tells how to send it a stream.'
@@ -39,6 +40,10 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.webrtc
 	$(BIN)/python -m benchmarks.batch
 	$(BIN)/python -m benchmarks.diffusion --tiny --size 128 --frames 50
+
+# How ComfyUI's own templates are read; TEMPLATES='--object-info URL --packages DIR', see its --help.
+test-templates: $(STAMP)
+	$(BIN)/python -m benchmarks.templates $(TEMPLATES)
 
 venv: $(STAMP)
 

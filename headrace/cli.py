@@ -24,6 +24,7 @@ if problems:
     sys.exit(2)
 
 from headrace.cli_byoc import byoc
+from headrace.cli_check import check
 from headrace.cli_models import models
 from headrace.cli_workflows import workflows
 from stream.errors import HeadraceError, InvalidInput, NotInstalled
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(workflows, name="workflows")
 app.add_typer(byoc, name="byoc")
+app.command()(check)
 
 USAGE = 2
 FAILED = 1

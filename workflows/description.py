@@ -20,19 +20,22 @@ class Description:
     """What a workflow takes, gives and lets one change.
 
     ``roles`` says of each node: ``input``, ``output``, ``frame`` (runs for each frame), ``constant`` (runs
-    once) or ``unused``. ``ignored`` lists inputs in the file that the class does not have.
+    once) or ``unused``. ``ignored`` lists inputs in the file that the class does not have. ``slow`` says of
+    nodes why a frame that needs them takes the slow road.
     """
 
     modalities: Modalities
     parameters: ParameterTable
     roles: dict[str, str]
     ignored: list[tuple[str, str]]
+    slow: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "modalities": self.modalities.as_dict(),
             "nodes": self.roles,
             "ignored_inputs": [{"node_id": node_id, "input": name} for node_id, name in self.ignored],
+            "slow_nodes": self.slow,
             "parameters": self.parameters.schema(),
         }
 
@@ -51,8 +54,14 @@ def describe(graph: Graph, definitions: Definitions, output_node: str | None = N
         and not definition.open_inputs
         and node.origin is None
     ]
-    table = ParameterTable([graph], definitions)
-    return Description(modalities([graph]), table, roles(graph, definitions, output_node), ignored)
+    known_roles = roles(graph, definitions, output_node)
+    slow = {
+        node.id: "has lazy inputs, so that what feeds it is asked for while it runs"
+        for node in graph
+        if known_roles[node.id] == "frame" and (definition := definitions.get(node.class_type)) is not None
+        if any(declared.options.get("lazy") for declared in inputs_of(definition, node.inputs).values())
+    }
+    return Description(modalities([graph]), ParameterTable([graph], definitions), known_roles, ignored, slow)
 
 
 def roles(graph: Graph, definitions: Definitions, output_node: str | None = None) -> dict[str, str]:

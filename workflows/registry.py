@@ -133,17 +133,27 @@ class RegistryDefinitions(Mapping[str, NodeDefinition]):
         self.failures.pop(class_type, None)
 
 
-def definitions_from_object_info(data: Mapping[str, Any]) -> dict[str, NodeDefinition]:
+class ReadDefinitions(dict[str, NodeDefinition]):
+    """Definitions that were read from data. `failures` says of classes why they could not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[str, str] = {}
+
+
+def definitions_from_object_info(data: Mapping[str, Any]) -> ReadDefinitions:
     """Definitions from the answer of ComfyUI's ``/object_info``, with our stream nodes in them.
 
     Entries that cannot be read are left out with a warning.
     """
-    definitions: dict[str, NodeDefinition] = {}
+    definitions = ReadDefinitions()
     for class_type, info in data.items():
         try:
             if not isinstance(info, Mapping):
                 raise BadDefinition(f"{type(info).__name__}, not an object")
             definitions[class_type] = NodeDefinition.from_object_info(class_type, info)
         except BadDefinition as error:
+            definitions.failures[class_type] = str(error)
             log.warning("object info of %s cannot be read: %s", class_type, error)
-    return {**definitions, **NodeRegistry().definitions}
+    definitions.update(NodeRegistry().definitions)
+    return definitions

@@ -7,7 +7,7 @@ import pytest
 from stream.errors import InvalidWorkflow
 from workflows.check import examine, prepare
 from workflows.description import describe
-from workflows.registry import NodeRegistry
+from workflows.registry import NodeRegistry, definitions_from_object_info
 
 DEFINITIONS = NodeRegistry.builtin().definitions
 
@@ -205,3 +205,105 @@ def test_the_body_of_the_error_is_json_with_the_problems() -> None:
             }
         ],
     }
+
+
+NODE = {"output": ["IMAGE"], "output_name": ["IMAGE"], "output_is_list": [False]}
+OF_COMFYUI = definitions_from_object_info(
+    {
+        "Load": NODE
+        | {
+            "input": {
+                "required": {
+                    "ckpt_name": [["SDXL/base.safetensors", "other.ckpt"], {}],
+                    "mode": [["fast", "exact"], {}],
+                    "seed": ["INT", {"default": 0, "min": 0, "max": 100}],
+                }
+            }
+        },
+        "Reference": NODE | {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},
+        "Describe": {"input": {"required": {"image": ["IMAGE"]}}, "output": ["STRING"], "output_name": ["s"]},
+    }
+)
+
+
+def generative(ckpt: str = "other.ckpt", mode: str = "fast", rule: str = "increment") -> dict[str, Any]:
+    return {
+        "1": {
+            "class_type": "Load",
+            "inputs": {"ckpt_name": ckpt, "mode": mode, "seed": 5},
+            "_meta": {"title": "Load", "control_after_generate": {"seed": rule}},
+        },
+        "2": {"class_type": "SaveTensor", "inputs": {"images": ["1", 0]}},
+    }
+
+
+def coded(data: Any, **choices: str) -> list[tuple[str, str | None]]:
+    _, problems = examine(data, OF_COMFYUI, **choices)
+    return [(problem.code, problem.input) for problem in problems]
+
+
+def test_a_graph_without_input_needs_something_that_changes() -> None:
+    assert coded(generative()) == []
+    assert coded(generative(rule="fixed")) == [("missing_input", None)]
+    graph = prepare(generative(), OF_COMFYUI)
+    described = describe(graph, OF_COMFYUI)
+    assert described.roles == {"1": "frame", "2": "output"}
+    assert described.parameters.find("1.seed").cost == "frame"
+    assert not described.modalities.video_input
+
+
+@pytest.mark.parametrize("written", ["SDXL/base.safetensors", "SDXL\\base.safetensors"])
+def test_folders_are_separated_as_on_either_system(written: str) -> None:
+    assert coded(generative(written)) == []
+    assert prepare(generative(written), OF_COMFYUI).nodes["1"].inputs["ckpt_name"] == "SDXL/base.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "message"),
+    [
+        ("bas.safetensors", "missing in the folder models/checkpoints"),
+        (
+            "base.safetensors",
+            "missing in the folder models/checkpoints (did you mean SDXL/base.safetensors?)",
+        ),
+        ("othr.ckpt", "(did you mean other.ckpt?)"),
+    ],
+)
+def test_a_model_that_is_not_there_is_a_missing_file(ckpt: str, message: str) -> None:
+    (problem,) = examine(generative(ckpt), OF_COMFYUI)[1]
+    assert problem.code == "missing_file"
+    assert message in problem.message
+    assert coded(generative(mode="slow")) == [("not_a_choice", "mode")]
+
+
+def test_pictures_in_other_folders_than_the_one_listed_are_not_held_against_a_graph() -> None:
+    def beside(picture: str) -> dict[str, Any]:
+        return generative() | {
+            "3": {"class_type": "Reference", "inputs": {"image": picture}},
+            "4": {"class_type": "SaveTextTensor", "inputs": {"data": ["5", 0]}},
+            "5": {"class_type": "Describe", "inputs": {"image": ["3", 0]}},
+        }
+
+    assert coded(beside("a.png")) == coded(beside("sub/b.png")) == coded(beside("b.png [output]")) == []
+    assert coded(beside("b.png")) == [("missing_file", "image")]
+
+
+def test_pictures_to_text_and_masks_of_the_stream_pass() -> None:
+    data = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "MaskToImage", "inputs": {"mask": ["1", 1]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    assert found(data) == []
+    text = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "Describe", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveTextTensor", "inputs": {"data": ["2", 0]}},
+    }
+    assert coded(text) == []
+
+
+def test_a_class_that_cannot_be_read_is_named_with_the_reason() -> None:
+    definitions = definitions_from_object_info({"Odd": {"input": 5}})
+    problems = examine(edges(n4={"class_type": "Odd", "inputs": {}}), definitions)[1]
+    assert ("broken_class", "4") in [(problem.code, problem.node_id) for problem in problems]
