@@ -11,7 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from benchmarks.report import Report
-from benchmarks.workers import BenchmarkError
+from benchmarks.workers import BenchmarkError, install_pytrickle
 
 T = TypeVar("T")
 
@@ -55,3 +55,15 @@ def tell(report: Report, console: Console, folder: Path | None, file: Path | Non
         console.print(f"logs and notes: {folder}")
     if file is not None:
         file.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+
+
+def peer_of(name: str | None, say: Callable[..., None], report: Report) -> Path | None:
+    """PyTrickle's interpreter where it was asked for and can be had; the report says when it cannot."""
+    if name is None:
+        return None
+    try:
+        return install_pytrickle(say)
+    except BenchmarkError as error:
+        say(f"[yellow]without PyTrickle:[/] {error}")
+        report.notes.append("PyTrickle could not be installed; its rows are missing")
+        return None

@@ -22,11 +22,11 @@ if not __package__:
 from rich.console import Console
 
 from benchmarks import measures, process_measures
-from benchmarks.command import measure, selection, tell
+from benchmarks.command import measure, peer_of, selection, tell
 from benchmarks.measures import Bench
 from benchmarks.report import Report
 from benchmarks.rig import Rig
-from benchmarks.workers import ROOT, BenchmarkError, install_pytrickle
+from benchmarks.workers import ROOT
 
 MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
     "a": measures.slow_processor,
@@ -44,7 +44,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     console = Console(width=None if sys.stdout.isatty() else 140)
     report = Report()
-    peer = _peer(arguments.peer, console, report)
+    peer = peer_of(arguments.peer, console.print, report)
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     rig = Rig(folder, ROOT / ".benchmarks", console.print)
     bench = Bench(rig, report, peer, arguments.seconds, arguments.rounds, arguments.block)
@@ -76,17 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write every figure here too")
     parser.add_argument("--keep", type=Path, help="folder for logs and notes (default: a temporary one)")
     return parser
-
-
-def _peer(name: str | None, console: Console, report: Report) -> Path | None:
-    if name is None:
-        return None
-    try:
-        return install_pytrickle(console.print)
-    except BenchmarkError as error:
-        console.print(f"[yellow]without PyTrickle:[/] {error}")
-        report.notes.append("PyTrickle could not be installed; its rows are missing")
-        return None
 
 
 if __name__ == "__main__":

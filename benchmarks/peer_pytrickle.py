@@ -1,25 +1,36 @@
 """PyTrickle as the other worker under test; runs in a virtual environment of its own.
 
-    python peer_pytrickle.py PORT {passthrough,slow}
+    python peer_pytrickle.py PORT {passthrough,slow,invert} [--package byoc]
 
-``slow`` notes each frame's number at the entry of the processor and returns it after a time of
-`asyncio.sleep`, or of `time.sleep` when it is to block. Settings come from the environment, by the names that
-`benchmarks.processors` has.
+With ``--package byoc`` the very same processors run on our own server. ``slow`` notes each frame's number at
+the entry of the processor and returns it after a time of `asyncio.sleep`, or of `time.sleep` when it is to
+block. Settings come from the environment, by the names that `benchmarks.processors` has.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from pytrickle import FrameProcessor, StreamServer  # type: ignore[import-not-found]
+if not __package__:
+    # The packages lie beside this folder, which has a module of the name of one.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from aiohttp import web
 
 from benchmarks.notes import Notes
 from byoc.mock import barcode
+
+PACKAGE = "byoc" if "byoc" in sys.argv else "pytrickle"
+FrameProcessor: Any = importlib.import_module(PACKAGE).FrameProcessor
+StreamServer: Any = importlib.import_module(PACKAGE).StreamServer
 
 
 class Passthrough(FrameProcessor):  # type: ignore[misc]
@@ -59,13 +70,30 @@ class Slow(Passthrough):
         return frame
 
 
+class Invert(Passthrough):
+    """Works on every pixel."""
+
+    async def process_video_async(self, frame: Any) -> Any:
+        return frame.replace_tensor(1 - frame.tensor)
+
+
+PROCESSORS = {"passthrough": Passthrough, "slow": Slow, "invert": Invert}
+
+
+async def counted(request: web.Request) -> web.Response:
+    """How many tasks and threads there are."""
+    return web.json_response({"tasks": len(asyncio.all_tasks()), "threads": threading.active_count()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
-    parser.add_argument("processor", choices=["passthrough", "slow"])
+    parser.add_argument("processor", choices=list(PROCESSORS))
+    parser.add_argument("--package", choices=["pytrickle", "byoc"], default="pytrickle")
     arguments = parser.parse_args()
-    processor = Slow() if arguments.processor == "slow" else Passthrough()
+    processor = PROCESSORS[arguments.processor]()
     server = StreamServer(processor, port=arguments.port, host="127.0.0.1")
+    server.add_route("GET", "/counted", counted)
     asyncio.run(server.run_forever())
 
 

@@ -243,7 +243,7 @@ def leftovers(bench: Bench) -> None:
         held = []
         for number in range(FIRST_SESSIONS + SESSIONS):
             if number == FIRST_SESSIONS:
-                held.append(_held(program))
+                held.append(held_by(program))
             urls = bench.rig.channels(base, f"{number}-")
             worker.start_stream(urls, 512, 512)
             for index, part in enumerate(parts):
@@ -252,7 +252,7 @@ def leftovers(bench: Bench) -> None:
                 trickle("DELETE", url)
             worker.ready(program)
         time.sleep(1)
-        held.append(_held(program))
+        held.append(held_by(program))
     before, after = held
     grown = {name: after[name] - before[name] for name in before if after[name] > before[name]}
     value = ", ".join(f"{name} {before[name]} to {after[name]}" for name in before)
@@ -261,7 +261,7 @@ def leftovers(bench: Bench) -> None:
     bench.report.data["f"] = {"before": before, "after": after}
 
 
-def _held(program: Program) -> dict[str, int]:
+def held_by(program: Program) -> dict[str, int]:
     """What the worker's processes hold, all of them together."""
     held = dict.fromkeys(("processes", "threads", "descriptors", "memory files"), 0)
     for process in program.tree:

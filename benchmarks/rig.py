@@ -116,6 +116,13 @@ class Rig:
         command: list[str | Path] = [python, script, str(port), processor]
         return Worker("pytrickle", command, port, {"max_framerate": 30}, environment)
 
+    def byoc(self, processor: str, **environment: str) -> Worker:
+        """Our own server around the processors that `pytrickle` runs, at a free port."""
+        port = free_port()
+        script = ROOT / "benchmarks" / "peer_pytrickle.py"
+        command: list[str | Path] = [sys.executable, script, str(port), processor, "--package", "byoc"]
+        return Worker("headrace", command, port, {"max_framerate": 30}, environment)
+
     def channels(self, base: str, prefix: str = "") -> dict[str, str]:
         """Make the channels of one stream; the URLs as a start names them."""
         for name, mime in CHANNELS.items():

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from byoc.base import ComponentState, ErrorCallback
+from byoc.batching import Batcher
 from byoc.frame_overlay import OverlayConfig, OverlayController
 from byoc.frame_skipper import FrameSkipConfig
 from byoc.hosted import HostedProcessor
@@ -43,6 +44,7 @@ class TrickleClient:
         overlay_config: OverlayConfig | None = None,
         *,
         thread: LoopThread | None = None,
+        batcher: Batcher | None = None,
         settings: StreamSettings | None = None,
     ) -> None:
         self.protocol = protocol
@@ -59,6 +61,7 @@ class TrickleClient:
         self.session: ProcessorSession | None = None
         self._settings = settings or StreamSettings()
         self._thread = thread
+        self._batcher = batcher
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -76,7 +79,13 @@ class TrickleClient:
         protocol = self.protocol
         width, height = protocol.width, protocol.height
         out_size = (width, height) if width and height and not protocol.detect_out_resolution else None
-        hosted = HostedProcessor(self.frame_processor, thread, self.loading_controller, out_size=out_size)
+        hosted = HostedProcessor(
+            self.frame_processor,
+            thread,
+            self.loading_controller,
+            batcher=self._batcher,
+            out_size=out_size,
+        )
         session = processor_session(self, hosted, params, self._settings)
         self.session = session
         protocol.serve(session)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from byoc.batching import Batcher
 from byoc.frame_overlay import OverlayController
 from byoc.threads import LoopThread
 from stream.codecs.convert import Converter
@@ -29,8 +30,9 @@ log = logging.getLogger(__name__)
 class HostedProcessor(FrameProcessor):
     """``inner`` in ``thread``, with the overlay's rules for what it withholds.
 
-    Belongs to the server's loop. ``out_size``: every picture is brought to that size. An exception of
-    ``on_stream_start`` is told and the stream goes on; one of ``update_params`` becomes `InvalidInput`.
+    Belongs to the server's loop. ``batcher``: who calls ``inner`` for pictures. ``out_size``: pictures are
+    brought to that size. An exception of ``on_stream_start`` is told and the stream goes on; one of
+    ``update_params`` becomes `InvalidInput`.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class HostedProcessor(FrameProcessor):
         thread: LoopThread,
         overlay: OverlayController,
         *,
+        batcher: Batcher | None = None,
         out_size: tuple[int, int] | None = None,
     ) -> None:
         self.inner = inner
         self.thread = thread
         self.overlay = overlay
+        self._process = inner.process_video_async if batcher is None else batcher.of(inner)
         self._out_size = out_size
         self._converter = Converter()
         self._info = inner.info()
@@ -126,10 +130,12 @@ class HostedProcessor(FrameProcessor):
         frame.log_timestamps.setdefault("frame_init", time.time())
         self.inner.frame_time = frame.time
         try:
-            result = await self.inner.process_video_async(frame)
+            result = await self._process(frame)
         finally:
             self.inner.frame_time = None
         results = _listed(result)
+        if result is not None and not results:
+            return []
         choice = self.overlay.choose(bool(results))
         if choice == "notice":
             return self.overlay.notice(frame)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from byoc.batching import Batcher
 from byoc.state import StreamState
 from byoc.threads import LoopThread
 from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
 from stream.frames import Picture, VideoFrame
-from stream.processor import FrameProcessor
+from stream.processor import FrameProcessor, overrides
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class ProcessorPool:
             self._first: LoopThread(f"processor {type(self._first).__name__}")
         }
         self._taken: set[FrameProcessor] = set()
+        first = self._first
+        batches = self._single is None and overrides(first, "process_video_batch")
+        self.batcher = Batcher(first.batch_size, first.batch_wait) if batches else None
+        """Who calls the processors for pictures, where they are called for several streams at once."""
         self._loading: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -145,8 +150,7 @@ class ProcessorPool:
         if len(self._taken) >= self.capacity:
             raise AtCapacity("Pipeline is still in use")
         if self._first not in self._taken:
-            self._taken.add(self._first)
-            return self._first, self._threads[self._first]
+            return self._hand_out(self._first)
         try:
             processor = self._make()
         except HeadraceError:
@@ -155,10 +159,21 @@ class ProcessorPool:
             raise ProcessorError(f"no processor could be made: {type(error).__name__}: {error}") from error
         _attach(processor, self._state)
         vars(processor).update(self._loaded())
-        thread = self._threads[processor] = LoopThread(f"processor {type(processor).__name__}")
+        # One call for several streams runs in one thread.
+        thread = (
+            self._threads[self._first]
+            if self.batcher
+            else LoopThread(f"processor {type(processor).__name__}")
+        )
         thread.start()
+        self._threads[processor] = thread
+        return self._hand_out(processor)
+
+    def _hand_out(self, processor: FrameProcessor) -> tuple[FrameProcessor, LoopThread]:
         self._taken.add(processor)
-        return processor, thread
+        if self.batcher is not None:
+            self.batcher.joined()
+        return processor, self._threads[processor]
 
     def _loaded(self) -> dict[str, Any]:
         """What loading has set on the first processor."""
@@ -172,8 +187,13 @@ class ProcessorPool:
     async def give_back(self, processor: FrameProcessor) -> None:
         """Its stream has ended."""
         self._taken.discard(processor)
+        thread = self._threads[processor]
+        if self.batcher is not None:
+            await thread.call(self.batcher.left)
         if processor is not self._first:
-            await self._threads.pop(processor).close()
+            del self._threads[processor]
+            if thread is not self._threads[self._first]:
+                await thread.close()
         elif self._single is not None and not await self._threads[processor].responds(WAIT_FREE):
             self._now_stuck()
 

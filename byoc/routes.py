@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from byoc.server import StreamServer
 
 IN_USE = "Pipeline is still in use"
+CLOSING = 5.0
+"""Seconds for which a start waits for a stream that is ending."""
 
 
 class ProcessorRoutes(StreamRoutes):
@@ -50,6 +52,9 @@ class ProcessorRoutes(StreamRoutes):
         if not named and not request.headers.get("X-Stream-Id"):
             raise InvalidInput("gateway_request_id: Field required", field="gateway_request_id")
         table = self._server.table
+        for session in table:
+            if len(table) >= table.capacity and session.ending is not None:
+                await table.wait_ended(session.id, CLOSING)
         if len(table) >= table.capacity:
             raise AtCapacity(IN_USE)
 

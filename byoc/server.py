@@ -24,6 +24,7 @@ from byoc.routes import ProcessorRoutes
 from byoc.service import CapabilityService
 from byoc.sessions import StreamSettings
 from byoc.state import PipelineState, StreamState
+from byoc.threads import LoopThread
 from byoc.utils.hardware import HardwareInfo
 from byoc.version import __version__
 from stream.access import guard
@@ -32,6 +33,7 @@ from stream.heap import HeapTrimmer, settle
 from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
 from stream.metrics import Metrics
+from stream.processor import FrameProcessor, Params
 from stream.requests import StreamStart
 from stream.routes import MAX_BODY
 from stream.session import Session, SideChannels
@@ -216,6 +218,21 @@ class StreamServer:
         """A session for that request, not yet started. Raises `InvalidInput` or `ProcessorError`."""
         params = checked_params(request.params or {})
         processor, thread = self.pool.take()
+        try:
+            return self._session(session_id, request, params, processor, thread)
+        except BaseException:
+            self._close_later(self.pool.give_back(processor))
+            raise
+
+    def _session(
+        self,
+        session_id: str,
+        request: StreamStart,
+        params: Params,
+        processor: FrameProcessor,
+        thread: LoopThread,
+    ) -> Session:
+        processor.check_params(params)
         protocol = TrickleProtocol(
             subscribe_url=request.url("subscribe"),
             publish_url=request.url("publish"),
@@ -235,13 +252,10 @@ class StreamServer:
             send_data_interval=self._send_data_interval,
             frame_skip_config=self.frame_skip_config,
             overlay_config=self.overlay_config,
+            batcher=self.pool.batcher,
             settings=self._settings,
         )
-        try:
-            session = client.prepare(session_id, params, thread)
-        except BaseException:
-            self._close_later(self.pool.give_back(processor))
-            raise
+        session = client.prepare(session_id, params, thread)
         session.pipeline_name = self.capability_name or self.pipeline
         self._clients[session_id] = client
         self.current_client = client
@@ -274,7 +288,9 @@ class StreamServer:
         if self.state.is_error() or self.pool.stuck:
             return Health.ERROR
         if len(self.table):
-            return worker_health(self.table.states(), engine_ready=True)
+            health = worker_health(self.table.states(), engine_ready=True)
+            # A stream that is still closing is in the way of another.
+            return Health.OK if health is Health.IDLE else health
         return self.state.health
 
     def ready(self) -> bool:

@@ -4,18 +4,20 @@ A user's class, a ComfyUI workflow, a diffusion pipeline and the stand-in that f
 a `FrameProcessor`; the pipeline knows nothing else about models. Method names and meaning follow PyTrickle's
 public interface, so that a processor written for it runs here.
 
-Imports the standard library alone besides `stream.frames` and `stream.errors`, because the engine's host
-loads this module in foreign interpreters.
+Imports the standard library alone besides `stream.frames`, `stream.typed` and `stream.errors`, because the
+engine's host loads this module in foreign interpreters.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from stream.errors import InvalidInput
 from stream.frames import AudioFrame, VideoFrame
+from stream.typed import TypedParameters, typed
 
 Params = dict[str, Any]
 VideoResult = VideoFrame | Sequence[VideoFrame] | None
@@ -72,25 +74,75 @@ class FrameProcessor:
     Calls never overlap for frames of one kind, and `update_params` runs between two frames. Handlers may
     block: they run where nothing else waits for them. Override only what the processor touches.
 
+    Pictures go one by one to `process_video_async`. Instead of it a class may bring `process_video_window`,
+    which gets the last ``window`` pictures whenever ``hop`` new ones have come, or `process_video_batch`,
+    which gets those of several streams at once: at most ``batch_size``, and none waits longer for others than
+    ``batch_wait`` (s).
+
+    ``parameters``: a pydantic model or dataclass. `params` is then an object of it, values are checked before
+    they take effect, and callers are told its JSON Schema. A class that brings its own `on_stream_start` or
+    `update_params` calls these.
+
     ``generates``: one that makes pictures of nothing is asked so many times a second where a stream has no
     input. It gets black frames of the stream's size then (and 20 ms of silence, if it works on sound), whose
     times are those of a clock.
     """
 
     generates: float | None = None
+    window: int = 1
+    hop: int = 1
+    batch_size: int = 8
+    batch_wait: float = 0.005
+    parameters: ClassVar[type | None] = None
+    params: Any
+    _window: deque[VideoFrame] | None = None
+    _new = 0
 
     def __init__(self, error_callback: Any = None, **init_kwargs: Any) -> None:
         self.error_callback = error_callback
         self.init_kwargs = init_kwargs
         self._emit_sink: EmitSink | None = None
         self.frame_time: float | None = None
+        if (checker := self._typed()) is not None:
+            self.params = checker.make({})
 
     async def load_model(self, **kwargs: Any) -> None:
         """Load weights; awaited once before the first frame."""
 
     async def process_video_async(self, frame: VideoFrame) -> VideoResult:
-        """One frame in; one, several or no (None) frames out. ``frame`` itself passes on untouched."""
+        """One frame in; one, several or no (None) frames out. ``frame`` itself passes on untouched.
+
+        None leaves it to the overlay what is shown; an empty list shows nothing.
+        """
+        if overrides(self, "process_video_window"):
+            if self._window is None:
+                self._window = deque(maxlen=max(1, self.window))
+            self._window.append(frame)
+            self._new += 1
+            if len(self._window) < self.window or self._new < self.hop:
+                return []
+            self._new = 0
+            return await self.process_video_window(tuple(self._window))
+        if overrides(self, "process_video_batch"):
+            result = (await self.process_video_batch([self], [frame]))[0]
+            if isinstance(result, Exception):
+                raise result
+            return result
         return frame
+
+    async def process_video_window(self, frames: Sequence[VideoFrame]) -> VideoResult:
+        """Exactly ``window`` pictures, oldest first, of which ``hop`` are new; see `process_video_async`."""
+        return frames[-1]
+
+    async def process_video_batch(
+        self, streams: Sequence[FrameProcessor], frames: Sequence[VideoFrame]
+    ) -> Sequence[VideoResult | Exception]:
+        """One picture of each of ``streams``; as many results, in the same order.
+
+        ``self`` is one of them: parameters and state of each stream are those of its own object. An exception
+        in place of a result is that stream's alone, one that is raised is everybody's.
+        """
+        return list(frames)
 
     async def process_audio_async(self, frame: AudioFrame) -> AudioResult:
         """One stretch of sound in, a list out; None or an empty list puts nothing out."""
@@ -104,11 +156,25 @@ class FrameProcessor:
 
     async def update_params(self, params: Params) -> None:
         """New parameters, whole or not at all: raise and the old ones stay in force."""
-        if params:
+        if (checker := self._typed()) is not None:
+            self.params = checker.make({**checker.values(self.params), **params})
+        elif params:
             raise InvalidInput(f"{type(self).__name__} takes no parameters", field=next(iter(params)))
 
     async def on_stream_start(self, params: Params) -> None:
         """A stream begins; ``params`` are those of its start, coerced. Awaited before the first frame."""
+        self._window, self._new = None, 0
+        if (checker := self._typed()) is not None:
+            self.params = checker.make(params)
+
+    def check_params(self, params: Params) -> None:
+        """Raise `InvalidInput` for what a start with ``params`` would be refused for."""
+        if (checker := self._typed()) is not None:
+            checker.make(params)
+
+    @classmethod
+    def _typed(cls) -> TypedParameters | None:
+        return None if cls.parameters is None else typed(cls.parameters)
 
     async def on_stream_stop(self) -> None:
         """The stream has ended; awaited once."""
@@ -127,7 +193,8 @@ class FrameProcessor:
     def info(self) -> ProcessorInfo:
         """Which media the processor touches follows from the methods that it overrides."""
         return ProcessorInfo(
-            video=overrides(self, "process_video_async"),
+            video=any(overrides(self, name) for name in _VIDEO),
+            schema={} if (checker := self._typed()) is None else checker.schema,
             audio=overrides(self, "process_audio_async"),
             generates=self.generates,
         )
@@ -140,6 +207,9 @@ class FrameProcessor:
     def bind(self, sink: EmitSink | None) -> None:
         """Where `emit` leads; called by whoever runs the processor."""
         self._emit_sink = sink
+
+
+_VIDEO = ("process_video_async", "process_video_window", "process_video_batch")
 
 
 def overrides(processor: FrameProcessor, method: str) -> bool:

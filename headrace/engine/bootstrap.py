@@ -28,6 +28,7 @@ LENT_MODULES = (
     "stream.frames",
     "stream.heap",
     "stream.processor",
+    "stream.typed",
     "stream.timeouts",
     "headrace.batch.contract",
     "headrace.batch.errors",

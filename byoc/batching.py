@@ -1,0 +1,141 @@
+"""Pictures of several streams in one call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from stream.errors import ProcessorError
+from stream.frames import VideoFrame
+from stream.processor import FrameProcessor, VideoResult
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A picture that waits for its call since ``since`` (s)."""
+
+    stream: FrameProcessor
+    frame: VideoFrame
+    since: float
+    answer: asyncio.Future[VideoResult]
+
+
+class BatchQueue:
+    """Who goes next, and when. Pure.
+
+    First come, first served, and each stream has one picture here at most, so none is passed over. A batch is
+    due when it is full, when every stream that takes part has a picture in it, or when the oldest has waited
+    for ``wait`` seconds.
+    """
+
+    def __init__(self, size: int, wait: float) -> None:
+        if size < 1 or wait < 0:
+            raise ValueError(f"a batch of {size}, waited for {wait} s")
+        self._size = size
+        self._wait = wait
+        self._waiting: deque[Waiting] = deque()
+        self.streams = 0
+        """How many take part."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, item: Waiting) -> None:
+        self._waiting.append(item)
+
+    def drop(self, item: Waiting) -> None:
+        """It is not wanted any more; nothing happens when it has gone already."""
+        if item in self._waiting:
+            self._waiting.remove(item)
+
+    def due_in(self, now: float) -> float | None:
+        """Seconds until the next batch is due; None while nobody waits."""
+        if not self._waiting:
+            return None
+        if len(self._waiting) >= min(self._size, max(1, self.streams)):
+            return 0.0
+        return max(0.0, self._waiting[0].since + self._wait - now)
+
+    def take(self) -> list[Waiting]:
+        """The next batch, oldest first."""
+        return [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+
+
+class Batcher:
+    """Gathers pictures for `FrameProcessor.process_video_batch`, one call at a time. Belongs to one loop."""
+
+    def __init__(self, size: int, wait: float) -> None:
+        self._queue = BatchQueue(size, wait)
+        self._changed = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    def of(self, stream: FrameProcessor) -> Callable[[VideoFrame], Awaitable[VideoResult]]:
+        """What takes the pictures of one stream."""
+
+        async def process(frame: VideoFrame) -> VideoResult:
+            return await self._process(stream, frame)
+
+        return process
+
+    def joined(self) -> None:
+        """One stream more takes part."""
+        self._queue.streams += 1
+
+    def left(self) -> None:
+        """One stream less takes part."""
+        self._queue.streams -= 1
+        self._changed.set()
+
+    async def _process(self, stream: FrameProcessor, frame: VideoFrame) -> VideoResult:
+        loop = asyncio.get_running_loop()
+        item = Waiting(stream, frame, loop.time(), loop.create_future())
+        self._queue.put(item)
+        self._changed.set()
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._work(), name="batches")
+        try:
+            return await item.answer
+        finally:
+            self._queue.drop(item)
+
+    async def _work(self) -> None:
+        """Until nobody waits any more."""
+        loop = asyncio.get_running_loop()
+        while (due := self._queue.due_in(loop.time())) is not None:
+            if due:
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(due):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+                continue
+            await self._call(self._queue.take())
+
+    async def _call(self, batch: list[Waiting]) -> None:
+        streams = [item.stream for item in batch]
+        try:
+            results = await streams[0].process_video_batch(streams, [item.frame for item in batch])
+            answers = _answers(results, len(batch))
+        except asyncio.CancelledError:
+            for item in batch:
+                item.answer.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 (the edge to a processor that is not ours; all are told)
+            answers = [error] * len(batch)
+        for item, answer in zip(batch, answers, strict=True):
+            if item.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                item.answer.set_exception(answer)
+            else:
+                item.answer.set_result(answer)
+
+
+def _answers(results: object, count: int) -> Sequence[VideoResult | Exception]:
+    if not isinstance(results, Sequence) or len(results) != count:
+        found = f"{len(results)} results" if isinstance(results, Sequence) else type(results).__name__
+        raise ProcessorError(f"process_video_batch returned {found} for {count} pictures")
+    return results
