@@ -81,8 +81,9 @@ PROCESSORS = {"passthrough": Passthrough, "slow": Slow, "invert": Invert}
 
 
 async def counted(request: web.Request) -> web.Response:
-    """How many tasks and threads there are."""
-    return web.json_response({"tasks": len(asyncio.all_tasks()), "threads": threading.active_count()})
+    """How many tasks there are, and how many threads of asyncio's own pool, which grows up to a bound."""
+    pool = sum(thread.name.startswith("asyncio_") for thread in threading.enumerate())
+    return web.json_response({"tasks": len(asyncio.all_tasks()), "pool": pool})
 
 
 def main() -> None:
