@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,16 +66,38 @@ def list_models(
 
 @models.command()
 def pull(
-    model: Name,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="owner/repository[@revision], or a file in one.")
+    ] = None,
     half: Annotated[
         bool, typer.Option("--fp16", help="Files of half precision where there are any (for CUDA).")
     ] = False,
+    workflow: Annotated[
+        str | None,
+        typer.Option("--workflow", "-w", help="All that a workflow names: a file, or a kept name."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A host beside huggingface.co; may be repeated (--workflow)."),
+    ] = None,
+    folder: Folder = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be fetched (--workflow).")
+    ] = False,
 ) -> None:
-    """Fetch a repository from the hub: only the files that are needed; goes on where it broke off."""
+    """Fetch a repository from the hub: only the files that are needed; goes on where it broke off.
+
+    With --workflow: the models that the file names, into checkpoints, loras, ... of the models folder.
+    """
+    if (model is None) == (workflow is None):
+        raise InvalidInput("give a model, or --workflow", field="MODEL")
+    if model is None:
+        _pull_for(str(workflow), folder, allow_host or (), dry_run=dry_run)
+        return
     from headrace.models.pull import Puller, space_needed
     from headrace.models.roots import Roots
 
-    roots = Roots.from_environment()
+    roots = Roots.from_environment(folder)
     puller = Puller(roots)
     plan = puller.plan(model, variant="fp16" if half else None)
     space_needed(plan, roots)
@@ -84,9 +107,46 @@ def pull(
         def on_bytes(name: str, done: int, size: int) -> None:
             progress.update(task, completed=done, total=size, description=f"{model} {name}")
 
-        folder = puller.fetch(plan, on_bytes)
+        where = puller.fetch(plan, on_bytes)
         progress.update(task, description=model)
-    terminal().print(f"{model} is in {folder}")
+    terminal().print(f"{model} is in {where}")
+
+
+def _pull_for(workflow: str, folder: Path | None, hosts: Collection[str], *, dry_run: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from headrace.library.names import Library
+    from headrace.models.errors import amount
+    from headrace.models.roots import Roots
+    from headrace.models.workflow_models import WorkflowPuller, models_of
+    from workflows import library
+
+    data = library.load(workflow) if library.is_path(workflow) else Library().load(workflow)
+    named = models_of(data)
+    console = terminal()
+    if not named:
+        console.print(f"{workflow} names no models (files in API format never do)", markup=False)
+        return
+    roots = Roots.from_environment(folder)
+    puller = WorkflowPuller(roots, allowed_hosts=hosts)
+    files = puller.plan(named)
+    table = Table("model", "size", "", box=None)
+    for file in files:
+        state = "here" if file.here else "to fetch" if file.digest else "to fetch; no digest is told"
+        table.add_row(escape(file.model.path), amount(file.size), state)
+    console.print(table)
+    missing = sum(not file.here for file in files)
+    if dry_run or not missing:
+        return
+    with _progress(bytes_too=True) as progress:
+        task = progress.add_task(workflow, total=None)
+
+        def on_bytes(name: str, done: int, size: int) -> None:
+            progress.update(task, completed=done, total=size, description=name)
+
+        puller.fetch(files, on_bytes)
+    console.print(f"{missing} fetched into {roots.models}", markup=False)
 
 
 @models.command("rm")

@@ -35,16 +35,16 @@ def download(
     url: str,
     part: Path,
     size: int,
-    digest: str,
+    digest: str | None,
     *,
     token: str | None = None,
     tell: Callable[[int], None] | None = None,
 ) -> None:
     """Have ``part`` hold the ``size`` bytes of ``url``; ``tell`` gets the bytes that are there.
 
-    ``digest``: SHA-256, or git's SHA-1 of a blob, in hexadecimal. The token goes to the host of ``url``,
-    not to one that it leads to. Raises `PullFailed`, `AtCapacity` when another process fetches the same file,
-    and what ``tell`` raises.
+    ``digest``: SHA-256, or git's SHA-1 of a blob, in hexadecimal; None where nobody told one. The token goes
+    to the host of ``url``, not to one that it leads to. Raises `PullFailed`, `AtCapacity` when another
+    process fetches the same file, and what ``tell`` raises.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as file:
@@ -70,7 +70,8 @@ def download(
                 raise PullFailed(f"{url} broke off at {have} of {size} bytes: {problem}")
             if fruitless:
                 time.sleep(_PAUSE * fruitless)
-    if digest_of(part, digest) != digest or part.stat().st_size != size:
+    damaged = digest is not None and digest_of(part, digest) != digest
+    if damaged or part.stat().st_size != size:
         part.unlink()
         raise PullFailed(f"{url} came damaged and was thrown away")
 

@@ -72,6 +72,23 @@ class Puller:
         self._endpoint = endpoint
         self._token = token
 
+    @property
+    def endpoint(self) -> str:
+        """The hub's address, without a slash at its end."""
+        return (self._endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+    def hub_token(self) -> str | None:
+        """The token for the hub, if this account has one."""
+        from huggingface_hub import get_token
+
+        return self._token or get_token()
+
+    def url_of(self, plan: Plan, file: Wanted) -> str:
+        """Where the hub has a file of ``plan``."""
+        from huggingface_hub import hf_hub_url
+
+        return str(hf_hub_url(plan.repository, file.name, revision=plan.commit, endpoint=self.endpoint))
+
     def plan(self, ref: ModelRef | str, *, variant: str | None = None) -> Plan:
         """What there is to fetch. ``variant``: ``fp16`` takes files of half precision where there are any.
 
@@ -143,14 +160,14 @@ class Puller:
         self, repository: str, commit: str, file: Wanted, tell: Callable[[int], None] | None = None
     ) -> Path:
         """One file at its place in the hub's cache: a blob by its digest, and a link in the snapshot."""
-        from huggingface_hub import get_token, hf_hub_url
+        from huggingface_hub import hf_hub_url
 
         folder = repo_folder(self._roots.hub, repository)
         blob, link = folder / "blobs" / file.digest, folder / "snapshots" / commit / file.name
         if not blob.exists():
-            url = hf_hub_url(repository, file.name, revision=commit, endpoint=self._endpoint)
+            url = hf_hub_url(repository, file.name, revision=commit, endpoint=self.endpoint)
             part = blob.with_name(f"{file.digest}.headrace.incomplete")
-            download(url, part, file.size, file.digest, token=self._token or get_token(), tell=tell)
+            download(url, part, file.size, file.digest, token=self.hub_token(), tell=tell)
             part.replace(blob)
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
@@ -175,7 +192,7 @@ class Puller:
             if error.name != "huggingface_hub":
                 raise
             raise NotInstalled("pulling needs huggingface_hub: pip install 'headrace[batch]'") from error
-        return HfApi(endpoint=self._endpoint, token=self._token, library_name="headrace")
+        return HfApi(endpoint=self.endpoint, token=self._token, library_name="headrace")
 
     def _translated(self, ref: ModelRef) -> _Translated:
         return _Translated(ref)
