@@ -8,6 +8,7 @@ again, and it is the right one when that value, and nothing else, has become ano
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ Read = Callable[[Any], Graph]
 Slot = tuple[Any, Any]
 """A container of the data, and a value's key or index in it."""
 
-MAX_TRIES = 400
+MAX_TRIES = 40
 """Readings of the file for one value."""
 
 
@@ -65,10 +66,8 @@ def _set(data: Any, node_id: str, name: str, value: Any, read: Read) -> bool:
     old = node.inputs[name]
     if _same(old, value):
         return True
-    slots = list(_slots(data, node_id, name))
-    # The right place most likely holds what the graph has.
-    slots.sort(key=lambda slot: not _same(slot[0][slot[1]], old))
-    for container, key in slots[:MAX_TRIES]:
+    slots = (slot for slot in _slots(data, node_id, name) if _same(slot[0][slot[1]], old))
+    for container, key in itertools.islice(slots, MAX_TRIES):
         kept = container[key]
         container[key] = value
         if _only_change(before, read(data), node_id, name, value):
@@ -89,8 +88,8 @@ def _api_inputs(data: Any, node_id: str) -> dict[str, Any] | None:
 
 
 def _slots(data: Any, node_id: str, name: str) -> Iterator[Slot]:
-    """Where the value may stand: with the node itself, else with one around it that promotes its widget, else
-    with a node that it is linked to (a primitive)."""
+    """Where the value may stand: with the node itself, else with one around it that promotes its widget, or
+    with one that it is linked to (a primitive)."""
     ids = node_id.split(":")
     near: list[Slot] = []
     far: list[Slot] = []

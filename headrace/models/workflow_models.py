@@ -68,7 +68,8 @@ def models_of(workflow: Any) -> list[NamedModel]:
         try:
             model = _named(entry)
             before = found.setdefault(model.path, model)
-            if (before.url, before.digest or model.digest) != (model.url, model.digest or before.digest):
+            addresses = {each.url.partition("?")[0] for each in (before, model)}
+            if len(addresses) > 1 or (before.digest or model.digest) != (model.digest or before.digest):
                 raise InvalidInput(f"{model.path} is named with two addresses: {before.url}, {model.url}")
         except InvalidInput as error:
             problems.append(error.message)
