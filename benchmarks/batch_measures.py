@@ -155,7 +155,7 @@ def _check_text(made: Round) -> None:
 def _engine_environment() -> dict[str, str]:
     """That of a batch engine."""
     from headrace.batch.client import default_engine
-    from headrace.engine.child import environment
+    from headrace.engine.launch import environment
 
     return environment(default_engine())
 

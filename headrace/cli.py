@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -45,6 +46,8 @@ app.command()(check)
 USAGE = 2
 FAILED = 1
 INTERRUPTED = 130
+FRAME_TIMEOUT = 600.0
+"""Seconds for a frame of a file, which has no viewer who waits: a slow model on a CPU may take minutes."""
 
 
 @app.command()
@@ -89,29 +92,36 @@ def process(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
 ) -> None:
     """Turn a video file into a processed one, every frame of it."""
-    from headrace.process import ProcessOptions, process_file
-
     _log(log_level)
     require_engine()
     if target.exists() and not overwrite:
         raise InvalidInput(f"{target} exists; --overwrite replaces it", field="OUT")
-    options = ProcessOptions(
-        source=source,
-        target=target,
-        workflow=workflow,
-        processor=processor,
-        params=tuple(param or ()),
-        size=size,
-        bitrate=bitrate,
-        preset=preset,
-        hardware=hardware,
-        device=device,
-        threads=threads,
-        input_folder=input_folder,
-        comfyui=comfyui,
-        comfyui_python=comfyui_python,
-    )
-    _run(process_file(options))
+    from headrace.engine.launch import launch
+    from headrace.engine.settings import EngineSettings
+
+    engine = EngineSettings(name="file", device=device, threads=threads, call_timeout=FRAME_TIMEOUT)
+    # Until the loop looks after signals.
+    signal.signal(signal.SIGTERM, _leave)
+    # Before everything else: it imports torch while this process imports codecs and opens the files.
+    with launch(engine) as launched:
+        from headrace.process import ProcessOptions, process_file
+
+        options = ProcessOptions(
+            source=source,
+            target=target,
+            workflow=workflow,
+            processor=processor,
+            params=tuple(param or ()),
+            size=size,
+            bitrate=bitrate,
+            preset=preset,
+            hardware=hardware,
+            engine=engine,
+            input_folder=input_folder,
+            comfyui=comfyui,
+            comfyui_python=comfyui_python,
+        )
+        _run(process_file(options, launched))
 
 
 @app.command()
@@ -240,6 +250,10 @@ def doctor(
         raise SystemExit(FAILED)
 
 
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def require_engine() -> None:
     """Raise `NotInstalled` when torch, which the engine needs, is not there."""
     if importlib.util.find_spec("torch") is None:
@@ -247,8 +261,6 @@ def require_engine() -> None:
 
 
 async def _until_signal(work: Any) -> None:
-    import signal
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -17,6 +17,7 @@ from rich.table import Table
 from headrace.comfyui.setup import ComfyBeside, wait_until_known
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
+from headrace.engine.launch import Launched
 from headrace.engine.settings import EngineSettings
 from headrace.library.names import Library
 from headrace.server.definitions import WorkerDefinitions
@@ -32,8 +33,6 @@ from stream.requests import MAX_SIZE, MIN_SIZE
 
 DEFAULT_WORKFLOW = "passthrough"
 READY_TIMEOUT = 300.0
-FRAME_TIMEOUT = 600.0
-"""A file has no viewer who waits: a slow model on a CPU may take minutes for a frame."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STAGES = {"decode": "decode", "wait": "wait", "process": "process", "encode": "encode"}
 
@@ -51,15 +50,14 @@ class ProcessOptions:
     bitrate: int
     preset: str
     hardware: str
-    device: str
-    threads: int
+    engine: EngineSettings
     input_folder: Path | None = None
     comfyui: Path | None = None
     comfyui_python: str | None = None
 
 
-async def process_file(options: ProcessOptions) -> None:
-    """Run the whole job; raises `HeadraceError` with what went wrong.
+async def process_file(options: ProcessOptions, launched: Launched) -> None:
+    """Run the whole job in the engine that is ``launched``; raises `HeadraceError` with what went wrong.
 
     SIGINT and SIGTERM stop it: the half-written output and the engine go, and `SystemExit` is raised with
     128 and the signal's number, as a shell reports it.
@@ -77,7 +75,7 @@ async def process_file(options: ProcessOptions) -> None:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop, number)
     try:
-        await _process(options)
+        await _process(options, launched)
     except (asyncio.CancelledError, HeadraceError):
         if caught:
             raise SystemExit(128 + caught[0]) from None
@@ -87,17 +85,13 @@ async def process_file(options: ProcessOptions) -> None:
             loop.remove_signal_handler(number)
 
 
-async def _process(options: ProcessOptions) -> None:
+async def _process(options: ProcessOptions, launched: Launched) -> None:
     settings = _pipeline_settings(options)
     console = Console(stderr=True)
     specs = _specs(options)
     if options.comfyui is None:
         spec, params = _what_to_run(options, specs)
-    engine = Engine(
-        EngineSettings(
-            name="file", device=options.device, threads=options.threads, call_timeout=FRAME_TIMEOUT
-        )
-    )
+    engine = Engine(options.engine, launched)
     comfyui = _comfyui(options, engine, specs)
     job: FileJob | None = None
     started = time.monotonic()

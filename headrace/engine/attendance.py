@@ -12,6 +12,7 @@ from typing import Any
 from headrace.engine.calls import Calls, OnAnswer
 from headrace.engine.child import Child, why
 from headrace.engine.host_errors import rebuild
+from headrace.engine.launch import Launched
 from headrace.engine.link import LinkClosed, LinkError, MalformedMessage, Message
 from headrace.engine.policy import CallKind, Watch
 from headrace.engine.settings import EngineFacts, EngineSettings
@@ -29,7 +30,8 @@ class Attendance:
     """Starts an engine at once (raises `EngineError` as `Child.spawn` does); `attend` watches it to its end.
 
     ``on_ready`` is called when the engine can be used, ``on_gone`` when it no longer can, which may be before
-    the process has ended and more than once. ``on_word`` gets what it says of sessions by itself.
+    the process has ended and more than once. ``on_word`` gets what it says of sessions by itself. One that is
+    ``launched`` already is taken in the place of a new one.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Attendance:
         on_ready: Callable[[EngineFacts], None],
         on_gone: Callable[[], None],
         on_word: Callable[[Message], None],
+        launched: Launched | None = None,
     ) -> None:
         self.verdict: HeadraceError | None = None
         """What was wrong with it, as far as that is known."""
@@ -47,7 +50,7 @@ class Attendance:
         self._on_ready, self._on_gone, self._on_word = on_ready, on_gone, on_word
         self._ready_at: float | None = None
         self._lost = asyncio.Event()
-        self.child = Child.spawn(settings, self._on_message, self._on_link_closed)
+        self.child = Child.spawn(settings, self._on_message, self._on_link_closed, launched)
 
     def ready_for(self) -> float | None:
         """Seconds since it became ready; None when it never did."""

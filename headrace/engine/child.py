@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
 import subprocess
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from headrace.engine.launch import Launched, launch
 from headrace.engine.link import Link, LinkError, Message
 from headrace.engine.settings import EngineSettings
 from stream.errors import EngineError
@@ -28,10 +26,7 @@ MAX_LINE = 4000
 _PIPE_SIZE = 1024 * 1024
 _READ = 64 * 1024
 _READS_PER_WAKE = 8
-_BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 _LAST_WAIT = 3.0
-# What a host keeps for itself of the limits, so that it answers before its guardian loses patience.
-_SOFT = 0.8
 
 
 class Child:
@@ -62,31 +57,13 @@ class Child:
         settings: EngineSettings,
         on_message: Callable[[Message], None],
         on_closed: Callable[[LinkError], None],
+        launched: Launched | None = None,
     ) -> Child:
-        """Start an engine; it says ``ready`` or ``failed`` through the link.
+        """Start an engine, or take the one that is ``launched``; it says ``ready`` or ``failed`` by the link.
 
-        Raises `EngineError` when the interpreter cannot be started or this is not the main thread, whose end
-        the engine takes for the worker's.
+        Raises `EngineError` as `launch` does.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise EngineError("an engine must be started from the main thread: it ends with the one that did")
-        ours, theirs = Link.sockets()
-        try:
-            process = subprocess.Popen(
-                command(settings, theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                env=environment(settings),
-                # A group of its own: what a processor starts can be ended with it.
-                process_group=0,
-            )
-        except OSError as error:
-            ours.close()
-            raise EngineError(f"engine {settings.name} cannot be started: {error}") from error
-        finally:
-            theirs.close()
+        process, ours = (launched or launch(settings)).take()
         try:
             child = cls(process, Link(ours), settings.name)
         except OSError as error:
@@ -199,47 +176,6 @@ class Child:
 def _shown(line: bytes) -> bytes:
     """What a terminal would show of a line: progress bars go back to its start and write it anew."""
     return line.rstrip(b"\r").rpartition(b"\r")[2]
-
-
-def command(settings: EngineSettings, fd: int) -> list[str]:
-    """The command line of an engine whose end of the link is ``fd``."""
-    foreign = settings.python is not None
-    paths = settings.extra_path
-    if paths is None:
-        paths = () if foreign else (os.getcwd(),)
-    return [
-        *(settings.python or (sys.executable,)),
-        str(_BOOTSTRAP),
-        *(["--foreign"] if foreign else []),
-        f"--fd={fd}",
-        f"--parent={os.getpid()}",
-        f"--device={settings.device}",
-        f"--threads={settings.threads}",
-        f"--nice={settings.nice}",
-        f"--call-limit={settings.call_timeout * _SOFT}",
-        f"--open-limit={settings.open_timeout * _SOFT}",
-        f"--stop-limit={settings.stop_timeout / 4}",
-        *([f"--home={json.dumps(dict(settings.home))}"] if settings.home is not None else []),
-        *(f"--path={os.path.abspath(path)}" for path in paths),
-        # Another torch may not understand how ours hands memory on.
-        *(f"--holder={kind}={prefix}" for kind, prefix in settings.holders.items() if not foreign),
-    ]
-
-
-def environment(settings: EngineSettings) -> dict[str, str]:
-    """The worker's environment with what an engine needs; a foreign interpreter keeps to its own packages."""
-    env = dict(os.environ)
-    if settings.python is not None:
-        for name in ("PYTHONPATH", "PYTHONHOME"):
-            env.pop(name, None)
-    env["PYTHONUNBUFFERED"] = "1"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        env.setdefault(name, str(settings.threads))
-    # Pictures as tensors come and go thirty times a second; without these, glibc fetches their pages from
-    # the kernel every time.
-    env.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 1024 * 1024))
-    env.setdefault("MALLOC_TRIM_THRESHOLD_", str(128 * 1024 * 1024))
-    return env | dict(settings.env)
 
 
 def why(code: int) -> str:

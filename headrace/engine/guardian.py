@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from headrace.engine.attendance import Attendance
 from headrace.engine.calls import OnAnswer
+from headrace.engine.launch import Launched
 from headrace.engine.link import Message
 from headrace.engine.policy import Backoff, CallKind
 from headrace.engine.settings import EngineFacts, EngineSettings
@@ -29,9 +30,10 @@ class Engine:
     ``state`` is ``stopped``, ``starting``, ``ready``, ``restarting`` (after an engine that had been ready) or
     ``failed`` (several starts in a row came to nothing; it goes on trying, slowly, unless a package is
     missing). ``generation`` counts the engines that became ready: what was opened in one is gone in the next.
+    The first of them may have been ``launched`` with these settings before this object was there.
     """
 
-    def __init__(self, settings: EngineSettings | None = None) -> None:
+    def __init__(self, settings: EngineSettings | None = None, launched: Launched | None = None) -> None:
         self.settings = settings or EngineSettings()
         self.state: State = "stopped"
         self.generation = 0
@@ -45,6 +47,7 @@ class Engine:
         """The last lines of the log of the engine that ended last."""
         self.suspects = asyncio.Lock()
         """Held while a session is opened whose opening may be what ended an engine: one at a time."""
+        self._launched = launched
         self._run: Attendance | None = None
         self._stopping = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -235,7 +238,14 @@ class Engine:
             pass
 
     def _spawn(self) -> Attendance:
-        self._run = Attendance(self.settings, on_ready=self._ready, on_gone=self._gone, on_word=self._on_word)
+        launched, self._launched = self._launched, None
+        self._run = Attendance(
+            self.settings,
+            on_ready=self._ready,
+            on_gone=self._gone,
+            on_word=self._on_word,
+            launched=launched,
+        )
         return self._run
 
     def _ready(self, facts: EngineFacts) -> None:

@@ -14,7 +14,6 @@ import gc
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run an engine to its end; returns the exit status."""
+    """Run an engine to the end of its process; returns the exit status where it could not get ready."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     die_with_parent(options.parent)
     # The terminal sends Ctrl-C to everybody; the worker decides what it means.
@@ -78,10 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with torch.inference_mode():
         asyncio.run(Host(link, options, device, home).run())
     link.close()
-    if still := [thread.name for thread in threading.enumerate() if thread.daemon]:
-        # A model that loads, a library's own: the interpreter's end and such a thread do not go together.
-        leave(0, f"the engine ends beside the threads {', '.join(still)}")
-    return 0
+    # Threads of a library, or a model that loads, and the interpreter's own end do not go together.
+    return leave(0, "the engine ends")
 
 
 def prepare(options: argparse.Namespace, home: Home | None) -> tuple[dict[str, Any], torch.device]:

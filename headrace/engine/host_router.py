@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from headrace.engine.home import Home
 from headrace.engine.host_batch import OPS as BATCH_OPS
@@ -141,7 +141,7 @@ class Host:
         leave(DEVICE_LOST, f"the device is beyond use: {reason}")
 
 
-def leave(status: int, message: str) -> None:
+def leave(status: int, message: str) -> NoReturn:
     """Exit at once: the interpreter's own end may hang on a broken device or a foreign thread."""
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 _TRIM = 64
 """Columns of padding that all rows have in common before they are cut off."""
@@ -22,7 +20,7 @@ class Rows:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._cache = DynamicCache(config=model.config)
+        self._cache = _empty(model)
         self._device: torch.device = model.device
         self._mask = torch.ones((1, 0), dtype=torch.long, device=self._device)
         """1 where a row has a token, 0 for padding: [rows, columns]."""
@@ -54,7 +52,7 @@ class Rows:
     def can_join(self, other: Rows) -> bool:
         """Whether `join` is possible: every layer keeps its keys and values and nothing else."""
         layers = [*self._cache.layers, *other._cache.layers]
-        return all(type(layer) is DynamicLayer for layer in layers)
+        return all(map(_is_plain, layers))
 
     def join(self, other: Rows) -> None:
         """Take over the rows of ``other``, behind one's own."""
@@ -70,7 +68,7 @@ class Rows:
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all rows but these, and the padding that nobody needs any more."""
         if not rows:
-            self._cache = DynamicCache(config=self._model.config)
+            self._cache = _empty(self._model)
             self._mask = self._mask[:0]
             return
         index = torch.tensor(rows, dtype=torch.long, device=self._device)
@@ -79,7 +77,7 @@ class Rows:
         cut = spare if spare >= _TRIM or len(rows) == 1 else 0
         self._mask = self._mask[:, cut:]
         for layer in self._cache.layers:
-            if type(layer) is DynamicLayer:
+            if _is_plain(layer):
                 layer.keys = layer.keys.index_select(0, index)[:, :, cut:]
                 layer.values = layer.values.index_select(0, index)[:, :, cut:]
 
@@ -87,3 +85,16 @@ class Rows:
 def _padded(states: torch.Tensor, columns: int) -> torch.Tensor:
     """[rows, heads, columns, size] with zeros on the left."""
     return torch.nn.functional.pad(states, (0, 0, columns - states.shape[2], 0))
+
+
+def _empty(model: Any) -> Any:
+    # Not at the module's head: transformers takes seconds, and is there when a model is.
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)
+
+
+def _is_plain(layer: object) -> bool:
+    from transformers.cache_utils import DynamicLayer
+
+    return type(layer) is DynamicLayer

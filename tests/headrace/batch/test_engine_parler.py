@@ -19,7 +19,6 @@ from headrace.engine.settings import EngineSettings
 from headrace.models.cache import ModelCache
 from headrace.models.roots import Roots
 from headrace.models.store import ModelStore
-from headrace.models.tiny_text import chat_tokenizer
 from stream.errors import InvalidInput, NotInstalled
 
 PACKAGES = str(Path(__file__).parent / "interpreter")
@@ -29,6 +28,8 @@ MODEL = "parler-tiny"
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, str]:
     model = tmp_path / "models" / MODEL
+    from headrace.models.tiny_text import chat_tokenizer
+
     chat_tokenizer().save_pretrained(model)
     config = {"model_type": "parler_tts", "architectures": ["ParlerTTSForConditionalGeneration"]}
     (model / "config.json").write_text(json.dumps(config))
@@ -57,6 +58,8 @@ async def test_parler_speaks_in_an_interpreter_of_its_own(folders: dict[str, str
     assert (first.body["sample_rate"], first.body["weights"]) == (44_100, "real")
     with wave.open(io.BytesIO(first.blobs["speech.wav"])) as file:
         samples = np.frombuffer(file.readframes(100), "<i2") / 32767
+    from headrace.models.tiny_text import chat_tokenizer
+
     tokens = chat_tokenizer()("abcd")["input_ids"]
     assert np.abs(samples[:4] * 1000 - tokens).max() < 0.1
 

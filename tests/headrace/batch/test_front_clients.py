@@ -5,14 +5,12 @@ import base64
 import io
 import json
 import wave
+from importlib import import_module
 
 import av
 import httpx2
-import openai
 import pytest
 from batch_stand_in import PNG, StandInEngine, batch_server, until, wav
-from livepeer_ai import Livepeer
-from livepeer_ai.models import errors
 
 from headrace.batch.subtitles import segments_of, srt, vtt
 from stream import sse
@@ -24,8 +22,20 @@ async def served():
         yield server
 
 
+# The clients take seconds to import, and every process of a run collects every module.
 @pytest.fixture
-async def client(served):
+def openai():
+    return import_module("openai")
+
+
+@pytest.fixture
+def errors():
+    """Those of livepeer-ai."""
+    return import_module("livepeer_ai.models.errors")
+
+
+@pytest.fixture
+async def client(openai, served):
     async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
@@ -76,7 +86,7 @@ async def test_openai_completions(client):
     assert "".join(texts) == "Hello there"
 
 
-async def test_openai_images(client, served):
+async def test_openai_images(openai, client, served):
     answer = await client.images.generate(model="", prompt="a cat", n=2, size="512x256")
     assert [base64.b64decode(image.b64_json)[:4] for image in answer.data] == [b"\x89PNG"] * 2
     inputs = served.engine.calls[-1][2]
@@ -90,7 +100,7 @@ async def test_openai_images(client, served):
 
 
 @pytest.mark.parametrize("form", ["json", "text", "srt", "vtt", "verbose_json"])
-async def test_openai_transcriptions(client, served, form):
+async def test_openai_transcriptions(openai, client, served, form):
     granularities = ["word", "segment"] if form == "verbose_json" else openai.omit
     answer = await client.audio.transcriptions.create(
         model="",
@@ -127,7 +137,7 @@ async def test_openai_speech(client, form):
     assert seconds == pytest.approx(0.2, abs=0.12)
 
 
-async def test_openai_models(client):
+async def test_openai_models(openai, client):
     names = [model.id async for model in client.models.list()]
     assert {"acme/talker", "demo:smollm2"} <= set(names)
     assert (await client.models.retrieve("acme/talker")).owned_by == "acme"
@@ -135,7 +145,7 @@ async def test_openai_models(client):
         await client.models.retrieve("acme/none")
 
 
-async def test_openai_errors(client, served):
+async def test_openai_errors(openai, client, served):
     with pytest.raises(openai.NotFoundError) as caught:
         await client.chat.completions.create(model="acme/none", messages=HI)
     assert caught.value.code == "model_not_found"
@@ -150,7 +160,7 @@ async def test_openai_errors(client, served):
         await client.chat.completions.create(model="", messages=HI, stream=True)
 
 
-async def test_openai_completions_take_a_list_of_one_text(client, served):
+async def test_openai_completions_take_a_list_of_one_text(openai, client, served):
     answer = await client.completions.create(model="", prompt=["Once upon"])
     assert served.engine.calls[-1][2]["prompt"] == "Once upon"
     assert answer.id.startswith("cmpl-")
@@ -204,7 +214,7 @@ async def test_openai_takes_its_leave_in_the_middle_of_a_stream(client, served, 
     await until(lambda: served.front.service.queue.running == 0)
 
 
-async def test_openai_retries_after_a_full_queue(served):
+async def test_openai_retries_after_a_full_queue(openai, served):
     served.engine.gate.clear()
     waiting = [asyncio.ensure_future(served.json("/llm", {"messages": HI})) for _ in range(1)]
     await until(lambda: served.engine.running == 1)
@@ -234,6 +244,8 @@ FILE = {"file_name": "a.png", "content": PNG}
 
 
 async def livepeer(served, method, request):
+    from livepeer_ai import Livepeer
+
     with Livepeer(http_bearer="any", server_url=served.url) as client:
         return await asyncio.to_thread(getattr(client.generate, method), request=request)
 
@@ -267,7 +279,7 @@ async def test_livepeer_sound_and_language(served):
     assert found.llm_response.usage.total_tokens == 10
 
 
-async def test_livepeer_errors(served):
+async def test_livepeer_errors(errors, served):
     for request in ({"prompt": ""}, {"prompt": "x", "width": 17}, {"prompt": "x", "loras": "{"}):
         with pytest.raises(errors.HTTPError) as caught:
             await livepeer(served, "text_to_image", request)
@@ -278,7 +290,7 @@ async def test_livepeer_errors(served):
     assert caught.value.status_code == 503
 
 
-async def test_livepeer_learns_of_a_wrong_token():
+async def test_livepeer_learns_of_a_wrong_token(errors):
     async with batch_server(StandInEngine(), token="s3cret") as server:
         with pytest.raises(errors.HTTPError) as caught:
             await livepeer(server, "text_to_image", {"prompt": "x"})

@@ -15,7 +15,6 @@ from headrace.batch.pipelines.audio_to_text import AudioToText
 from headrace.batch.pipelines.image_to_text import ImageToText
 from headrace.batch.pipelines.llm import Llm
 from headrace.models.tiny import fill
-from headrace.models.tiny_text import chat_tokenizer
 from stream.errors import InvalidInput
 
 BLIP = "demo:tiny-blip"
@@ -84,6 +83,8 @@ def make_llava(folder: Path) -> None:
         LlavaProcessor,
     )
 
+    from headrace.models.tiny_text import chat_tokenizer
+
     tokenizer = chat_tokenizer(("<image>",))
     vision = CLIPVisionConfig(
         image_size=32, patch_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
@@ -140,6 +141,8 @@ def make_blip2(folder: Path) -> None:
         BlipImageProcessor,
         OPTConfig,
     )
+
+    from headrace.models.tiny_text import chat_tokenizer
 
     tokenizer = chat_tokenizer(("<image>",))
     tokenizer.chat_template = None

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.engine.child import command, environment
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
+from headrace.engine.launch import command, environment
 from headrace.engine.link import Link
 from headrace.engine.settings import EngineSettings
 from stream.errors import NotInstalled

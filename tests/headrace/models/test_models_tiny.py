@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("diffusers")
-
-import transformers
-from diffusers import (
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    FluxPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-)
 
 from headrace.models import loading, weights
 from headrace.models.demos import DEMOS
@@ -28,6 +17,9 @@ from headrace.models.roots import Roots
 from headrace.models.store import ModelStore
 from headrace.models.tiny import ensure_built, random_weights
 from stream.errors import InvalidInput
+
+# Imported where they are used: the import takes seconds, and every process of a run collects every module.
+pytestmark = pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed")
 
 TINY = [name for name, demo in DEMOS.items() if demo.recipe]
 ARCHITECTURES = {"tiny-blip", "tiny-sam2", "tiny-whisper", "tiny-vits", "tiny-llama"}
@@ -69,6 +61,8 @@ def test_every_tiny_model_loads_by_the_real_path_with_mapped_weights(store: Mode
     assert found.weights == "random"
     assert pipeline_of(found)
     if name in ARCHITECTURES:
+        import transformers
+
         config = transformers.AutoConfig.from_pretrained(found.path)
         kind = getattr(transformers, config.architectures[0])
         loaded = loading.load_transformers(found, kind, cache=store.roots.cache)
@@ -95,6 +89,8 @@ def test_a_recipe_gives_the_same_bytes_again(store: ModelStore, tmp_path: Path) 
 
 
 def test_requests_with_their_own_schedulers_do_not_change_each_other(parts: dict[str, Any]) -> None:
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+
     def euler() -> Any:
         return loading.fresh_scheduler(parts["scheduler"], EulerDiscreteScheduler)
 
@@ -114,6 +110,8 @@ def test_requests_with_their_own_schedulers_do_not_change_each_other(parts: dict
 
 
 def test_pipelines_of_one_checkpoint_share_its_parts(parts: dict[str, Any]) -> None:
+    from diffusers import FluxPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+
     other: Any = loading.view(StableDiffusionImg2ImgPipeline, parts)
     assert other.unet is parts["unet"]
     with pytest.raises(InvalidInput, match=r"FluxPipeline needs .*transformer"):
