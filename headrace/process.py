@@ -43,14 +43,14 @@ class ProcessOptions:
 
     source: Path
     target: Path
-    workflow: str | None
-    processor: str | None
-    params: tuple[str, ...]
-    size: str | None
-    bitrate: int
-    preset: str
-    hardware: str
     engine: EngineSettings
+    workflow: str | None = None
+    processor: str | None = None
+    params: tuple[str, ...] = ()
+    size: str | None = None
+    bitrate: int = 4_000_000
+    preset: str = "superfast"
+    hardware: str = "auto"
     input_folder: Path | None = None
     comfyui: Path | None = None
     comfyui_python: str | None = None
@@ -86,24 +86,18 @@ async def process_file(options: ProcessOptions, launched: Launched) -> None:
 
 
 async def _process(options: ProcessOptions, launched: Launched) -> None:
-    settings = _pipeline_settings(options)
     console = Console(stderr=True)
-    specs = _specs(options)
-    if options.comfyui is None:
-        spec, params = _what_to_run(options, specs)
     engine = Engine(options.engine, launched)
+    specs = _specs(options)
     comfyui = _comfyui(options, engine, specs)
-    job: FileJob | None = None
+    job = make_job(options, engine, specs) if comfyui is None else None
     started = time.monotonic()
     try:
         if comfyui is not None:
             with console.status("starting ComfyUI"):
                 await wait_until_known(comfyui.service, READY_TIMEOUT)
-            spec, params = _what_to_run(options, specs)
-        processor = EngineProcessor(engine, spec, session="file", params=params)
-        if comfyui is not None and "engine" in spec:
-            processor = comfyui.processor(spec, session="file", params=params).inner
-        job, engine = FileJob(options.source, options.target, processor, settings), processor.engine
+            job, engine = _job_beside(comfyui, options, engine, specs)
+        assert job is not None
         await engine.start()
         with console.status("starting the engine"):
             await engine.wait_ready(READY_TIMEOUT)
@@ -116,6 +110,24 @@ async def _process(options: ProcessOptions, launched: Launched) -> None:
         await engine.stop()
         if comfyui is not None:
             await comfyui.service.stop()
+
+
+def make_job(options: ProcessOptions, engine: Engine, specs: Specs | None = None) -> FileJob:
+    """What the options ask for, in that engine, both files open. Raises `HeadraceError` for what cannot be."""
+    spec, params = _what_to_run(options, specs or _specs(options))
+    processor = EngineProcessor(engine, spec, session="file", params=params)
+    return FileJob(options.source, options.target, processor, _pipeline_settings(options))
+
+
+def _job_beside(
+    comfyui: ComfyBeside, options: ProcessOptions, engine: Engine, specs: Specs
+) -> tuple[FileJob, Engine]:
+    """The same where ComfyUI is there too, and the engine that it needs."""
+    spec, params = _what_to_run(options, specs)
+    processor = EngineProcessor(engine, spec, session="file", params=params)
+    if "engine" in spec:
+        processor = comfyui.processor(spec, session="file", params=params).inner
+    return FileJob(options.source, options.target, processor, _pipeline_settings(options)), processor.engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +147,9 @@ def _comfyui(options: ProcessOptions, engine: Engine, specs: Specs) -> ComfyBesi
         "comfyui": options.comfyui,
         "comfyui_python": options.comfyui_python,
         "comfyui_second": "off",
-        "engine_device": options.device,
-        "engine_threads": options.threads,
-        "call_timeout": FRAME_TIMEOUT,
+        "engine_device": options.engine.device,
+        "engine_threads": options.engine.threads,
+        "call_timeout": options.engine.call_timeout,
         "input_folder": options.input_folder,
     }
     return ComfyBeside(_Surroundings(load_settings(given), engine, specs))
@@ -151,6 +163,16 @@ def _specs(options: ProcessOptions) -> Specs:
 def _what_to_run(
     options: ProcessOptions, specs: Specs | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+=======
+def make_job(options: ProcessOptions, engine: Engine) -> FileJob:
+    """What the options ask for, both files open. Raises `HeadraceError` for what cannot be."""
+    spec, params = _what_to_run(options)
+    processor = EngineProcessor(engine, spec, session="file", params=params)
+    return FileJob(options.source, options.target, processor, _pipeline_settings(options))
+
+
+def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+>>>>>>> e9dbbd4 (The tests of files share an engine where the program itself is not what they are about)
     pairs = {}
     for text in options.params:
         key, equals, value = text.partition("=")
