@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import inspect
 import os
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -36,6 +40,22 @@ os.environ["HEADRACE_WORKFLOWS"] = os.path.join(os.path.dirname(__file__), "no w
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "descriptors: fails when more descriptors are open after than before")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Where several processes collect, each begins with other modules, so that what one has compiled (with
+    its assertions) the others find done."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or sys.dont_write_bytecode:
+        return
+    folders = [Path(argument) for argument in session.config.args if Path(argument).is_dir()]
+    modules = sorted(path for folder in folders for path in folder.resolve().rglob("test_*.py"))
+    for path in modules[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        sys.path.insert(0, str(path.parent))
+        # What is wrong with a module is told when it is collected.
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(path.stem)
+        sys.path.remove(str(path.parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
