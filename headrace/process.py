@@ -113,8 +113,8 @@ async def _process(options: ProcessOptions, launched: Launched) -> None:
 
 
 def make_job(options: ProcessOptions, engine: Engine, specs: Specs | None = None) -> FileJob:
-    """What the options ask for, in that engine, both files open. Raises `HeadraceError` for what cannot be."""
-    spec, params = _what_to_run(options, specs or _specs(options))
+    """What the options ask for, both files open. Raises `HeadraceError` for what cannot be."""
+    spec, params = _what_to_run(options, specs)
     processor = EngineProcessor(engine, spec, session="file", params=params)
     return FileJob(options.source, options.target, processor, _pipeline_settings(options))
 
@@ -163,16 +163,6 @@ def _specs(options: ProcessOptions) -> Specs:
 def _what_to_run(
     options: ProcessOptions, specs: Specs | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-=======
-def make_job(options: ProcessOptions, engine: Engine) -> FileJob:
-    """What the options ask for, both files open. Raises `HeadraceError` for what cannot be."""
-    spec, params = _what_to_run(options)
-    processor = EngineProcessor(engine, spec, session="file", params=params)
-    return FileJob(options.source, options.target, processor, _pipeline_settings(options))
-
-
-def _what_to_run(options: ProcessOptions) -> tuple[dict[str, Any], dict[str, Any]]:
->>>>>>> e9dbbd4 (The tests of files share an engine where the program itself is not what they are about)
     pairs = {}
     for text in options.params:
         key, equals, value = text.partition("=")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from headrace.engine.processors import build
+from headrace.engine.settings import EngineSettings
 from headrace.library.names import Library
 from headrace.process import ProcessOptions, _what_to_run
 from headrace.server.catalogue import Catalogue
@@ -155,15 +156,7 @@ def start(known: Specs, params: dict[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def options(**given: Any) -> ProcessOptions:
-    return ProcessOptions(
-        source=Path("in.mp4"),
-        target=Path("out.mp4"),
-        **{"workflow": None, "processor": None, "params": (), "size": None, "bitrate": 1, "preset": ""}
-        | given,
-        hardware="auto",
-        device="cpu",
-        threads=1,
-    )
+    return ProcessOptions(Path("in.mp4"), Path("out.mp4"), EngineSettings(device="cpu"), **given)
 
 
 def test_process_looks_beside_the_workflow_file_or_where_it_is_told(
