@@ -7,6 +7,7 @@ from typing import Any
 
 from workflows import stream_rules
 from workflows.definitions import InputDefinition, NodeDefinition
+from workflows.dynamic import inputs_of
 from workflows.failures import node_failed
 from workflows.graph import Graph, Link, Node
 from workflows.protocol import (
@@ -101,13 +102,14 @@ class BoundNode:
     def literals(self) -> dict[str, Any]:
         """The arguments that do not come from other nodes: literals, raw links and hidden inputs."""
         node, definition = self.node, self.definition
+        known = inputs_of(definition, node.inputs)
         arguments: dict[str, Any] = {}
         for name, value in node.inputs.items():
-            if not takes(definition, name):
+            if not takes(definition, known, name):
                 continue
             if not isinstance(value, Link):
                 arguments[name] = value
-            elif is_raw(definition.inputs.get(name)):
+            elif is_raw(known.get(name)):
                 arguments[name] = [value.node_id, value.output]
         if not self.is_schema:
             arguments |= {
@@ -119,7 +121,8 @@ class BoundNode:
 
     @property
     def has_raw_links(self) -> bool:
-        return any(is_raw(self.definition.inputs.get(name)) for name, _ in self.node.links())
+        known = inputs_of(self.definition, self.node.inputs)
+        return any(is_raw(known.get(name)) for name, _ in self.node.links())
 
     def answer(self, name: str) -> Callable[..., Any]:
         """A class method by which the class is asked something, with the hidden inputs of a schema class."""
@@ -185,22 +188,22 @@ def rebind(bound: Mapping[str, BoundNode], graph: Graph) -> dict[str, BoundNode]
 
 def link_arguments(node: Node, definition: NodeDefinition) -> list[tuple[str, Link]]:
     """The arguments of a node that come from other nodes."""
+    known = inputs_of(definition, node.inputs)
     return [
         (name, link)
         for name, link in node.links()
-        if takes(definition, name) and not is_raw(definition.inputs.get(name))
+        if takes(definition, known, name) and not is_raw(known.get(name))
     ]
 
 
 def lazy_links(node: Node, definition: NodeDefinition) -> frozenset[str]:
     """Linked inputs that are only evaluated when the node asks for them."""
-    return frozenset(
-        name for name, _ in link_arguments(node, definition) if is_lazy(definition.inputs.get(name))
-    )
+    known = inputs_of(definition, node.inputs)
+    return frozenset(name for name, _ in link_arguments(node, definition) if is_lazy(known.get(name)))
 
 
-def takes(definition: NodeDefinition, name: str) -> bool:
-    return name in definition.inputs or definition.open_inputs
+def takes(definition: NodeDefinition, known: Mapping[str, InputDefinition], name: str) -> bool:
+    return name in known or definition.open_inputs
 
 
 def is_lazy(declared: InputDefinition | None) -> bool:

@@ -134,8 +134,6 @@ def _unknown_class(node: Node, definitions: Definitions) -> Problem:
 
 
 def _check_node(node: Node, definition: NodeDefinition) -> Iterator[Problem]:
-    if node.class_type in (stream_rules.LOAD_AUDIO, stream_rules.SAVE_AUDIO):
-        yield node.problem("not_supported", "workflows with sound cannot be run yet")
     for name, declared in inputs_of(definition, node.inputs).items():
         value = node.inputs.get(name)
         if name not in node.inputs:

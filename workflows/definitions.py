@@ -23,8 +23,6 @@ ANY_TYPE = "*"
 # Own key in the object_info of a node, for what ComfyUI does not say there.
 _EXTENSION = "headrace"
 
-_DYNAMIC = ("COMFY_DYNAMIC", "COMFY_AUTOGROW", "COMFY_COMBODYNAMIC")
-
 
 class BadDefinition(ValueError):
     """A node class whose declarations cannot be read."""
@@ -123,7 +121,7 @@ class NodeDefinition:
             validates_all=validates_all,
             may_change=question(node_class, "IS_CHANGED", "fingerprint_inputs") is not None,
             expands=_may_expand(node_class),
-            open_inputs=_takes_anything(declared.get("optional")) or _is_dynamic(declared),
+            open_inputs=_takes_anything(declared.get("optional")),
             packages=_names(getattr(node_class, "PACKAGES", ())),
         )
 
@@ -160,7 +158,6 @@ class NodeDefinition:
             validates_all=validates_all,
             may_change=question(node_class, "IS_CHANGED", "fingerprint_inputs") is not None,
             expands=bool(getattr(schema, "enable_expand", False)),
-            open_inputs=_is_dynamic(declared),
         )
 
     @classmethod
@@ -187,7 +184,7 @@ class NodeDefinition:
             validates=validates,
             validates_all=bool(own.get("validates_all")),
             may_change=bool(own.get("may_change")),
-            open_inputs=bool(own.get("open_inputs")) or _is_dynamic(declared),
+            open_inputs=bool(own.get("open_inputs")),
             expands=bool(own.get("expands")),
             packages=_names(own.get("packages")),
         )
@@ -371,18 +368,6 @@ def _validated_inputs(node_class: Any) -> tuple[frozenset[str], bool]:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     )
     return names, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def _is_dynamic(declared: Mapping[str, Any]) -> bool:
-    """Whether an input stands for others that only a graph names (``model.size`` of a dynamic combo)."""
-    specs = [
-        spec
-        for group in ("required", "optional")
-        if isinstance(members := declared.get(group), Mapping)
-        for spec in members.values()
-    ]
-    kinds = (spec[0] for spec in specs if isinstance(spec, list | tuple) and spec)
-    return any(isinstance(kind, str) and kind.startswith(_DYNAMIC) for kind in kinds)
 
 
 def _may_expand(node_class: Any) -> bool:

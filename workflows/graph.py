@@ -27,6 +27,8 @@ AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize", "increment-wra
 """What becomes of a value after each run of the graph, as ComfyUI's editor offers it."""
 
 _CONTROL = "control_after_generate"
+RULE = f".{_CONTROL}"
+"""Behind the name of an input: its rule, one of `AFTER_GENERATE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +121,20 @@ class Graph:
         return Graph.of(changed.get(node.id, node) for node in self)
 
     def with_values(self, values: Mapping[tuple[str, str], Any]) -> Graph:
-        """The same graph with other literals, keyed by node id and input."""
-        changed: dict[str, dict[str, Any]] = {}
+        """The same graph with other literals, keyed by node id and input.
+
+        The name of an input with `RULE` behind it means what becomes of it after each run.
+        """
+        changed: dict[str, Node] = {}
         for (node_id, name), value in values.items():
-            changed.setdefault(node_id, dict(self.nodes[node_id].inputs))[name] = value
-        return self.with_nodes(
-            {
-                node_id: replace(self.nodes[node_id], inputs=MappingProxyType(inputs))
-                for node_id, inputs in changed.items()
-            }
-        )
+            node = changed.get(node_id) or self.nodes[node_id]
+            if name.endswith(RULE) and name not in node.inputs:
+                rules = {**node.after_generate, name[: -len(RULE)]: value}
+                changed[node_id] = replace(node, after_generate=MappingProxyType(rules))
+            else:
+                inputs = {**node.inputs, name: value}
+                changed[node_id] = replace(node, inputs=MappingProxyType(inputs))
+        return self.with_nodes(changed)
 
     def to_api(self) -> dict[str, Any]:
         """The graph as API-format JSON data of its own (nothing is shared with the graph)."""

@@ -23,6 +23,8 @@ MASK_SLOT: Slot = 1
 """Holds the MASK of a LoadTensor: empty, as LoadImage gives it for a picture without alpha."""
 AUDIO_SLOT: Slot = 2
 """Holds the AUDIO of a LoadAudioTensor."""
+LAST_SOUND: Output = ("", AUDIO_SLOT)
+"""Among held values: the last stretch of sound."""
 
 
 @dataclass(frozen=True)

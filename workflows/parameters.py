@@ -13,9 +13,11 @@ from typing import Any
 
 from stream.errors import InvalidInput
 from workflows import stream_rules
+from workflows.costs import recompute_cost
 from workflows.definitions import Definitions, InputDefinition
 from workflows.dynamic import inputs_of
-from workflows.graph import Graph, Link, Node
+from workflows.graph import AFTER_GENERATE, RULE, Graph, Link, Node
+from workflows.rules import FIXED, can_have_rule
 from workflows.topology import downstream
 from workflows.values import ValueRefused, check_value, nearest, parse_text
 
@@ -36,7 +38,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One live parameter. ``cost`` is ``frame``, or ``recompute`` when constant nodes run again for it."""
+    """One live parameter. ``cost``: ``frame`` when the next frame shows it, ``recompute`` when constant nodes
+    run again for it, ``reload`` when weights are loaded."""
 
     key: str
     place: Place
@@ -53,6 +56,9 @@ class Parameter:
         if declared is not None:
             if declared.choices is not None:
                 schema["enum"] = list(declared.choices)
+                kinds = {type(choice) for choice in declared.choices}
+                if kinds == {str}:
+                    schema["type"] = "string"
             elif declared.type in _JSON_TYPES:
                 schema["type"] = _JSON_TYPES[declared.type]
                 limits = {"minimum": declared.minimum, "maximum": declared.maximum, "step": declared.step}
@@ -91,9 +97,19 @@ class ParameterTable:
                 continue
             key = f"{prefix}{node.id}.{name}"
             place = Place(index, node.id, name)
-            self.parameters[key] = Parameter(key, place, title, class_type, declared, value, cost)
-            for owner in {prefix + node.id, node.id, title, class_type}:
-                self._names.setdefault(f"{owner}.{name}".lower(), []).append(key)
+            costs = "frame" if cost == "frame" else recompute_cost(definition, declared, name, value)
+            self._add(Parameter(key, place, title, class_type, declared, value, costs), prefix)
+            if can_have_rule(declared, name) or name in node.after_generate:
+                rule = InputDefinition(name + RULE, "COMBO", choices=AFTER_GENERATE, default=FIXED)
+                place = Place(index, node.id, name + RULE)
+                present = node.after_generate.get(name, FIXED)
+                self._add(Parameter(key + RULE, place, title, class_type, rule, present, costs), prefix)
+
+    def _add(self, parameter: Parameter, prefix: str) -> None:
+        self.parameters[parameter.key] = parameter
+        node_id, name = parameter.place.node_id, parameter.place.input
+        for owner in {prefix + node_id, node_id, parameter.title, parameter.class_type}:
+            self._names.setdefault(f"{owner}.{name}".lower(), []).append(parameter.key)
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of a parameter object with canonical keys; JSON data."""

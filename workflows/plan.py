@@ -10,7 +10,8 @@ blocker, a graph to expand into) hands the frame over to the slow road, which is
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+import contextlib
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from stream.errors import ProcessorError
@@ -20,7 +21,7 @@ from workflows.compiler import Program, build
 from workflows.evaluation import EXPANDS
 from workflows.failures import node_failed
 from workflows.graph import Graph
-from workflows.layout import AUDIO_SLOT, FRAME_SLOT, Flow, Step
+from workflows.layout import AUDIO_SLOT, FRAME_SLOT, LAST_SOUND, Flow, Step
 from workflows.problems import invalid_workflow
 from workflows.protocol import IS_BLOCKER, is_blocker
 from workflows.questions import ALWAYS, fingerprint, refusals
@@ -108,6 +109,17 @@ class Plan:
         return bool(self._program.video.sinks) or bool(self._program.video.held_out) or not self.hears
 
     @property
+    def needs_sound(self) -> bool:
+        """Whether pictures are worked on with the last stretch of sound."""
+        program = self._program
+        return bool(program.video.held_in) or (bool(program.video.slow) and self.hears)
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether sound is worked on with the last picture."""
+        return bool(self._program.audio.held_in)
+
+    @property
     def output_label(self) -> str:
         """The node through which pictures leave, for messages."""
         node = self._program.video_node
@@ -189,6 +201,7 @@ class Plan:
         """
         flow = self._program.audio
         given = Given(audio=audio)
+        self._program.held[LAST_SOUND] = audio
         if flow.slow or self._expands:
             result = await self._slowly(flow, given)
         else:
@@ -271,6 +284,23 @@ class Plan:
             ]
         return texts
 
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """What runs within leaves nothing behind: no text, nothing to show, no step of a rule."""
+        shown = dict(self.shown)
+        try:
+            yield
+        finally:
+            self._texts_due = True
+            self.shown = shown
+            self.blocked = dict(self._program.blocked)
+            for rule in self._program.rules.values():
+                rule.rewind()
+
+    def guard(self) -> contextlib.AbstractContextManager[Any]:
+        """Held while the plan runs outside the frames' path; see `NodeRegistry.guard`."""
+        return self._registry.guard()
+
     # -- changing --------------------------------------------------------------------------------------
 
     async def change(
@@ -298,7 +328,7 @@ class Plan:
         return await build(graph, bound, self._registry, program.video_node, program, changed)
 
     def commit(self, program: Program) -> None:
-        """Put what `change` gave in force: the next frame is worked on with it."""
+        """Put what `change` or `recheck` gave in force: the next frame is worked on with it."""
         self._texts_due = program.constant_texts != self._program.constant_texts or self._texts_due
         program.held.update(self._program.held)
         self._program = program
@@ -317,6 +347,11 @@ class Plan:
             if answer is ALWAYS or answer not in (None, before):
                 changed.add(node_id)
         return await self.change({}, also=frozenset(changed)) if changed else None
+
+    @property
+    def program(self) -> Program:
+        """What is in force."""
+        return self._program
 
     @property
     def may_change(self) -> bool:

@@ -2,72 +2,92 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError
-from stream.frames import VideoFrame
-from stream.processor import FrameProcessor, Params, ProcessorInfo, VideoResult
-from workflows import library
+from stream.errors import HeadraceError, InvalidWorkflow, ProcessorError
+from stream.frames import AudioFrame, VideoFrame
+from stream.processor import AudioResult, FrameProcessor, Params, ProcessorInfo, VideoResult
+from workflows import warming
 from workflows.beside import run_beside
+from workflows.changes import WORKFLOW_KEYS, as_list, differing_values, of_graph, take_workflow, with_values
 from workflows.check import prepare
 from workflows.compiler import Program
-from workflows.graph import Graph, load_json, looks_like_graph
-from workflows.parameters import ParameterTable, Place
-from workflows.plan import Plan
+from workflows.graph import Graph
+from workflows.parameters import ParameterTable
+from workflows.pictures import as_frames, one_batch
+from workflows.plan import NeedsLoop, Plan
+from workflows.protocol import is_blocker
 from workflows.registry import NodeRegistry
-from workflows.stream_rules import modalities
-
-if TYPE_CHECKING:
-    import torch
+from workflows.sound import Ear, heard
+from workflows.stream_rules import Modalities, modalities
+from workflows.warming import Size, warm_up
 
 log = logging.getLogger(__name__)
 
-WORKFLOW_KEYS = ("workflow", "prompt", "prompts")
-MAX_WORKFLOWS = 16
+RATE = 30.0
+"""Pictures a second of a workflow that needs no input, where a stream has none."""
+ASK_EVERY = 2.0
+"""Seconds after which nodes are asked again whether what they read has changed (IS_CHANGED)."""
+
+__all__ = ["WORKFLOW_KEYS", "WorkflowProcessor"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Running:
     """What is in force; replaced as a whole between two frames."""
 
     plans: tuple[Plan, ...]
     table: ParameterTable
     is_passthrough: bool
+    media: Modalities
+    ears: tuple[Ear, ...]
+    may_change: bool
 
     @classmethod
-    def of(cls, plans: Sequence[Plan], registry: NodeRegistry) -> _Running:
+    def of(cls, plans: Sequence[Plan], registry: NodeRegistry, ears: tuple[Ear, ...] = ()) -> _Running:
+        graphs = [plan.graph for plan in plans]
         return cls(
             tuple(plans),
-            ParameterTable([plan.graph for plan in plans], registry.definitions),
+            ParameterTable(graphs, registry.definitions),
             all(plan.is_passthrough for plan in plans),
+            modalities(graphs),
+            ears or tuple(Ear() for _ in plans),
+            any(plan.may_change for plan in plans),
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Change:
     """Worked out for ``params`` on top of what was ``running``; `WorkflowProcessor._commit` puts it in force.
 
-    Either other ``programs`` of the same plans, or a ``replacement``.
+    Either other ``programs`` of the same plans, each with the one that it was made from, or a
+    ``replacement``.
     """
 
     running: _Running
     params: Params
-    programs: tuple[tuple[Plan, Program], ...] = ()
+    programs: tuple[tuple[Plan, Program, Program], ...] = field(default=())
     replacement: _Running | None = None
+
+    def fits(self, running: _Running) -> bool:
+        return self.running is running and all(plan.program is base for plan, base, _ in self.programs)
 
 
 class WorkflowProcessor(FrameProcessor):
     """Runs ``workflow`` on every frame.
 
-    ``workflow`` is API-format data, or a list of such where each works on the pictures of the one before.
-    ``input_node`` and ``output_node`` choose among several inputs and outputs where the graph leaves that
-    open. ``input_folder`` is where LoadImage finds its pictures, with the built-in nodes that are used where
-    no ``registry`` is given. Parameters are those of `ParameterTable`; the keys ``workflow``, ``prompt`` and
-    ``prompts`` put another workflow in place of the present one, whole or not at all.
+    ``workflow`` is workflow data, or a list of such where each works on the pictures and the sound of the one
+    before. ``input_node`` and ``output_node`` choose among several inputs and outputs where the graph leaves
+    that open. ``input_folder`` is where LoadImage finds its pictures, with the built-in nodes that are used
+    where no ``registry`` is given. Parameters are those of `ParameterTable`; the keys ``workflow``,
+    ``prompt`` and ``prompts`` put another workflow in place of the present one, whole or not at all.
+    ``warm_runs`` is how often a workflow is run on made-up frames before it goes into force.
     """
 
     def __init__(
@@ -78,6 +98,7 @@ class WorkflowProcessor(FrameProcessor):
         input_node: str | None = None,
         output_node: str | None = None,
         input_folder: str | Path | None = None,
+        warm_runs: int = warming.RUNS,
         error_callback: Any = None,
         **init_kwargs: Any,
     ) -> None:
@@ -88,65 +109,121 @@ class WorkflowProcessor(FrameProcessor):
         self._registry = registry
         self._input_node = input_node
         self._output_node = output_node
+        self._warm_runs = warm_runs
         self._running: _Running | None = None
         self._prepared: _Change | None = None
+        self._found: _Change | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._ask_at = 0.0
+        self._size = Size()
+        self._seen: tuple[Any, Any] | None = None
+        self._progress: tuple[str, float | None] = ("Loading", None)
         self._inference_mode: Any = None
 
     async def load_model(self, **kwargs: Any) -> None:
-        """Compile and run the constant part.
+        """Compile, run the constant part, and warm up on made-up frames of ``width`` x ``height``.
 
         Raises `InvalidWorkflow` with the problems as its details, `ProcessorError` when a node fails.
         """
         import torch
 
         self._inference_mode = torch.inference_mode
+        for side in ("width", "height"):
+            if isinstance(kwargs.get(side), int) and kwargs[side] > 0:
+                setattr(self._size, side, kwargs[side])
+        if getattr(self, "tensor_device", "cpu") == "engine" and kwargs.get("device"):
+            self._size.device = kwargs["device"]
         self._running = await self._compile(self._first_graphs())
+
+    def progress(self) -> tuple[str, float | None]:
+        """What is being done before frames can be worked on, and how far it is (0 to 1)."""
+        return self._progress
 
     def info(self) -> ProcessorInfo:
         """From the graphs alone; works before `load_model`. Raises `InvalidWorkflow`."""
         if self._running is not None:
-            graphs = [plan.graph for plan in self._running.plans]
-            table = self._running.table
+            media, table = self._running.media, self._running.table
         else:
             graphs = self._first_graphs()
-            table = ParameterTable(graphs, self._registry.definitions)
-        media = modalities(graphs)
-        video = media.video_input or media.video_output
-        return ProcessorInfo(video=video, audio=media.audio_input, schema=table.schema())
+            media, table = modalities(graphs), ParameterTable(graphs, self._registry.definitions)
+        generates = media.video_output and not media.video_input
+        silent = not (media.audio_input or media.audio_output)
+        return ProcessorInfo(
+            video=media.video_input or media.video_output or silent,
+            audio=media.audio_input or media.audio_output,
+            schema=table.schema(),
+            generates=RATE if generates else None,
+        )
 
     async def process_video_async(self, frame: VideoFrame) -> VideoResult:
         """The pictures that the workflow makes of ``frame``: one, or several when it gives a batch.
 
-        ``frame`` itself comes back where the workflow leaves it alone or has no video output. Raises
-        `ProcessorError` that names the node at fault.
+        ``frame`` itself comes back where the workflow leaves it alone or has no video output, None where an
+        execution blocker holds the picture back. Raises `ProcessorError` that names the node at fault.
         """
         running = self._loaded()
+        if running.may_change:
+            running = self._look_after(running)
         if running.is_passthrough:
             return frame
         source = frame.tensor
+        self._seen = source.shape, source.device
         version = None if source.is_inference() else source._version
         video: Any = source
         label = "the workflow"
         with self._inference_mode():
             for plan in running.plans:
-                image = _one_batch(video, label)
-                result, texts = await plan.run_async(image) if plan.is_async else plan.run(image)
+                if not plan.sees:
+                    continue
+                image = one_batch(video, label)
+                result, texts = await self._run(plan, image)
                 for text in texts:
                     self.emit("text", text)
                 if plan.has_video_output:
                     video, label = result, plan.output_label
+                    if is_blocker(video) or video == []:
+                        return None
+                if plan.is_damaged:
+                    await plan.repair()
             if video is source and version is not None and source._version == version:
                 return frame
-            return _frames(frame, video, label)
+            return as_frames(frame, video, label)
+
+    async def _run(self, plan: Plan, image: Any) -> tuple[Any, list[str]]:
+        if not plan.is_async:
+            try:
+                return plan.run(image)
+            except NeedsLoop:
+                log.info("%s: an async node came up; frames are awaited from now on", plan.output_label)
+        return await plan.run_async(image)
+
+    async def process_audio_async(self, frame: AudioFrame) -> AudioResult:
+        """Sound that the workflow makes; ``frame`` itself where none goes out of it. Raises
+        `ProcessorError`."""
+        running = self._loaded()
+        if not any(plan.hears for plan in running.plans):
+            return [frame]
+        frames = [frame]
+        with self._inference_mode():
+            for plan, ear in zip(running.plans, running.ears, strict=True):
+                if plan.hears:
+                    frames, texts = await heard(plan, ear, frames)
+                    for text in texts:
+                        self.emit("text", text)
+                    if plan.is_damaged:
+                        await plan.repair()
+        return frames
 
     async def prepare_params(self, params: Params) -> None:
-        """Compile another workflow, or run the constant nodes again that ``params`` change, in a thread.
+        """Compile and warm up another workflow, or run the constant nodes again that ``params`` change, in a
+        thread.
 
         Raises as `update_params` does. Changes that only the next frame needs are left to that.
         """
         self._prepared = None
         running = self._loaded()
         if self._takes_long(running, params):
+            await self._end_asking()
             self._prepared = await run_beside(lambda: self._work_out(running, params))
 
     async def update_params(self, params: Params) -> None:
@@ -156,7 +233,8 @@ class WorkflowProcessor(FrameProcessor):
         """
         running = self._loaded()
         change, self._prepared = self._prepared, None
-        if change is None or change.running is not running or change.params != params:
+        if change is None or change.params != params or not change.fits(running):
+            await self._end_asking()
             with self._inference_mode():
                 change = await self._work_out(running, params)
         self._commit(change)
@@ -174,6 +252,11 @@ class WorkflowProcessor(FrameProcessor):
         if own:
             await self.update_params(own)
 
+    async def on_stream_stop(self) -> None:
+        await self._end_asking()
+
+    # -- making and changing what runs -----------------------------------------------------------------
+
     def _first_graphs(self) -> list[Graph]:
         graphs = self._prepare(self._workflow)
         for choice in (self._input_node, self._output_node):
@@ -189,16 +272,34 @@ class WorkflowProcessor(FrameProcessor):
                 input_node=_choice(self._input_node, data),
                 output_node=_choice(self._output_node, data),
             )
-            for data in _as_list(workflow)
+            for data in as_list(workflow)
         ]
 
     async def _compile(self, graphs: Sequence[Graph]) -> _Running:
         with self._inference_mode():
-            plans = [
-                await Plan.compile(graph, self._registry, output_node=_choice(self._output_node, graph.nodes))
-                for graph in graphs
-            ]
+            plans = []
+            for number, graph in enumerate(graphs):
+                self._report("Loading", 0.5 * number / len(graphs))
+                output_node = _choice(self._output_node, graph.nodes)
+                plans.append(await Plan.compile(graph, self._registry, output_node=output_node))
+            await warm_up(
+                plans,
+                self._frame_size(),
+                lambda text, done: self._report(text, 0.5 + 0.5 * done),
+                self._warm_runs,
+            )
         return _Running.of(plans, self._registry)
+
+    def _frame_size(self) -> Size:
+        """What the frames of the stream look like, once there have been some."""
+        if self._seen is None:
+            return self._size
+        shape, device = self._seen
+        return Size(int(shape[2]), int(shape[1]), device)
+
+    def _report(self, message: str, done: float) -> None:
+        self._progress = (message, done)
+        self.emit("event", {"type": "progress", "message": message, "percent": round(100 * done)})
 
     def _loaded(self) -> _Running:
         if self._running is None:
@@ -208,152 +309,81 @@ class WorkflowProcessor(FrameProcessor):
     def _takes_long(self, running: _Running, params: Params) -> bool:
         """Whether nodes would have to be made or run that no frame waits for."""
         rest = dict(params)
-        if _take_workflow(rest, running.table) is not None:
+        if take_workflow(rest, running.table) is not None:
             return True
         places = running.table.resolve(rest)
         known = running.table.parameters.values()
-        return any(parameter.place in places and parameter.cost == "recompute" for parameter in known)
+        return any(parameter.place in places and parameter.cost != "frame" for parameter in known)
 
     async def _work_out(self, running: _Running, params: Params) -> _Change:
         """All of an update but its effect."""
         rest = dict(params)
-        workflow = _take_workflow(rest, running.table)
+        workflow = take_workflow(rest, running.table)
         if workflow is None:
             values = running.table.resolve(rest)
         else:
             graphs = self._prepare(workflow)
             table = ParameterTable(graphs, self._registry.definitions)
-            graphs = _with_values(graphs, table.resolve(rest))
-            changes = _literal_changes([plan.graph for plan in running.plans], graphs)
+            graphs = with_values(graphs, table.resolve(rest))
+            changes = differing_values([plan.graph for plan in running.plans], graphs)
             if changes is None:
                 return _Change(running, params, replacement=await self._compile(graphs))
             values = changes
-        by_plan: dict[int, dict[tuple[str, str], Any]] = {}
-        for place, value in values.items():
-            by_plan.setdefault(place.graph, {})[place.node_id, place.input] = value
-        plans = running.plans
-        programs = [(plans[index], await plans[index].change(of_plan)) for index, of_plan in by_plan.items()]
+        programs = []
+        for index in sorted({place.graph for place in values}):
+            plan = running.plans[index]
+            programs.append((plan, plan.program, await plan.change(of_graph(values, index))))
         return _Change(running, params, programs=tuple(programs))
 
     def _commit(self, change: _Change) -> None:
-        for plan, program in change.programs:
+        for plan, _, program in change.programs:
             plan.commit(program)
-        self._running = change.replacement or _Running.of(change.running.plans, self._registry)
+        running = change.running
+        self._running = change.replacement or _Running.of(running.plans, self._registry, running.ears)
+
+    # -- what changes by itself ------------------------------------------------------------------------
+
+    def _look_after(self, running: _Running) -> _Running:
+        """Now and then, have the nodes asked whether what they read has changed; put in force what they
+        say."""
+        now = time.monotonic()
+        if self._found is not None:
+            found, self._found = self._found, None
+            if found.fits(running):
+                self._commit(found)
+                return self._loaded()
+        if now >= self._ask_at and (self._asking is None or self._asking.done()):
+            if self._ask_at:
+                self._asking = asyncio.create_task(self._ask(running))
+            self._ask_at = now + ASK_EVERY
+        return running
+
+    async def _ask(self, running: _Running) -> None:
+        bases = [(plan, plan.program) for plan in running.plans]
+        try:
+            found = await run_beside(lambda: _rechecked(bases))
+        except HeadraceError as error:
+            log.warning("what has changed by itself is not taken: %s", error.message)
+            return
+        if found:
+            self._found = _Change(running, {}, programs=tuple(found))
+
+    async def _end_asking(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
-def _take_workflow(params: dict[str, Any], table: ParameterTable) -> Any:
-    """Take the workflow out of ``params``; None without one (null counts as none).
-
-    Raises `InvalidInput` when there are two. A node may be called "prompt"; what is given for it is then only
-    a workflow when it looks like one.
-    """
-    for key in WORKFLOW_KEYS:
-        if key in params and params[key] is None:
-            del params[key]
-    keys = [key for key in WORKFLOW_KEYS if key in params]
-    keys = [key for key in keys if not (table.knows(key) and _is_for_node(params[key]))]
-    if len(keys) > 1:
-        raise InvalidInput(f"{' and '.join(keys)} are the same thing; give one", field=keys[1])
-    if not keys:
-        return None
-    value = params.pop(keys[0])
-    return _data(value, keys[0]) if isinstance(value, str | bytes) else value
-
-
-def _is_for_node(value: Any) -> bool:
-    return isinstance(value, Mapping) and not looks_like_graph(value)
+async def _rechecked(bases: Sequence[tuple[Plan, Program]]) -> list[tuple[Plan, Program, Program]]:
+    found = []
+    for plan, base in bases:
+        program = await plan.recheck()
+        if program is not None:
+            found.append((plan, base, program))
+    return found
 
 
 def _choice(node_id: str | None, nodes: Any) -> str | None:
     """A choice of node holds for the workflow that has the node, not for another beside or after it."""
     return node_id if isinstance(nodes, Mapping) and node_id in nodes else None
-
-
-def _as_list(workflow: Any) -> list[Any]:
-    if isinstance(workflow, str | bytes):
-        workflow = _data(workflow)
-    workflows = list(workflow) if isinstance(workflow, list | tuple) else [workflow]
-    workflows = [_data(item) if isinstance(item, str | bytes) else item for item in workflows]
-    if not workflows:
-        raise InvalidWorkflow("an empty list of workflows; give at least one", field="workflow")
-    if len(workflows) > MAX_WORKFLOWS:
-        raise InvalidWorkflow(
-            f"{len(workflows)} workflows in a row; the limit is {MAX_WORKFLOWS}", field="workflow"
-        )
-    return workflows
-
-
-def _data(text: str | bytes, name: str = "workflow") -> Any:
-    """The workflow that a text is, or names: a bundled one, never a file."""
-    if isinstance(text, str) and text.strip() in library.names():
-        return library.load_bundled(text.strip())
-    return load_json(text, name)
-
-
-def _with_values(graphs: Sequence[Graph], values: Mapping[Place, Any]) -> list[Graph]:
-    return [
-        graph.with_values(
-            {(place.node_id, place.input): value for place, value in values.items() if place.graph == index}
-        )
-        for index, graph in enumerate(graphs)
-    ]
-
-
-def _literal_changes(old: Sequence[Graph], new: Sequence[Graph]) -> dict[Place, Any] | None:
-    """What differs, when that is the values of literals alone; else None."""
-    if len(old) != len(new):
-        return None
-    changes: dict[Place, Any] = {}
-    for index, (before, after) in enumerate(zip(old, new, strict=True)):
-        if list(before.nodes) != list(after.nodes):
-            return None
-        for node in after:
-            found = before.nodes[node.id].changed_literals(node)
-            if found is None:
-                return None
-            changes.update((Place(index, node.id, name), value) for name, value in found.items())
-    return changes
-
-
-def _one_batch(video: Any, label: str) -> Any:
-    """What one workflow gave, as the IMAGE that the next one gets."""
-    if not isinstance(video, list):
-        return video
-    import torch
-
-    if not video or any(_shape(item)[1:] != _shape(video[0])[1:] or len(_shape(item)) != 4 for item in video):
-        raise ProcessorError(f"{label}: pictures of different sizes cannot go into the next workflow")
-    return video[0] if len(video) == 1 else torch.cat(video)
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(getattr(value, "shape", ()))
-
-
-def _frames(frame: VideoFrame, video: Any, label: str) -> VideoResult:
-    tensors = video if isinstance(video, list) else [video]
-    frames: list[VideoFrame] = []
-    for tensor in tensors:
-        _check_pictures(tensor, label)
-        count = tensor.shape[0]
-        pictures = (tensor,) if count == 1 else tensor.split(1)
-        frames += (frame.replace_tensor(picture) for picture in pictures)
-    return frames[0] if len(frames) == 1 else frames
-
-
-def _check_pictures(tensor: torch.Tensor, label: str) -> None:
-    """Raise `ProcessorError` in words unless this is B x H x W x C of floats or bytes, C of 1, 3 or 4."""
-    import torch
-
-    expected = f"{label}: expected pictures of B x H x W x 3 (IMAGE)"
-    if not isinstance(tensor, torch.Tensor):
-        raise ProcessorError(f"{expected}, got {'nothing' if tensor is None else type(tensor).__name__}")
-    shape = " x ".join(map(str, tensor.shape))
-    if tensor.ndim in (2, 3):
-        raise ProcessorError(
-            f"{expected}, got {shape}, which is a mask or lacks an axis; turn a mask into a picture"
-        )
-    if tensor.ndim != 4 or tensor.shape[-1] not in (1, 3, 4) or 0 in tensor.shape:
-        raise ProcessorError(f"{expected}, got {shape or 'a single number'}")
-    if not tensor.is_floating_point() and tensor.dtype != torch.uint8:
-        raise ProcessorError(f"{expected} as floats in 0..1, got {tensor.dtype}")

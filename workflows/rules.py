@@ -10,8 +10,6 @@ from workflows.definitions import InputDefinition, NodeDefinition
 from workflows.graph import Graph, Link, Node
 
 FIXED = "fixed"
-SUFFIX = ".control_after_generate"
-"""A parameter's name with this behind it is that of its rule."""
 
 _SEEDS = frozenset({"seed", "noise_seed"})
 # Beyond this a number is not exact in JSON as browsers read it.
@@ -32,6 +30,10 @@ class Rule:
         self._value = value
         self._declared = declared
         self._random = random.Random()
+
+    def rewind(self) -> None:
+        """Begin again with the value of the graph."""
+        self._value = self.start
 
     def next(self) -> Any:
         value = self._value

@@ -10,7 +10,7 @@ from workflows.compiler import Program
 from workflows.constants import copied
 from workflows.evaluation import Evaluation, Outputs
 from workflows.graph import Link
-from workflows.layout import Flow, Step, empty_mask
+from workflows.layout import LAST_SOUND, Flow, Step, empty_mask
 from workflows.protocol import is_blocker
 
 
@@ -74,7 +74,7 @@ def _known(program: Program, flow: Flow, image: Any, audio: Any) -> dict[str, Ou
             picture = program.held.get((node.id, 0)) if image is None else image
             done[node.id] = ([picture], [empty_mask()])
         elif node.class_type == stream_rules.LOAD_AUDIO:
-            sound = program.held.get((node.id, 0)) if audio is None else audio
+            sound = program.held.get(LAST_SOUND) if audio is None else audio
             done[node.id] = ([sound],)
     held: dict[str, dict[int, Any]] = {}
     for _, (node_id, output) in flow.held_in:

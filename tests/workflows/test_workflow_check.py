@@ -60,11 +60,6 @@ def test_a_good_graph_has_no_problems() -> None:
             edges(n4={"class_type": "Cany", "inputs": {}}),
             "node 4 (Cany): there is no node class Cany (did you mean Canny?)",
         ),
-        (
-            edges(n4={"class_type": "LoadAudioTensor", "inputs": {"buffer_size": 500.0}},
-                  n5={"class_type": "SaveAudioTensor", "inputs": {"audio": ["4", 0]}}),
-            "workflows with sound cannot be run yet",
-        ),
     ],
 )  # fmt: skip
 def test_each_problem_names_its_place_and_what_was_expected(data: Any, message: str) -> None:

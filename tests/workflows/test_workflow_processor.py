@@ -161,9 +161,11 @@ class Fails(GivesBack):
 
 
 async def test_a_failing_node_is_named() -> None:
-    processor = await loaded(one("Fails"), with_nodes(Fails))
-    with pytest.raises(ProcessorError, match=r'node 2 "Mine" \(Fails\): MemoryError: no room'):
+    processor = await loaded(one("Fails"), with_nodes(Fails), warm_runs=0)
+    expected = r'^node 2 "Mine" \(Fails\): MemoryError: no room \(image: 1 x 8 x 12 x 3 float32\)$'
+    with pytest.raises(ProcessorError, match=expected) as caught:
         await processor.process_video_async(frame())
+    assert caught.value.details[0]["inputs"] == {"image": "1 x 8 x 12 x 3 float32"}
 
 
 class Sleeps(GivesBack):
@@ -184,7 +186,7 @@ async def test_nodes_run_without_autograd() -> None:
             seen.append(torch.is_inference_mode_enabled())
             return (image + 1,)
 
-    await (await loaded(one("Looks"), with_nodes(Looks))).process_video_async(frame())
+    await (await loaded(one("Looks"), with_nodes(Looks), warm_runs=0)).process_video_async(frame())
     assert seen == [True]
     assert not torch.is_inference_mode_enabled()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.comfyui.host.turn import Turn
-from stream.frames import VideoFrame
-from stream.processor import Params, VideoResult
+from stream.frames import AudioFrame, VideoFrame
+from stream.processor import AudioResult, Params, VideoResult
 from workflows.processor import WorkflowProcessor
 from workflows.registry import NodeRegistry
 
@@ -34,6 +34,13 @@ class ComfyProcessor(WorkflowProcessor):
         turn = await self._turn.of_frame()
         try:
             return await super().process_video_async(frame)
+        finally:
+            turn.__exit__()
+
+    async def process_audio_async(self, frame: AudioFrame) -> AudioResult:
+        turn = await self._turn.of_frame()
+        try:
+            return await super().process_audio_async(frame)
         finally:
             turn.__exit__()
 
