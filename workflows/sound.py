@@ -112,7 +112,8 @@ def planar(frame: AudioFrame) -> Samples:
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / np.float32(1 << (8 * samples.dtype.itemsize - 1))
+        scale = np.float32(1 << (8 * samples.dtype.itemsize - 1))
+        return np.divide(samples, scale, dtype=np.float32)
     return samples.astype(np.float32, copy=False)
 
 
