@@ -15,7 +15,15 @@ from stream.frames import AudioFrame, VideoFrame
 from stream.processor import AudioResult, FrameProcessor, Params, ProcessorInfo, VideoResult
 from workflows import warming
 from workflows.beside import run_beside
-from workflows.changes import WORKFLOW_KEYS, as_list, differing_values, of_graph, take_workflow, with_values
+from workflows.changes import (
+    MAX_WORKFLOWS,
+    WORKFLOW_KEYS,
+    as_list,
+    differing_values,
+    of_graph,
+    take_workflow,
+    with_values,
+)
 from workflows.check import prepare
 from workflows.compiler import Program
 from workflows.graph import Graph
@@ -35,7 +43,7 @@ RATE = 30.0
 ASK_EVERY = 2.0
 """Seconds after which nodes are asked again whether what they read has changed (IS_CHANGED)."""
 
-__all__ = ["WORKFLOW_KEYS", "WorkflowProcessor"]
+__all__ = ["MAX_WORKFLOWS", "WORKFLOW_KEYS", "WorkflowProcessor"]
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,12 @@ def planar(frame: AudioFrame) -> Samples:
     samples = frame.samples
     if not frame.format.endswith("p"):
         samples = samples.reshape(-1, frame.channels).T
+    floats: Samples = samples.astype(np.float32)
     if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        scale = np.float32(1 << (8 * samples.dtype.itemsize - 1))
-        return np.divide(samples, scale, dtype=np.float32)
-    return samples.astype(np.float32, copy=False)
+        floats = (floats - np.float32(128)) / np.float32(128)
+    elif np.issubdtype(samples.dtype, np.integer):
+        floats /= np.float32(1 << (8 * samples.dtype.itemsize - 1))
+    return floats
 
 
 def spoken(results: Sequence[Any], source: AudioFrame, begun: Fraction) -> list[AudioFrame]:
