@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byoc.base import ComponentState, ErrorCallback
 from byoc.batching import Batcher
@@ -19,7 +19,11 @@ from byoc.threads import LoopThread
 from stream.errors import Conflict, HeadraceError
 from stream.frames import AudioFrame, VideoFrame
 from stream.processor import Emission, FrameProcessor, Params
+from stream.tensors import device_of
 from stream.trickle.documents import encode_item
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class TrickleClient:
             thread,
             self.loading_controller,
             batcher=self._batcher,
+            device=_device(self.frame_processor, self._settings.device),
             out_size=out_size,
         )
         session = processor_session(self, hosted, params, self._settings)
@@ -167,3 +172,13 @@ class TrickleClient:
         except RuntimeError:
             return False
         return True
+
+
+def _device(processor: FrameProcessor, wanted: str | None) -> torch.device | None:
+    """Where tensors are to be made; None: on the CPU, as ever. `InvalidInput` where it is not there."""
+    name = wanted or processor.tensor_device
+    if name == "engine":
+        import torch
+
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return None if name == "cpu" and wanted is None else device_of(name)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byoc.batching import Batcher
 from byoc.frame_overlay import OverlayController
@@ -23,6 +23,10 @@ from stream.processor import (
     ProcessorInfo,
     VideoResult,
 )
+from stream.tensors import picture_from
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +34,9 @@ log = logging.getLogger(__name__)
 class HostedProcessor(FrameProcessor):
     """``inner`` in ``thread``, with the overlay's rules for what it withholds.
 
-    Belongs to the server's loop. ``batcher``: who calls ``inner`` for pictures. ``out_size``: pictures are
-    brought to that size. An exception of ``on_stream_start`` is told and the stream goes on; one of
-    ``update_params`` becomes `InvalidInput`.
+    Belongs to the server's loop. ``batcher``: who calls ``inner`` for pictures. ``device``: where tensors are
+    made, and pictures of them. ``out_size``: pictures are brought to that size. An exception of
+    ``on_stream_start`` is told and the stream goes on; one of ``update_params`` becomes `InvalidInput`.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class HostedProcessor(FrameProcessor):
         overlay: OverlayController,
         *,
         batcher: Batcher | None = None,
+        device: torch.device | None = None,
         out_size: tuple[int, int] | None = None,
     ) -> None:
         self.inner = inner
         self.thread = thread
         self.overlay = overlay
         self._process = inner.process_video_async if batcher is None else batcher.of(inner)
+        self._device = device
         self._out_size = out_size
         self._converter = Converter()
         self._info = inner.info()
@@ -128,6 +134,7 @@ class HostedProcessor(FrameProcessor):
     async def _video(self, frame: VideoFrame) -> VideoResult:
         """In the processor's thread, conversions too."""
         frame.log_timestamps.setdefault("frame_init", time.time())
+        frame.device = self._device
         self.inner.frame_time = frame.time
         try:
             result = await self._process(frame)
@@ -150,6 +157,8 @@ class HostedProcessor(FrameProcessor):
         if shown is frame and frame.has_tensor:
             # It may have been written to, and numpy tells nobody.
             shown.tensor = shown.tensor
+        if self._device is not None and shown.has_tensor and not shown.has_picture:
+            shown.use_picture(picture_from(shown.tensor))
         picture = shown.picture
         if self._out_size is not None and (picture.width, picture.height) != self._out_size:
             shown.use_picture(self._converter.scale(picture, *self._out_size, crop=False))

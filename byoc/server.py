@@ -65,7 +65,9 @@ class StreamServer:
     """Serves ``frame_processor``: an instance serves one stream, a class or factory up to ``capacity``.
 
     The processor's coroutines all run in a thread of its own. ``token``: every route that acts asks for it
-    (a registration carries it). ``verify_tls``: whether certificates of trickle servers are checked.
+    (a registration carries it). ``device``: where the tensors of frames are made (``cuda``: pictures are
+    uploaded as YUV, converted there, and back there too). ``verify_tls``: whether the certificates of trickle
+    servers are checked.
     Where ``ORCH_URL`` and ``ORCH_SECRET`` are set and the capability has a name, it registers with that
     orchestrator and keeps the registration true. Methods marked by `byoc.request_handler` answer batch
     requests, as do ``request_handlers``. ``app`` is an ordinary aiohttp application, to which hooks and
@@ -103,6 +105,7 @@ class StreamServer:
         input_timeout: float | None = 60.0,
         send_data_interval: float | None = 0.333,
         request_handlers: Sequence[RequestHandler] = (),
+        device: str | None = None,
     ) -> None:
         self.state = StreamState()
         self.pool = ProcessorPool(frame_processor, self.state, capacity)
@@ -123,7 +126,7 @@ class StreamServer:
         self.hardware_info = HardwareInfo()
         self.current_client: TrickleClient | None = None
         self.current_params: StreamStartRequest | None = None
-        self._settings = StreamSettings(verify_tls, input_timeout, tuple(allowed_hosts))
+        self._settings = StreamSettings(verify_tls, input_timeout, tuple(allowed_hosts), device=device)
         self._send_data_interval = send_data_interval
         self._clients: dict[str, TrickleClient] = {}
         self.table = SessionTable(self.pool.capacity, session_report)

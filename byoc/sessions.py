@@ -35,12 +35,14 @@ BUSY = 30.0
 class StreamSettings:
     """``verify_tls``: whether certificates of trickle servers are checked (orchestrators sign their own).
     ``input_timeout``: seconds without a picture or sound after which a stream ends. ``allowed_hosts``: where
-    the channels may be (`stream.hosts.HostRules`)."""
+    the channels may be (`stream.hosts.HostRules`). ``device``: where tensors are made, in place of the
+    processor's ``tensor_device``."""
 
     verify_tls: bool = False
     input_timeout: float | None = 60.0
     allowed_hosts: Sequence[str] = ()
     video: VideoEncoderSettings = field(default_factory=VideoEncoderSettings)
+    device: str | None = None
 
 
 class ProcessorSession(Session):

@@ -197,6 +197,8 @@ class VideoFrame(InputFrame):
         self.log_timestamps: dict[str, float] = {} if log_timestamps is None else log_timestamps
         self.timeline = Timeline() if timeline is None else timeline
         self.side_data = SideData()
+        self.device: torch.device | None = None
+        """Where `tensor` is made, by way of `stream.tensors`; None: on the CPU by the shortest way."""
 
     @classmethod
     def from_picture(
@@ -213,7 +215,12 @@ class VideoFrame(InputFrame):
     def tensor(self) -> torch.Tensor:
         if self._tensor is None:
             assert self._picture is not None
-            self._tensor = tensor_from_picture(self._picture)
+            if self.device is None:
+                self._tensor = tensor_from_picture(self._picture)
+            else:
+                from stream.tensors import tensor_from
+
+                self._tensor = tensor_from(self._picture, self.device)
         return self._tensor
 
     @tensor.setter
@@ -236,6 +243,10 @@ class VideoFrame(InputFrame):
     @property
     def has_tensor(self) -> bool:
         return self._tensor is not None
+
+    @property
+    def has_picture(self) -> bool:
+        return self._picture is not None
 
     @property
     def width(self) -> int:
@@ -275,6 +286,7 @@ class VideoFrame(InputFrame):
     def _with(self, other: VideoFrame) -> VideoFrame:
         other.timeline = self.timeline.copy()
         other.side_data = self.side_data
+        other.device = self.device
         return other
 
 

@@ -83,12 +83,16 @@ class FrameProcessor:
     they take effect, and callers are told its JSON Schema. A class that brings its own `on_stream_start` or
     `update_params` calls these.
 
+    ``tensor_device``: where the tensors of frames are: ``cpu``, ``cuda``, ``cuda:N``, or ``engine`` for that
+    of the engine.
+
     ``generates``: one that makes pictures of nothing is asked so many times a second where a stream has no
     input. It gets black frames of the stream's size then (and 20 ms of silence, if it works on sound), whose
     times are those of a clock.
     """
 
     generates: float | None = None
+    tensor_device: str = "cpu"
     window: int = 1
     hop: int = 1
     batch_size: int = 8

@@ -28,6 +28,7 @@ LENT_MODULES = (
     "stream.frames",
     "stream.heap",
     "stream.processor",
+    "stream.tensors",
     "stream.typed",
     "stream.timeouts",
     "headrace.batch.contract",

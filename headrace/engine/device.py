@@ -1,18 +1,11 @@
-"""Pixels between bytes and tensors, on the device where the model is.
-
-The formulas are those of ITU-T H.273 with chroma taken from the nearest sample, as in `Picture.rgb`.
-Imports torch when called, not when imported.
-"""
+"""The device that an engine works on. Imports torch when called, not when imported."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from stream.errors import EngineError, ProcessorError
-from stream.frames import LUMA_COEFFICIENTS, Matrix, Picture, PixelFormat, Plane
+from stream.errors import EngineError
+from stream.frames import PixelFormat
 
 if TYPE_CHECKING:
     import torch
@@ -54,98 +47,6 @@ def device_name(device: torch.device) -> str:
 def wanted_format(device: torch.device) -> PixelFormat:
     """What should cross the link: converting is cheap on CUDA, and in swscale, but not in torch on a CPU."""
     return "yuv420p" if device.type == "cuda" else "rgb24"
-
-
-def tensor_from(picture: Picture, device: torch.device) -> torch.Tensor:
-    """float32, 1 x H x W x 3, RGB, 0..1, contiguous, on ``device``; never shares memory with ``picture``."""
-    import torch
-
-    # An inference tensor would not count its changes, and `same` rests on the count.
-    with torch.inference_mode(False), torch.no_grad():
-        planes = [_upload(plane, device) for plane in picture.planes]
-        if picture.format == "rgb24":
-            rgb = planes[0].view(1, picture.height, picture.width, 3)
-            return rgb.to(torch.float32).mul_(1 / 255)
-        y, u, v = planes
-        return rgb_from_yuv420(y, u, v, picture.matrix, picture.full_range)
-
-
-def _upload(plane: Plane, device: torch.device) -> torch.Tensor:
-    import torch
-
-    if not plane.flags.writeable or not plane.flags.c_contiguous:
-        plane = np.array(plane, order="C")
-    tensor = torch.from_numpy(plane)
-    if device.type == "cpu":
-        return tensor
-    # The allocator of pinned memory keeps the block until the copy has run.
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def rgb_from_yuv420(
-    y: torch.Tensor, u: torch.Tensor, v: torch.Tensor, matrix: Matrix, full_range: bool
-) -> torch.Tensor:
-    """RGB from uint8 planes H x W and twice ceil(H/2) x ceil(W/2), on their device.
-
-    float32, 1 x H x W x 3, clamped to 0..1.
-    """
-    import torch
-
-    kr, kb = LUMA_COEFFICIENTS[matrix]
-    kg = 1 - kr - kb
-    offset, luma, chroma = (0, 255, 255) if full_range else (16, 219, 224)
-    rows, columns = y.shape
-    light = y.to(torch.float32).sub_(offset).mul_(1 / luma)
-    cb, cr = (
-        plane.to(torch.float32)
-        .sub_(128)
-        .mul_(1 / chroma)
-        .repeat_interleave(2, 0)
-        .repeat_interleave(2, 1)[:rows, :columns]
-        for plane in (u, v)
-    )
-    rgb = torch.empty((1, rows, columns, 3), dtype=torch.float32, device=y.device)
-    torch.add(light, cr, alpha=2 * (1 - kr), out=rgb[0, :, :, 0])
-    torch.add(light, cb, alpha=2 * (1 - kb), out=rgb[0, :, :, 2])
-    green = light.sub_(cb, alpha=2 * (1 - kb) * kb / kg).sub_(cr, alpha=2 * (1 - kr) * kr / kg)
-    rgb[0, :, :, 1] = green
-    return rgb.clamp_(0, 1)
-
-
-def write_rgb(image: torch.Tensor, out: npt.NDArray[np.uint8]) -> None:
-    """Write a picture as bytes into ``out`` (uint8, H x W x 3), clamped and rounded.
-
-    ``image`` comes from `stream.frames.checked_image`: H x W x C of floats in 0..1 or of uint8, on any
-    device. Raises `ProcessorError` when it contains a NaN.
-    """
-    import torch
-
-    image = image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
-    if image.is_floating_point():
-        scaled = image.to(torch.float32).mul(255)
-        # One sum is a tenth of the cost of looking at every value, and NaN wherever one of them is.
-        if bool(torch.isnan(scaled.sum())):
-            _refuse_nan(scaled)
-        scaled = scaled.add_(0.5).clamp_(0, 255)
-        if scaled.device.type == "cpu":
-            np.copyto(out, scaled.numpy(), casting="unsafe")
-            return
-        image = scaled.to(torch.uint8)
-    if image.device.type == "cpu":
-        np.copyto(out, image.numpy())
-        return
-    pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
-    pinned.copy_(image, non_blocking=True)
-    torch.cuda.current_stream(image.device).synchronize()
-    np.copyto(out, pinned.numpy())
-
-
-def _refuse_nan(values: torch.Tensor) -> None:
-    import torch
-
-    share = float(torch.isnan(values).to(torch.float32).mean())
-    if share > 0:
-        raise ProcessorError(f"the processor returned a picture of which {share:.2%} are NaN")
 
 
 def poisons(error: BaseException) -> bool:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.engine import slots
-from headrace.engine.device import tensor_from, write_rgb
 from headrace.engine.slots import MAX_RESULTS
 from stream.errors import ProcessorError
 from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
+from stream.tensors import tensor_from, write_rgb
 
 if TYPE_CHECKING:
     import torch

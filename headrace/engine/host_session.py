@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from headrace.engine import slots
-from headrace.engine.device import write_rgb
 from headrace.engine.home import NotNow
 from headrace.engine.host_frames import SlotFrame, listed, put_audio, put_video
 from headrace.engine.host_loading import load_in_thread
@@ -27,6 +26,7 @@ from headrace.engine.link import Link, Message
 from stream.errors import EngineError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, Plane, VideoFrame, checked_image
 from stream.processor import FrameProcessor
+from stream.tensors import write_rgb
 from stream.timeouts import TIMED_OUT, is_cancelled, timeout
 
 if TYPE_CHECKING:
@@ -424,10 +424,10 @@ def _as_it_came(frame: VideoFrame | AudioFrame, job: Job) -> bool:
 
 
 def _tensor_device(processor: FrameProcessor, device: torch.device) -> torch.device:
-    """Tensors are on the CPU unless the processor says ``tensor_device = "engine"``."""
+    """Tensors are on the CPU unless the processor's ``tensor_device`` says ``engine`` or names the device."""
     import torch
 
-    return device if getattr(processor, "tensor_device", "cpu") == "engine" else torch.device("cpu")
+    return device if processor.tensor_device in ("engine", device.type, str(device)) else torch.device("cpu")
 
 
 def _name(method: Callable[..., Any]) -> str:

@@ -287,3 +287,40 @@ async def test_a_start_with_wrong_values_is_refused_before_it_begins():
         await rig.until(lambda: rig.server.frame_processor.params.strength == 0.75)
         status, answer = await rig.post("/stream/params", {"strength": -1})
         assert (status, answer["field"]) == (400, "strength")
+
+
+# -- tensors on a device -----------------------------------------------------------------------------
+
+
+class Inverts(FrameProcessor):
+    """Notes where its tensors are."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    async def process_video_async(self, frame):
+        self.seen.add((str(frame.tensor.device), tuple(frame.tensor.shape), str(frame.device)))
+        return frame.replace_tensor(1 - frame.tensor)
+
+
+async def test_tensors_are_made_on_the_device_and_pictures_of_them_there():
+    """On the CPU by the way that CUDA takes; there is none here."""
+    processor = Inverts()
+    async with serving(processor, device="cpu") as rig:
+        await rig.until_health("IDLE")
+        viewer, watching = rig.watch()
+        assert (await rig.start())[0] == 200
+        rig.play(clip(2))
+        await asyncio.wait_for(watching, 60)
+    assert processor.seen == {("cpu", (1, 128, 128, 3), "cpu")}
+    assert viewer.pictures
+    assert viewer.pictures[-1].mean[0] > 150
+
+
+async def test_a_device_that_is_not_there_refuses_the_start():
+    async with serving(Inverts(), device="cuda:77") as rig:
+        await rig.until_health("IDLE")
+        status, answer = await rig.start()
+        assert status == 400
+        assert "cuda:77" in answer["message"]

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.engine.device import choose_device, poisons, tensor_from, wanted_format, write_rgb
+from headrace.engine.device import choose_device, poisons, wanted_format
 from stream.errors import EngineError, ProcessorError
 from stream.frames import Picture, checked_image, plane_shapes, rgb_from_tensor
+from stream.tensors import tensor_from, write_rgb
 
 CPU = torch.device("cpu")
 sides = st.integers(1, 40)
