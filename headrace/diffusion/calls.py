@@ -27,6 +27,11 @@ class _Waiting:
     result: asyncio.Future[torch.Tensor]
 
 
+def _kind(one: _Waiting) -> tuple[object, ...]:
+    """What frames that go together have in common."""
+    return one.picture.shape, one.stream.nets
+
+
 class SharedCalls:
     """The calls of one set of networks. For the loop on which frames are worked on, and nobody else."""
 
@@ -81,7 +86,8 @@ class SharedCalls:
             if one.result.done():  # its session has given up
                 continue
             fits = rows + one.stream.row_count <= MAX_ROWS or not chosen
-            if chosen and (one.picture.shape != chosen[0].picture.shape or not fits):
+            alike = not chosen or _kind(one) == _kind(chosen[0])
+            if not alike or not fits:
                 others.append(one)
                 continue
             chosen.append(one)

@@ -16,14 +16,14 @@ def run(
 ) -> list[torch.Tensor]:
     """The next picture of each stream for the new one of each; 1 x H x W x 3, float32, 0..1.
 
-    The rows of all streams go through one call, whatever their prompts, seeds, steps and guidance. Results
-    lie `Stream.delay` frames behind.
+    All pictures have one size, all streams the same nets (`Stream.nets`). The rows of all go through one
+    call, whatever their prompts, seeds, steps and guidance. Results lie `Stream.delay` frames behind.
     """
     latents = networks.encode(torch.cat([_to_network(picture) for picture in pictures]))
     clean: list[torch.Tensor | None] = [None] * len(streams)
     for number in range(max(stream.rounds for stream in streams)):
         taking = [index for index, stream in enumerate(streams) if number < stream.rounds]
-        rows = [streams[index].rows(latents[index : index + 1], number) for index in taking]
+        rows = [streams[index].rows(latents[index : index + 1], number, pictures[index]) for index in taking]
         for index, prediction in zip(taking, networks.predict(rows), strict=True):
             clean[index] = streams[index].take(prediction, number)
     decoded = networks.decode(torch.cat([latent for latent in clean if latent is not None]))

@@ -42,6 +42,8 @@ class Held:
     autoencoder: str
     weights: str
     leases: list[Lease]
+    nets: dict[str, Any]
+    """ControlNets by their ids."""
 
     def release(self) -> None:
         for lease in self.leases:
@@ -66,8 +68,19 @@ def acquire(params: StreamDiffusionParams, device: torch.device, on_progress: Pr
             leases.append(_autoencoder(found, store, models, device))
             parts["vae"] = leases[-1].model
         calls = _calls_of(parts, device)
+        nets: dict[str, Any] = {}
+        for control in params.controlnets:
+            if on_progress is not None:
+                on_progress(0.5, f"loading {control.model_id}")
+            leases.append(_control_net(control.model_id, calls.networks, store, models))
+            nets[control.model_id] = leases[-1].model
         return Held(
-            calls.networks, calls, str(found.ref) if found else "the model's own", leases[0].weights, leases
+            calls.networks,
+            calls,
+            str(found.ref) if found else "the model's own",
+            leases[0].weights,
+            leases,
+            nets,
         )
     except BaseException:
         for lease in leases:
@@ -111,21 +124,39 @@ def _small_autoencoder(name: str, store: ModelStore, *, is_xl: bool) -> Located 
 def _autoencoder(found: Located, store: ModelStore, models: ModelCache, device: torch.device) -> Lease:
     from diffusers import AutoencoderTiny
 
+    return _network(found, AutoencoderTiny, "autoencoder", store, models, device)
+
+
+def _control_net(name: str, networks: Networks, store: ModelStore, models: ModelCache) -> Lease:
+    from diffusers import ControlNetModel
+
+    try:
+        found = store.find(name)
+    except ModelNotFound as error:
+        raise ModelNotFound(error.message, field="controlnets") from None
+    lease = _network(found, ControlNetModel, "controlnets", store, models, networks.device)
+    width, wanted = lease.model.config.cross_attention_dim, networks.unet.config.cross_attention_dim
+    if width != wanted:
+        lease.release()
+        raise InvalidInput(
+            f"controlnets: {name} is made for prompts of width {width}, this model's are {wanted} wide",
+            field="controlnets",
+        )
+    return lease
+
+
+def _network(
+    found: Located, kind: Any, field: str, store: ModelStore, models: ModelCache, device: torch.device
+) -> Lease:
+    """One network in a folder of its own, by its class."""
     dtype = loading.dtype_for(str(device))
-    key = ModelKey(str(found.ref), found.revision, loading.name_of(dtype), str(device), "autoencoder")
+    key = ModelKey(str(found.ref), found.revision, loading.name_of(dtype), str(device), field)
 
     def load(progress: LoadProgress) -> Loaded:
         if found.kind not in ("transformers", "diffusers"):
-            raise InvalidInput(
-                f"autoencoder {found.ref} is a {found.kind}, not a folder", field="autoencoder"
-            )
+            raise InvalidInput(f"{field}: {found.ref} is a {found.kind}, not a folder", field=field)
         loaded = loading.load_transformers(
-            found,
-            AutoencoderTiny,
-            cache=store.roots.cache,
-            device=str(device),
-            dtype=dtype,
-            progress=progress,
+            found, kind, cache=store.roots.cache, device=str(device), dtype=dtype, progress=progress
         )
         return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 

@@ -115,17 +115,33 @@ class Networks:
         latents = torch.cat([stream.latents for stream in rows])
         times = torch.cat([stream.times for stream in rows])
         prompts = [prompt for stream in rows for prompt in stream.prompts]
-        found = self.unet(
-            latents.to(self.dtype),
-            times,
-            encoder_hidden_states=torch.cat([prompt.text for prompt in prompts]),
-            added_cond_kwargs=self._added(prompts, latents),
-            return_dict=False,
-        )[0].float()
+        given = {
+            "sample": latents.to(self.dtype),
+            "timestep": times,
+            "encoder_hidden_states": torch.cat([prompt.text for prompt in prompts]),
+            "added_cond_kwargs": self._added(prompts, latents),
+            "return_dict": False,
+        }
+        found = self.unet(**given, **self._controls(rows, given))[0].float()
         if self._predicts_velocity:
             signal, noise = self._signal[times].view(-1, 1, 1, 1), self._noise[times].view(-1, 1, 1, 1)
             found = signal * found + noise * latents
         return list(found.split([stream.latents.shape[0] for stream in rows]))
+
+    def _controls(self, rows: Sequence[Rows], given: dict[str, Any]) -> dict[str, Any]:
+        """What the nets add to the network's own layers, summed over the nets; each row by its own weight."""
+        down: list[torch.Tensor] = []
+        middle: torch.Tensor | None = None
+        for controls in zip(*(stream.controls for stream in rows), strict=True):
+            pictures = [control.picture.expand(control.scales.shape[0], -1, -1, -1) for control in controls]
+            scales = torch.cat([control.scales for control in controls]).to(self.dtype)
+            own, own_middle = controls[0].net(**given, controlnet_cond=torch.cat(pictures).to(self.dtype))
+            scaled = [layer * scales for layer in own]
+            down = [a + b for a, b in zip(down, scaled, strict=True)] if down else scaled
+            middle = own_middle * scales if middle is None else middle + own_middle * scales
+        if middle is None:
+            return {}
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
     def _added(
         self, prompts: Sequence[Conditioning], latents: torch.Tensor

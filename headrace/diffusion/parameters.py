@@ -16,6 +16,7 @@ from stream.errors import InvalidInput
 
 MAX_PARTS = 16
 """Prompts, or seeds, in one mixture."""
+MAX_CONTROLS = 6
 _TEXT = 4096
 _SEED = 2**63 - 1
 
@@ -25,10 +26,9 @@ Seed = Annotated[int, Field(ge=0, le=_SEED)]
 Mixing = Literal["linear", "slerp"]
 
 RELOADS = frozenset({"model_id", "autoencoder"})
-"""Parameters for which weights are loaded; all others hold from the next frame on."""
+"""Parameters for which all weights are loaded anew."""
 
 NOT_BUILT: Mapping[str, str] = {
-    "controlnets": "ControlNets",
     "ip_adapter": "IP-Adapter",
     "ip_adapter_style_image_url": "IP-Adapter",
     "lora_dict": "LoRAs",
@@ -39,6 +39,30 @@ NOT_BUILT: Mapping[str, str] = {
     "latent_postprocessing": "processors around the pipeline",
 }
 """What ai-runner takes and this pipeline does not do yet: refused when it is switched on."""
+
+
+class ControlParams(BaseModel):
+    """One ControlNet (Zhang et al. 2023, arXiv 2302.05543)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_id: str = Field(min_length=1, max_length=512, description="the net")
+    conditioning_scale: float = Field(1.0, ge=0.0, le=10.0, description="how much it has to say")
+    conditioning_channels: Literal[3] | None = Field(None, description="channels of its picture")
+    preprocessor: Literal["passthrough", "tile", "color", "canny", "soft_edge"] = Field(
+        "passthrough", description="from the frame to its picture"
+    )
+    preprocessor_params: dict[
+        Literal["low_threshold", "high_threshold"], Annotated[float, Field(ge=0, le=255)]
+    ] = Field({}, description="of canny: 0 to 1, or 0 to 255")
+    enabled: bool = Field(True, description="whether it acts")
+    control_guidance_start: float = Field(0.0, ge=0.0, le=1.0, description="first point of the schedule")
+    control_guidance_end: float = Field(1.0, ge=0.0, le=1.0, description="last point of the schedule")
+
+    @field_validator("preprocessor_params", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 class StreamDiffusionParams(BaseModel):
@@ -70,6 +94,9 @@ class StreamDiffusionParams(BaseModel):
     )
     seed_interpolation_method: Mixing = Field("linear", description="how two seeds are mixed")
     normalize_seed_weights: bool = Field(True, description="keep mixed noise as strong as its parts")
+    controlnets: Annotated[list[ControlParams], Field(max_length=MAX_CONTROLS)] = Field(
+        [], description="nets that hold the result to the frame's edges, colours, ..."
+    )
     do_add_noise: bool = Field(True, description="noise at every step, not at the first alone")
     use_denoising_batch: bool = Field(
         True, description="steps of several frames in one call; else one frame's after one another, no delay"
@@ -84,6 +111,20 @@ class StreamDiffusionParams(BaseModel):
     lcm_lora_id: str | None = Field(None, description="accepted, not used")
     use_safety_checker: bool = Field(False, description="must be false")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
+
+    @field_validator("controlnets", mode="before")
+    @classmethod
+    def _no_controls(cls, value: Any) -> Any:
+        return [] if value is None else value
+
+    @field_validator("controlnets")
+    @classmethod
+    def _different(cls, value: list[ControlParams]) -> list[ControlParams]:
+        names = [control.model_id for control in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice")
+        return value
 
     @field_validator("t_index_list")
     @classmethod
@@ -120,6 +161,12 @@ class StreamDiffusionParams(BaseModel):
     @property
     def seeds(self) -> Sequence[tuple[int, float]]:
         return [(self.seed, 1.0)] if isinstance(self.seed, int) else self.seed
+
+
+def needs_load(before: StreamDiffusionParams, after: StreamDiffusionParams) -> bool:
+    """Whether weights are loaded, or let go of, between the two."""
+    nets = [{control.model_id for control in params.controlnets} for params in (before, after)]
+    return nets[0] != nets[1] or any(getattr(before, name) != getattr(after, name) for name in RELOADS)
 
 
 def start(params: Mapping[str, Any]) -> StreamDiffusionParams:
@@ -165,7 +212,9 @@ def _is_off(value: Any) -> bool:
 
 
 def _problem(item: Mapping[str, Any]) -> tuple[str, str]:
-    name = str(item["loc"][0]) if item["loc"] else "params"
+    place = list(map(str, item["loc"])) or ["params"]
+    # What follows is the kind that a value was tried as, but for the parts of a net.
+    name = ".".join(place) if place[0] == "controlnets" else place[0]
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         return name, f"there is no parameter {name}"

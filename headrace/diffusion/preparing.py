@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 
 from headrace.diffusion.blending import blend, blend_noise, shares
 from headrace.diffusion.networks import Networks
-from headrace.diffusion.parameters import StreamDiffusionParams
+from headrace.diffusion.parameters import ControlParams, StreamDiffusionParams
+from headrace.diffusion.preprocessors import preprocessor_of
 from headrace.diffusion.schedule import constants
-from headrace.diffusion.stream import Conditioning, Guidance, Settings
+from headrace.diffusion.stream import Conditioning, Control, Guidance, Settings
 
 
 @torch.inference_mode()
-def settings_for(params: StreamDiffusionParams, networks: Networks, height: int, width: int) -> Settings:
-    """All that a stream of pictures of ``height`` x ``width`` pixels needs. Encodes prompts that are new."""
+def settings_for(
+    params: StreamDiffusionParams,
+    networks: Networks,
+    height: int,
+    width: int,
+    nets: Mapping[str, Any] = MappingProxyType({}),
+) -> Settings:
+    """All that a stream of pictures of ``height`` x ``width`` pixels needs; encodes prompts that are new.
+
+    ``nets``: the ControlNets by their ids.
+    """
     guidance = Guidance(params.cfg_type, params.guidance_scale, params.delta)
     needs_negative = guidance.acting in ("full", "initialize")
     return Settings(
@@ -22,8 +36,19 @@ def settings_for(params: StreamDiffusionParams, networks: Networks, height: int,
         positive=_prompt(params, networks),
         negative=networks.encode_prompt(params.negative_prompt) if needs_negative else None,
         guidance=guidance,
+        controls=tuple(_control(control, nets) for control in params.controlnets if control.enabled),
         renoise=params.do_add_noise,
         sequential=not params.use_denoising_batch,
+    )
+
+
+def _control(params: ControlParams, nets: Mapping[str, Any]) -> Control:
+    return Control(
+        nets[params.model_id],
+        preprocessor_of(params),
+        params.conditioning_scale,
+        params.control_guidance_start,
+        params.control_guidance_end,
     )
 
 

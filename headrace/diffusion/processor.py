@@ -14,7 +14,7 @@ from headrace.diffusion import parameters
 from headrace.diffusion.frame import run
 from headrace.diffusion.loading import Held, acquire
 from headrace.diffusion.networks import LATENT_RATIO
-from headrace.diffusion.parameters import RELOADS, StreamDiffusionParams
+from headrace.diffusion.parameters import StreamDiffusionParams
 from headrace.diffusion.preparing import settings_for
 from headrace.diffusion.similarity import SimilarityFilter, Thumbnail
 from headrace.diffusion.stream import Settings, Stream
@@ -113,7 +113,7 @@ class StreamDiffusionProcessor(FrameProcessor):
     def _stream_for(self, held: Held, picture: torch.Tensor) -> Stream:
         size = (picture.shape[1], picture.shape[2])
         if self._stream is None or size != self._size:
-            self._stream = Stream(settings_for(self._params, held.networks, *size))
+            self._stream = Stream(settings_for(self._params, held.networks, *size, held.nets))
             self._size = size
         return self._stream
 
@@ -135,15 +135,18 @@ class StreamDiffusionProcessor(FrameProcessor):
     async def _work_out(self, params: Params) -> _Change:
         before, held = self._params, self._held
         after = parameters.changed(before, params)
-        if held is None or any(getattr(before, name) != getattr(after, name) for name in RELOADS):
+        if held is None or parameters.needs_load(before, after):
             held = await self._acquire(after)
-        settings = settings_for(after, held.networks, *self._size) if self._size is not None else None
+        settings = (
+            settings_for(after, held.networks, *self._size, held.nets) if self._size is not None else None
+        )
         return _Change(before, dict(params), after, held, settings)
 
     def _commit(self, change: _Change) -> None:
-        other_model = change.held is not self._held
-        if other_model and self._held is not None:
-            self._held.release()
+        before = self._held
+        other_model = before is None or change.held.networks is not before.networks
+        if before is not None and before is not change.held:
+            before.release()
         self._params, self._held = change.after, change.held
         if _filter_settings(change.before) != _filter_settings(change.after):
             self._filter = _filter_of(change.after)
@@ -165,7 +168,7 @@ class StreamDiffusionProcessor(FrameProcessor):
         held = await asyncio.to_thread(acquire, params, _device(), tell)
         try:
             tell(0.9, "warming up")
-            settings = settings_for(params, held.networks, _WARM_UP, _WARM_UP)
+            settings = settings_for(params, held.networks, _WARM_UP, _WARM_UP, held.nets)
             picture = torch.rand((1, _WARM_UP, _WARM_UP, 3), device=held.networks.device)
             run(held.networks, [Stream(settings)], [picture])
         except BaseException:

@@ -36,6 +36,11 @@ class StepConstants:
     from_input: float
     from_prediction: float
 
+    @property
+    def position(self) -> float:
+        """How far along the schedule it lies: 0 is pure noise, towards 1 the clean picture."""
+        return (TRAIN_STEPS - 1 - self.t) / TRAIN_STEPS
+
 
 def grid(steps: int) -> tuple[int, ...]:
     """The times of ``steps`` inference steps, first to last; raises `InvalidInput` outside 1 to 100.

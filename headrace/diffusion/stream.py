@@ -12,9 +12,9 @@ Nothing here reads a value back from the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -49,6 +49,21 @@ class Guidance:
         return self.mode if self.scale > 1.0 else "none"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """A ControlNet at work: ``net`` (diffusers), from a frame (1 x H x W x 3) to its picture, its weight, and
+    the part of the schedule (0 to 1) in which it acts."""
+
+    net: Any
+    preprocess: Callable[[torch.Tensor], torch.Tensor]
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def scale_at(self, step: StepConstants) -> float:
+        return self.scale if self.start <= step.position <= self.end else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All that may change between two frames. ``noise`` is n x C x h x w, float32, one slot for each step.
@@ -61,6 +76,7 @@ class Settings:
     positive: Conditioning
     negative: Conditioning | None = None
     guidance: Guidance = Guidance()
+    controls: tuple[Control, ...] = ()
     renoise: bool = True
     sequential: bool = False
 
@@ -80,12 +96,22 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class RowControl:
+    """What one net gets of a stream: a picture of its newest frame (1 x 3 x H x W), a weight for each row."""
+
+    net: Any
+    picture: torch.Tensor
+    scales: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """What a stream puts into one call of the network: R latents, their times, and a prompt for each."""
 
     latents: torch.Tensor
     times: torch.Tensor
     prompts: tuple[Conditioning, ...]
+    controls: tuple[RowControl, ...] = ()
 
 
 class Stream:
@@ -100,6 +126,7 @@ class Stream:
         self._stock: torch.Tensor | None = None
         self._inputs: torch.Tensor | None = None
         self._clean: torch.Tensor | None = None
+        self._control_pictures: list[torch.Tensor] = []
         self.apply(settings)
 
     @property
@@ -110,6 +137,11 @@ class Stream:
     def rounds(self) -> int:
         """Calls of the network that one frame takes."""
         return len(self._settings.steps) if self._settings.sequential else 1
+
+    @property
+    def nets(self) -> tuple[int, ...]:
+        """Which nets act. Streams go through one call when they have the same ones."""
+        return tuple(id(control.net) for control in self._controls)
 
     @property
     def row_count(self) -> int:
@@ -139,19 +171,32 @@ class Stream:
         after = [(step.signal, step.noise) for step in steps[1:]] + [(1.0, 1.0)]
         self._to_next = _column([signal / noise_ for signal, noise_ in after], noise)
         self._next_noise = torch.cat([noise[1:], noise[:1]])
+        self._controls = tuple(control for control in settings.controls if control.scale > 0)
+        self._control_scales = [
+            _column([control.scale_at(step) for step in steps], noise) for control in self._controls
+        ]
         self._fit(len(steps))
 
     def reset(self) -> None:
         """Forget the frames under way: the next one is a first one."""
         self._chain = self._stock = None
 
-    def rows(self, latent: torch.Tensor, number: int = 0) -> Rows:
-        """The rows of round ``number`` for a new frame's ``latent`` (1 x C x h x w, float32)."""
+    def rows(self, latent: torch.Tensor, number: int = 0, frame: torch.Tensor | None = None) -> Rows:
+        """The rows of round ``number`` for a new frame's ``latent`` (1 x C x h x w, float32).
+
+        ``frame`` is its picture, 1 x H x W x 3, where there are nets that look at it.
+        """
         settings = self._settings
+        if number == 0 and frame is not None:
+            self._control_pictures = [
+                control.preprocess(frame).permute(0, 3, 1, 2) for control in self._controls
+            ]
+        scales = self._control_scales
         if settings.sequential:
             source = latent if number == 0 or self._clean is None else self._clean
             inputs = self._signal[number : number + 1] * source + self._offset[number : number + 1]
             times = self._times[number : number + 1]
+            scales = [column[number : number + 1] for column in scales]
         else:
             starts = self._chain is None
             inputs = self._signal * self._sources(latent) + self._offset
@@ -161,7 +206,12 @@ class Stream:
             if self._stock is not None and len(settings.steps) > 1:
                 self._stock = torch.cat([settings.noise[:1], self._stock[:-1]])
         self._inputs = inputs
-        return self._with_negatives(inputs, times)
+        controls = tuple(
+            RowControl(control.net, picture, self._with_negatives(column))
+            for control, picture, column in zip(self._controls, self._control_pictures, scales, strict=True)
+        )
+        prompts = self._prompts(inputs.shape[0])
+        return Rows(self._with_negatives(inputs), self._with_negatives(times), prompts, controls)
 
     def take(self, prediction: torch.Tensor, number: int = 0) -> torch.Tensor:
         """The clean latent that leaves (1 x C x h x w), by the noise that the network found in those rows."""
@@ -192,22 +242,21 @@ class Stream:
         if self._stock is not None and self._stock.shape[0] != count:
             self._stock = torch.cat([self._stock, self._settings.noise])[:count]
 
-    def _with_negatives(self, inputs: torch.Tensor, times: torch.Tensor) -> Rows:
-        settings = self._settings
-        count = inputs.shape[0]
-        prompts = (settings.positive,) * count
-        acting = settings.guidance.acting
+    def _with_negatives(self, of_rows: torch.Tensor) -> torch.Tensor:
+        """Something of every row, with that of the rows that stand for the negative prompt before it."""
+        acting = self._settings.guidance.acting
         if acting == "full":
-            assert settings.negative is not None
-            return Rows(
-                torch.cat([inputs, inputs]), torch.cat([times, times]), (settings.negative,) * count + prompts
-            )
-        if acting == "initialize":
-            assert settings.negative is not None
-            return Rows(
-                torch.cat([inputs[:1], inputs]), torch.cat([times[:1], times]), (settings.negative, *prompts)
-            )
-        return Rows(inputs, times, prompts)
+            return torch.cat([of_rows, of_rows])
+        return torch.cat([of_rows[:1], of_rows]) if acting == "initialize" else of_rows
+
+    def _prompts(self, count: int) -> tuple[Conditioning, ...]:
+        settings = self._settings
+        positive = (settings.positive,) * count
+        acting = settings.guidance.acting
+        if acting not in ("full", "initialize"):
+            return positive
+        assert settings.negative is not None
+        return (settings.negative,) * (count if acting == "full" else 1) + positive
 
     def _guided(self, prediction: torch.Tensor) -> torch.Tensor:
         guidance = self._settings.guidance
