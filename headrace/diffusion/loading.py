@@ -1,4 +1,4 @@
-"""The networks of a real-time pipeline out of the model cache: one copy, however many streams run on it."""
+"""The networks of a real-time pipeline out of the engine's cache: one copy for all streams on it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from headrace.batch.contract import Job
-from headrace.batch.pipelines import diffusion as checkpoints
 from headrace.diffusion.calls import SharedCalls
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import StreamDiffusionParams
-from headrace.models import loading, memory
-from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
+from headrace.models import loading
+from headrace.models.cache import Loaded, LoadProgress
 from headrace.models.errors import ModelNotFound
-from headrace.models.refs import ModelKey
+from headrace.models.live_cache import Held, device_of_engine, hold, hold_parts
 from headrace.models.roots import Roots
 from headrace.models.store import Located, ModelStore
 from stream.errors import InvalidInput
@@ -27,71 +25,57 @@ Progress = Callable[[float, str], None]
 
 SMALL_AUTOENCODERS = {False: "madebyollin/taesd", True: "madebyollin/taesdxl"}
 """TAESD (MIT) for the latents of Stable Diffusion, and for those of SDXL (True)."""
-_CACHES: dict[str, ModelCache] = {}
 _CALLS: WeakValueDictionary[tuple[int, int], SharedCalls] = WeakValueDictionary()
 """By the UNet and the autoencoder: sessions with the same ones share calls."""
 _LOCK = threading.Lock()
 
 
 @dataclass
-class Held:
-    """Networks and the leases that keep their weights. ``autoencoder`` names the one in use."""
+class Loan:
+    """Networks, and what keeps their weights in memory until `release`; ``nets``: ControlNets by id."""
 
-    networks: Networks
     calls: SharedCalls
+    nets: dict[str, Any]
     autoencoder: str
     weights: str
-    leases: list[Lease]
-    nets: dict[str, Any]
-    """ControlNets by their ids."""
+    held: list[Held]
+
+    @property
+    def networks(self) -> Networks:
+        return self.calls.networks
 
     def release(self) -> None:
-        for lease in self.leases:
-            lease.release()
-        self.leases.clear()
+        for one in self.held:
+            one.release()
 
 
-def acquire(params: StreamDiffusionParams, device: torch.device, on_progress: Progress | None = None) -> Held:
+def borrow(params: StreamDiffusionParams, on_progress: Progress) -> Loan:
     """Load, or share, what ``params`` name. Blocks; for a thread beside the frames.
 
     Raises `ModelNotFound` with the command that fetches the model, `InvalidInput` for one that cannot stream.
     """
-    store, models = ModelStore(Roots.from_environment()), cache_of(device)
-    job = Job("stream", "text-to-image", params.model_id, {}, device=str(device))
-    job.store = store
-    leases = [_checkpoint(job, models, on_progress)]
+    store = ModelStore(Roots.from_environment())
+    on_progress(0.05, f"loading {params.model_id}")
+    device = device_of_engine()
+    held = [hold_parts(store.find(params.model_id, variant=loading.variant_for(device)), store)]
     try:
-        parts = dict(leases[0].model.parts)
-        is_xl = parts.get("text_encoder_2") is not None
-        found = _small_autoencoder(params.autoencoder, store, is_xl=is_xl)
+        parts = dict(held[0].model)
+        found = _small_autoencoder(params.autoencoder, store, is_xl=parts.get("text_encoder_2") is not None)
         if found is not None:
-            leases.append(_autoencoder(found, store, models, device))
-            parts["vae"] = leases[-1].model
-        calls = _calls_of(parts, device)
+            held.append(_autoencoder(found, store))
+            parts["vae"] = held[-1].model
+        calls = _calls_of(parts, torch.device(device))
         nets: dict[str, Any] = {}
         for control in params.controlnets:
-            if on_progress is not None:
-                on_progress(0.5, f"loading {control.model_id}")
-            leases.append(_control_net(control.model_id, calls.networks, store, models))
-            nets[control.model_id] = leases[-1].model
-        return Held(
-            calls.networks,
-            calls,
-            str(found.ref) if found else "the model's own",
-            leases[0].weights,
-            leases,
-            nets,
-        )
+            on_progress(0.5, f"loading {control.model_id}")
+            held.append(_control_net(control.model_id, calls.networks, store))
+            nets[control.model_id] = held[-1].model
+        name = str(found.ref) if found is not None else "the model's own"
+        return Loan(calls, nets, name, held[0].weights, held)
     except BaseException:
-        for lease in leases:
-            lease.release()
+        for one in held:
+            one.release()
         raise
-
-
-def cache_of(device: torch.device) -> ModelCache:
-    """The cache of this process for ``device``."""
-    with _LOCK:
-        return _CACHES.setdefault(str(device), ModelCache(str(device)))
 
 
 def _calls_of(parts: Mapping[str, Any], device: torch.device) -> SharedCalls:
@@ -99,15 +83,9 @@ def _calls_of(parts: Mapping[str, Any], device: torch.device) -> SharedCalls:
         key = (id(parts.get("unet")), id(parts.get("vae")))
         calls = _CALLS.get(key)
         if calls is None:
-            networks = Networks(parts, device, loading.dtype_for(str(device)))
-            calls = _CALLS[key] = SharedCalls(networks)
+            calls = SharedCalls(Networks(parts, device, loading.dtype_for(str(device))))
+            _CALLS[key] = calls
         return calls
-
-
-def _checkpoint(job: Job, models: ModelCache, on_progress: Progress | None) -> Lease:
-    if on_progress is not None:
-        on_progress(0.05, f"loading {job.model}")
-    return checkpoints.acquire(job, models)
 
 
 def _small_autoencoder(name: str, store: ModelStore, *, is_xl: bool) -> Located | None:
@@ -121,43 +99,40 @@ def _small_autoencoder(name: str, store: ModelStore, *, is_xl: bool) -> Located 
         return None
 
 
-def _autoencoder(found: Located, store: ModelStore, models: ModelCache, device: torch.device) -> Lease:
+def _autoencoder(found: Located, store: ModelStore) -> Held:
     from diffusers import AutoencoderTiny
 
-    return _network(found, AutoencoderTiny, "autoencoder", store, models, device)
+    return _network(found, AutoencoderTiny, "autoencoder", store)
 
 
-def _control_net(name: str, networks: Networks, store: ModelStore, models: ModelCache) -> Lease:
+def _control_net(name: str, networks: Networks, store: ModelStore) -> Held:
     from diffusers import ControlNetModel
 
     try:
         found = store.find(name)
     except ModelNotFound as error:
         raise ModelNotFound(error.message, field="controlnets") from None
-    lease = _network(found, ControlNetModel, "controlnets", store, models, networks.device)
-    width, wanted = lease.model.config.cross_attention_dim, networks.unet.config.cross_attention_dim
+    held = _network(found, ControlNetModel, "controlnets", store)
+    width, wanted = held.model.config.cross_attention_dim, networks.unet.config.cross_attention_dim
     if width != wanted:
-        lease.release()
+        held.release()
         raise InvalidInput(
             f"controlnets: {name} is made for prompts of width {width}, this model's are {wanted} wide",
             field="controlnets",
         )
-    return lease
+    return held
 
 
-def _network(
-    found: Located, kind: Any, field: str, store: ModelStore, models: ModelCache, device: torch.device
-) -> Lease:
+def _network(found: Located, kind: Any, field: str, store: ModelStore) -> Held:
     """One network in a folder of its own, by its class."""
-    dtype = loading.dtype_for(str(device))
-    key = ModelKey(str(found.ref), found.revision, loading.name_of(dtype), str(device), field)
+    device = device_of_engine()
+    dtype = loading.dtype_for(device)
 
     def load(progress: LoadProgress) -> Loaded:
         if found.kind not in ("transformers", "diffusers"):
             raise InvalidInput(f"{field}: {found.ref} is a {found.kind}, not a folder", field=field)
-        loaded = loading.load_transformers(
-            found, kind, cache=store.roots.cache, device=str(device), dtype=dtype, progress=progress
+        return loading.load_transformers(
+            found, kind, cache=store.roots.cache, device=device, dtype=dtype, progress=progress
         )
-        return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 
-    return models.acquire(key, load, size=loading.expected_bytes(found, dtype))
+    return hold(found, field, load, dtype=loading.name_of(dtype), device=device)

@@ -12,7 +12,7 @@ import torch
 
 from headrace.diffusion import parameters
 from headrace.diffusion.frame import run
-from headrace.diffusion.loading import Held, acquire
+from headrace.diffusion.loading import Loan, borrow
 from headrace.diffusion.networks import LATENT_RATIO
 from headrace.diffusion.parameters import StreamDiffusionParams
 from headrace.diffusion.preparing import settings_for
@@ -37,7 +37,7 @@ class _Change:
     before: StreamDiffusionParams
     params: Params
     after: StreamDiffusionParams
-    held: Held
+    held: Loan
     settings: Settings | None
 
 
@@ -53,7 +53,7 @@ class StreamDiffusionProcessor(FrameProcessor):
     def __init__(self, error_callback: Any = None, **params: Any) -> None:
         super().__init__(error_callback)
         self._params = parameters.start(params)
-        self._held: Held | None = None
+        self._held: Loan | None = None
         self._stream: Stream | None = None
         self._size: tuple[int, int] | None = None
         self._prepared: _Change | None = None
@@ -110,7 +110,7 @@ class StreamDiffusionProcessor(FrameProcessor):
         self._last = out if self._filter is not None else None
         return frame.replace_tensor(out)
 
-    def _stream_for(self, held: Held, picture: torch.Tensor) -> Stream:
+    def _stream_for(self, held: Loan, picture: torch.Tensor) -> Stream:
         size = (picture.shape[1], picture.shape[2])
         if self._stream is None or size != self._size:
             self._stream = Stream(settings_for(self._params, held.networks, *size, held.nets))
@@ -161,11 +161,11 @@ class StreamDiffusionProcessor(FrameProcessor):
         if self._filter is not None:
             self._filter.reset()
 
-    async def _acquire(self, params: StreamDiffusionParams) -> Held:
+    async def _acquire(self, params: StreamDiffusionParams) -> Loan:
         def tell(fraction: float, what: str) -> None:
             self._state = (what, fraction)
 
-        held = await asyncio.to_thread(acquire, params, _device(), tell)
+        held = await asyncio.to_thread(borrow, params, tell)
         try:
             tell(0.9, "warming up")
             settings = settings_for(params, held.networks, _WARM_UP, _WARM_UP, held.nets)
@@ -176,18 +176,10 @@ class StreamDiffusionProcessor(FrameProcessor):
             raise
         return held
 
-    def _loaded(self) -> Held:
+    def _loaded(self) -> Loan:
         if self._held is None:
             raise ProcessorError("the model is not loaded")
         return self._held
-
-
-def _device() -> torch.device:
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
 
 
 def _filter_settings(params: StreamDiffusionParams) -> tuple[bool, float, int]:
@@ -225,7 +217,7 @@ def _resized(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-def _through(held: Held, picture: torch.Tensor) -> torch.Tensor:
+def _through(held: Loan, picture: torch.Tensor) -> torch.Tensor:
     networks = held.networks
     decoded = networks.decode(networks.encode(picture.permute(0, 3, 1, 2) * 2 - 1))
     return (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()

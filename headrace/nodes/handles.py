@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from headrace.nodes.access import Held
+from headrace.models.live_cache import Held
 from headrace.nodes.files import ModelFiles
 from headrace.nodes.schedules import Levels
 

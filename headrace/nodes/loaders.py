@@ -8,7 +8,8 @@ from headrace.nodes.files import DEMOS, ModelFiles
 from workflows.nodes.stream import InputTypes
 
 if TYPE_CHECKING:
-    from headrace.nodes.access import Held, Models
+    from headrace.models.live_cache import Held
+    from headrace.nodes.access import Models
     from headrace.nodes.handles import Clip, ControlNet, Model, Vae
     from headrace.nodes.upscaling import UpscaleModel
 

@@ -7,7 +7,8 @@ import logging
 
 from headrace.models import loading
 from headrace.models.cache import Loaded, LoadProgress
-from headrace.nodes.access import Held, Models
+from headrace.models.live_cache import Held, hold
+from headrace.nodes.access import Models
 from headrace.nodes.handles import Clip, Encoder, Model
 from headrace.nodes.loras import changed, changes_for
 
@@ -37,7 +38,7 @@ def _apply(
     if not strength:
         return None
     found = models.find("loras", name)
-    file = models.hold(found, "lora", lambda progress: loading.load_tensors(found), device="cpu")
+    file = hold(found, "lora", lambda progress: loading.load_tensors(found), device="cpu")
     changes = changes_for(part, module, file.model)  # type: ignore[arg-type]
     if not changes:
         log.info("the LoRA %s has nothing for the %s", name, part)
@@ -48,6 +49,6 @@ def _apply(
 
     # What it stands on is a part of what it is.
     base = " + ".join(f"{held.key.ref} {held.key.revision}" for held in on)
-    return models.hold(
+    return hold(
         found, f"{part} with lora", load, dtype=on[0].key.dtype, revision=f" x {strength!r} on {base}"
     )

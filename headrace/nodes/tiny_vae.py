@@ -7,7 +7,8 @@ import re
 from headrace.models import loading, weights
 from headrace.models.cache import Loaded, LoadProgress
 from headrace.models.errors import LoadFailed
-from headrace.nodes.access import Held, Models, device_of_engine
+from headrace.models.live_cache import Held, device_of_engine, hold
+from headrace.nodes.access import Models
 
 
 def load(models: Models, encoder: str, decoder: str) -> Held:
@@ -39,6 +40,6 @@ def load(models: Models, encoder: str, decoder: str) -> Held:
         return Loaded({"vae": module})
 
     revision = f" {sides['decoder'].revision}"
-    return models.hold(
+    return hold(
         sides["encoder"], "taesd", make, dtype=loading.name_of(dtype), device=device, revision=revision
     )

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from headrace.batch.pipelines.upscale_networks import Upscaler
     from headrace.models.cache import Loaded, LoadProgress
-    from headrace.nodes.access import Held, Models
+    from headrace.models.live_cache import Held
+    from headrace.nodes.access import Models
 
 _TILE = 512
 
@@ -32,14 +33,14 @@ def load(models: Models, name: str) -> UpscaleModel:
     from headrace.batch.pipelines.upscale_networks import build
     from headrace.models import loading
     from headrace.models.cache import Loaded
-    from headrace.nodes.access import device_of_engine
+    from headrace.models.live_cache import device_of_engine, hold
 
     found, device = models.find("upscale_models", name), device_of_engine()
 
     def make(progress: LoadProgress) -> Loaded:
         return Loaded(build(loading.load_tensors(found).model, name).to(device))
 
-    held = models.hold(found, "upscaler", make, dtype="float32", device=device)
+    held = hold(found, "upscaler", make, dtype="float32", device=device)
     return UpscaleModel(held.model, device, held)
 
 

@@ -13,8 +13,8 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from headrace.diffusion import loading
 from headrace.diffusion.processor import StreamDiffusionProcessor
+from headrace.models.live_cache import cache_of
 from stream.errors import InvalidInput
 from stream.frames import VideoFrame
 
@@ -64,7 +64,7 @@ async def test_two_streams_share_one_copy_of_the_weights() -> None:
     assert first._held is not None
     assert second._held is not None
     assert first._held.networks.unet is second._held.networks.unet
-    cache = loading.cache_of(first._held.networks.device)
+    cache = cache_of(str(first._held.networks.device))
     entry = next(entry for entry in cache.entries() if entry.key.ref == MODEL)
     assert entry.leases == 2
     await first.on_stream_stop()

@@ -11,9 +11,9 @@ import ldm_checkpoint as ldm
 import pytest
 import torch
 
+from headrace.models.live_cache import cache_of
 from headrace.models.roots import Roots
 from headrace.nodes import builtin
-from headrace.nodes.access import cache_of
 from headrace.nodes.handles import Clip, Model
 from stream.errors import InvalidWorkflow
 from stream.frames import VideoFrame
