@@ -111,7 +111,7 @@ def test_the_examples_are_all_there():
         text = (folder / "Dockerfile").read_text()
         assert f"CAPABILITY_NAME={name}" in text
         assert "HEALTHCHECK" in text
-        assert "\nUSER worker\n" in text
+        assert "\nUSER 10001\n" in text
 
 
 EACH_IN_TURN = """
