@@ -211,46 +211,61 @@ def _promote(host: Placed, inside: Scope) -> None:
     else:
         host.promoted.update(zip(shown, values, strict=False))
     host.promoted = {number: value for number, value in host.promoted.items() if value is not None}
+    proxies = _Proxies(host, inside)
     entries = drawn.properties.get("proxyWidgets")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         if index < len(values) and values[index] is not None:
-            _apply_proxy(host, inside, entry, values[index])
+            proxies.set(entry, values[index])
     held = drawn.properties.get("proxyWidgetErrorQuarantine")
     for item in held if isinstance(held, list) else []:
         if isinstance(item, Mapping) and item.get("hostValue") is not None:
             entry = item.get("originalEntry")
             if isinstance(entry, list) and entry[:1] == [_OUTER]:
-                _apply_proxy(host, inside, entry, item["hostValue"])
+                proxies.set(entry, item["hostValue"])
 
 
 _OUTER = "-1"
 
 
-def _apply_proxy(host: Placed, inside: Scope, entry: Any, value: Any) -> None:
-    """``entry`` is ``[node id, widget]`` of a node inside, or an input of the subgraph by the id -1."""
-    if not isinstance(entry, list) or len(entry) < 2 or not all(isinstance(part, str) for part in entry):
-        return
-    node_id, name = entry[0], entry[1]
-    if node_id == _OUTER:
-        for number, slot in enumerate(host.inputs):
-            if slot.name == name:
-                host.promoted[number] = value
-        return
-    target = inside.nodes.get(node_id)
-    if target is None:
-        return
-    for number in range(len(host.inputs)):
-        leads_to = targets_of(inside, number)
-        if any(node is target and node.inputs[at].name == name for node, at in leads_to):
-            host.promoted[number] = value
+class _Proxies:
+    """Values of an instance that name where they belong: ``[node id, widget]`` of a node inside, or an input
+    of the subgraph by the id -1."""
+
+    def __init__(self, host: Placed, inside: Scope) -> None:
+        self._host = host
+        self._inside = inside
+        self._numbers = {(_OUTER, slot.name): number for number, slot in enumerate(host.inputs)}
+        self._shown: dict[str, dict[str, int]] = {}
+        for number in range(len(host.inputs)):
+            for node, index in targets_of(inside, number):
+                self._numbers.setdefault((node.drawn.id, node.inputs[index].name), number)
+
+    def set(self, entry: Any, value: Any) -> None:
+        if not isinstance(entry, list) or len(entry) < 2 or not all(isinstance(part, str) for part in entry):
             return
-    if target.inner is not None:
-        for number, slot in enumerate(target.inputs):
-            behind = widget_behind(target.inner, number)
-            if slot.name == name or (behind is not None and behind[1] == name):
-                target.promoted[number] = value
-                return
-    elif target.drawn.type == "PrimitiveNode":
-        target.widgets.values["value"] = value
-    elif name in target.widgets.values:
-        target.widgets.values[name] = value
+        node_id, name = entry[0], entry[1]
+        number = self._numbers.get((node_id, name))
+        target = self._inside.nodes.get(node_id)
+        if number is not None:
+            self._host.promoted[number] = value
+        elif target is None:
+            return
+        elif target.inner is not None:
+            inner = self._shown_by(target, target.inner).get(name)
+            if inner is not None:
+                target.promoted[inner] = value
+        elif target.drawn.type == "PrimitiveNode":
+            target.widgets.values["value"] = value
+        elif name in target.widgets.values:
+            target.widgets.values[name] = value
+
+    def _shown_by(self, target: Placed, inner: Scope) -> dict[str, int]:
+        """The inputs of an instance by their own names, and by those of the widgets that they show."""
+        if target.drawn.id not in self._shown:
+            numbers = {slot.name: number for number, slot in enumerate(target.inputs)}
+            for number in range(len(target.inputs)):
+                behind = widget_behind(inner, number)
+                if behind is not None:
+                    numbers.setdefault(behind[1], number)
+            self._shown[target.drawn.id] = numbers
+        return self._shown[target.drawn.id]
