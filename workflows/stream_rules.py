@@ -106,7 +106,7 @@ def _as_load_tensor(node: Node) -> Node:
 def _count_problems(
     of_class: dict[str, list[Node]], marked: Sequence[Node], generates: bool
 ) -> list[Problem]:
-    """ComfyStream's checks in its order; the first that fails is the one reported, as there."""
+    """ComfyStream's checks in its order; of those for too many, the first that fails is told, as there."""
     primaries, references = of_class.get(PRIMARY, []), of_class.get(REFERENCE, [])
     inputs = [*references, *of_class.get(LOAD, ()), *of_class.get(LOAD_AUDIO, ())]
     outputs = [node for class_type in sorted(OUTPUTS) for node in of_class.get(class_type, ())]
@@ -122,15 +122,16 @@ def _count_problems(
         ]
     if len(outputs) > _MAX_OUTPUTS:
         return [Problem("too_many_outputs", f"too many outputs in prompt: {_names(outputs)}")]
+    problems: list[Problem] = []
     if not primaries and not inputs and not generates:
         message = (
             f"missing input: no {PRIMARY}, {LOAD}, {REFERENCE} or {LOAD_AUDIO} node, and nothing else that "
             "changes from frame to frame, such as a seed that is not fixed (control after generate)"
         )
-        return [Problem("missing_input", message)]
+        problems.append(Problem("missing_input", message))
     if not outputs:
-        return [Problem("missing_output", f"missing output: none of {', '.join(sorted(OUTPUTS))}")]
-    return []
+        problems.append(Problem("missing_output", f"missing output: none of {', '.join(sorted(OUTPUTS))}"))
+    return problems
 
 
 def _marked_input(

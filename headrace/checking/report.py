@@ -46,6 +46,8 @@ def _parts(one: Examined) -> Iterator[RenderableType]:
         yield Text()
         yield Text(_count(len(one.problems), "problem"), style="bold red")
         yield _problems(one.problems)
+        if any(problem.code == "missing_file" for problem in one.problems):
+            yield Text("models that a file names: headrace models pull --workflow FILE", style="dim")
     elif one.description.parameters.parameters:
         yield Text()
         yield Text("live parameters", style="bold")
