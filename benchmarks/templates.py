@@ -30,13 +30,14 @@ if not __package__:
 
 from benchmarks.templates_frontend import Frontend, frontend, reason_to_skip
 from headrace.checking.object_info import load_object_info
+from headrace.nodes import builtin
 from stream.errors import HeadraceError
 from workflows.check import examine
 from workflows.definitions import Definitions
 from workflows.dynamic import inputs_of
 from workflows.graph import is_editor_format
 from workflows.reading import to_api
-from workflows.registry import NodeRegistry, definitions_from_object_info
+from workflows.registry import definitions_from_object_info
 
 PACKAGES = ("comfyui_workflow_templates_json", "comfyui_frontend_package")
 FILES = frozenset({"missing_file"})
@@ -54,7 +55,7 @@ def main() -> None:
         return
     files = dict(_workflows(templates))
     print(f"{len(files)} templates ({_version('comfyui-workflow-templates-json', templates)})")
-    results = {"built-in nodes": _checked(files, NodeRegistry.builtin().definitions)}
+    results = {"built-in nodes": _checked(files, builtin.registry().definitions)}
     _print_checks("built-in nodes", results["built-in nodes"])
     if options.object_info is None:
         print("no --object-info: nothing about ComfyUI's own nodes")

@@ -101,8 +101,8 @@ def _definitions_of(source: str) -> Any:
 
 
 def _builtin(name: str, input_folder: Path | None) -> Any:
+    from headrace.nodes import builtin
     from workflows import library
-    from workflows.registry import NodeRegistry
 
     folder = input_folder or (Path(name).parent if library.is_path(name) else Path())
-    return NodeRegistry.builtin(folder.resolve()).definitions
+    return builtin.registry(folder.resolve()).definitions
