@@ -112,11 +112,14 @@ class BatchEngine:
             name = self.settings.engine.name
             ledger.attach(name, self._ask)
             self.engine.route(LEDGER, lambda message: ledger.received(name, message))
-            self.engine.subscribe(self._engine_changed)
+        self.engine.subscribe(self._engine_changed)
         self._requests: dict[str, _Request] = {}
         self._told = 0
         """The generation of the engine that has been told of the models."""
         self._minder: asyncio.Task[None] | None = None
+        self._kept: dict[str, str] = {}
+        """Models that were made warm, and for which pipeline: the next engine loads them again."""
+        self._warming: asyncio.Task[None] | None = None
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -128,10 +131,11 @@ class BatchEngine:
 
     async def stop(self) -> None:
         """End it within its ``stop_timeout`` and a moment; requests under way get `EngineError`."""
-        minder, self._minder = self._minder, None
-        if minder is not None:
-            minder.cancel()
-            await asyncio.gather(minder, return_exceptions=True)
+        tasks = [task for task in (self._minder, self._warming) if task is not None]
+        self._minder = self._warming = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.engine.stop()
 
     async def __aenter__(self) -> BatchEngine:
@@ -175,21 +179,24 @@ class BatchEngine:
         it again) when it dies meanwhile, and what the pipeline raised.
         """
         body = {"pipeline": pipeline, "model": model, "inputs": dict(inputs)}
+        body["streams"] = on_piece is not None
         work = self._request(body, blobs or {}, on_progress, on_piece)
         return await self._bounded(work, timeout, "the request")
 
     async def warm(
         self, pipeline: str, model: str, *, on_progress: OnProgress | None = None, timeout: float = 1800.0
     ) -> None:
-        """Load a model and pin it in the cache. Raises as `run` does."""
+        """Load a model and pin it in the cache, also in the engines after this one. Raises as `run` does."""
         body = {"pipeline": pipeline, "model": model, "inputs": {}, "what": "warm"}
         await self._bounded(self._request(body, {}, on_progress, None), timeout, "loading")
+        self._kept[model] = pipeline
 
     async def unload(self, model: str) -> int:
         """Unload a model, pinned or not; the bytes that this freed.
 
         Raises `NotFound` when it is not loaded, `Conflict` while it is in use.
         """
+        self._kept.pop(model, None)
         return int((await self._ask({"what": "unload", "model": model})).get("freed", 0))
 
     async def models(self) -> list[dict[str, Any]]:
@@ -246,8 +253,26 @@ class BatchEngine:
             raise self.engine.failure
 
     def _engine_changed(self, engine: Engine) -> None:
-        if self._ledger is not None and engine.state != "ready":
+        if engine.state == "ready":
+            if self._kept and self._warming is None:
+                self._warming = asyncio.create_task(self._warm_again(), name="warm models")
+        elif self._ledger is not None:
             self._ledger.lost(engine.settings.name)
+
+    async def _warm_again(self) -> None:
+        """Load what was warm in the engine before. What fails is given up, so that a model which ends engines
+        does not end one after the other."""
+        try:
+            for model, pipeline in tuple(self._kept.items()):
+                try:
+                    await self.warm(pipeline, model)
+                except HeadraceError as error:
+                    log.warning("model %s is no longer warm: %s", model, error.message)
+                    self._kept.pop(model, None)
+                    if self._ledger is not None:
+                        self._ledger.failed(model, error)
+        finally:
+            self._warming = None
 
     async def _tell_models(self) -> None:
         if self._told == self.engine.generation:

@@ -79,6 +79,7 @@ class Job:
     ``inputs`` are the checked fields of the request as JSON, ``blobs`` what it uploaded, read-only and only
     valid until ``run`` returns (copy what outlives it). ``device`` is torch's name of the engine's device.
     With nothing but the first five arguments a job runs alone: nobody listens, the device is always free.
+    ``streams``: whether the listener wants pieces of the answer.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Job:
         *,
         device: str = "cpu",
         listener: Listener | None = None,
+        streams: bool = True,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
@@ -99,6 +101,7 @@ class Job:
         self.blobs: dict[str, memoryview] = {name: memoryview(blob) for name, blob in (blobs or {}).items()}
         self.device = device
         self._listener = listener
+        self._streams = streams
         self.turns: Turns | None = None
         """Set by the runner; for pipelines that put requests together and take the device for themselves."""
         self.store: ModelStore | None = None
@@ -128,10 +131,13 @@ class Job:
             self._listener.progress(Progress("loading", min(max(fraction, 0.0), 1.0), 1.0, what))
 
     def emit(self, piece: dict[str, Any]) -> None:
-        """Stream a piece (JSON) to the client; waits while that is behind. Raises `Cancelled`."""
+        """Stream a piece (JSON) to the client, if it wants any; waits while that is behind.
+
+        Raises `Cancelled`.
+        """
         self.check()
-        self._streamed = True
-        if self._listener is not None:
+        if self._listener is not None and self._streams:
+            self._streamed = True
             self._listener.piece(piece)
 
     def once(self) -> Job:

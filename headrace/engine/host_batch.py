@@ -185,7 +185,16 @@ class BatchHost:
         fd = message.take_fd() if message.waiting_fds else None
         blobs = Blobs(fd, body.get("blobs", []))
         voice = Voice(name, self._link, self._loop)
-        job = Job(name, pipeline, model, inputs, blobs.views, device=str(self._device), listener=voice)
+        job = Job(
+            name,
+            pipeline,
+            model,
+            inputs,
+            blobs.views,
+            device=str(self._device),
+            listener=voice,
+            streams=body.get("streams") is not False,
+        )
         voice.job = job
         self._jobs[name] = (job, voice)
         work = threading.Thread(

@@ -135,7 +135,8 @@ def answer(pipeline, inputs, on_piece):
         return masks(body, inputs)
     texts = ["Hel", "lo", " there"][: inputs["max_tokens"]]
     for count, text in enumerate(texts, 1):
-        on_piece({"text": text, "completion_tokens": count, "prompt_tokens": 7})
+        if on_piece is not None:
+            on_piece({"text": text, "completion_tokens": count, "prompt_tokens": 7})
     usage = {"prompt_tokens": 7, "completion_tokens": len(texts)}
     reason = "length" if inputs["max_tokens"] < 3 else "stop"
     return Result({**body, "text": "".join(texts), "finish_reason": reason, "usage": usage})

@@ -177,6 +177,22 @@ async def test_an_engine_that_dies_interrupts_its_requests_and_the_next_are_answ
         await engine.run("trouble", "m", {"how": "crash"})
 
 
+async def test_what_was_warm_is_loaded_again_by_the_next_engine(engine: BatchEngine) -> None:
+    await engine.warm("slow", "kept")
+    await engine.warm("slow", "let-go")
+    await engine.unload("let-go")
+    assert engine.engine.pid is not None
+    os.kill(engine.engine.pid, signal.SIGKILL)
+    await until(lambda: engine.engine.state != "ready")
+    await engine.wait_ready(WAIT)
+    found: list[dict[str, Any]] = []
+    while not any(entry["pinned"] for entry in found):
+        found = await engine.models()
+        await asyncio.sleep(0.02)
+    assert [(entry["key"]["ref"], entry["state"]) for entry in found] == [("kept", "loaded")]
+    await engine.unload("kept")
+
+
 async def test_an_engine_whose_interpreter_hangs_is_ended(tmp_path: Path) -> None:
     async with BatchEngine(settings(tmp_path, call_timeout=2.0)) as engine:
         await engine.wait_ready(WAIT)
