@@ -195,6 +195,10 @@ class Settings(BaseSettings):
         description="one process holds weights for all engines of a device: off, auto (CUDA alone), on",
     )
     batch: bool = Field(True, description="answer the batch endpoints")
+    one_engine: bool = Field(
+        False,
+        description="live and batch work in one process: models are shared, delays and faults too",
+    )
     batch_models: Names = Field(
         (), description="models of requests that name none, as `text-to-image=owner/name`, commas between"
     )

@@ -102,14 +102,23 @@ class _Request:
 
 
 class BatchEngine:
-    """Requests to the engine that runs batch pipelines. Belongs to the loop of the main thread."""
+    """Requests to the engine that runs batch pipelines. Belongs to the loop of the main thread.
 
-    def __init__(self, settings: BatchSettings | None = None, ledger: LedgerService | None = None) -> None:
+    ``engine``: one that others use too, and start and stop; None makes one of its own from the settings.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings | None = None,
+        ledger: LedgerService | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self.settings = settings or BatchSettings()
-        self.engine = Engine(self.settings.engine)
+        self.engine = engine or Engine(self.settings.engine)
+        self._shares = engine is not None
         self._ledger = ledger
         if ledger is not None:
-            name = self.settings.engine.name
+            name = self.engine.settings.name
             ledger.attach(name, self._ask)
             self.engine.route(LEDGER, lambda message: ledger.received(name, message))
         self.engine.subscribe(self._engine_changed)
@@ -124,19 +133,22 @@ class BatchEngine:
     # -- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the engine's process and return at once. From the main thread only."""
-        await self.engine.start()
+        """Start the engine's process, if it is its own, and return at once. From the main thread only."""
+        if not self._shares:
+            await self.engine.start()
         if self._minder is None:
             self._minder = asyncio.create_task(self._mind(), name="batch engine")
 
     async def stop(self) -> None:
-        """End it within its ``stop_timeout`` and a moment; requests under way get `EngineError`."""
+        """End it, if it is its own, within its ``stop_timeout`` and a moment; requests under way get
+        `EngineError`."""
         tasks = [task for task in (self._minder, self._warming) if task is not None]
         self._minder = self._warming = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.engine.stop()
+        if not self._shares:
+            await self.engine.stop()
 
     async def __aenter__(self) -> BatchEngine:
         await self.start()
@@ -248,7 +260,7 @@ class BatchEngine:
     async def _reach(self) -> None:
         """Return when the engine is ready; one that is restarting is worth a wait, a failed one is not."""
         if self.engine.state in ("starting", "restarting"):
-            await self.engine.wait_ready(self.settings.engine.start_timeout)
+            await self.engine.wait_ready(self.engine.settings.start_timeout)
         elif isinstance(self.engine.failure, NotInstalled):
             raise self.engine.failure
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.batch.client import BatchEngine, BatchSettings, Blob, OnPiece, OnProgress
 from headrace.batch.contract import Result
+from headrace.engine.guardian import Engine
 from headrace.models.ledger_service import LedgerService
 from headrace.models.roots import Roots
 from headrace.models.store import ModelStore
@@ -25,10 +26,17 @@ class BatchEngineWithParler(BatchEngine):
     ``python``: the interpreter, with torch and parler-tts. Its engine is started by the first such request.
     """
 
-    def __init__(self, settings: BatchSettings, ledger: LedgerService | None = None, *, python: str) -> None:
-        super().__init__(settings, ledger)
-        engine = dataclasses.replace(settings.engine, name="parler", python=(python,))
-        self.parler = BatchEngine(dataclasses.replace(settings, engine=engine), ledger)
+    def __init__(
+        self,
+        settings: BatchSettings,
+        ledger: LedgerService | None = None,
+        engine: Engine | None = None,
+        *,
+        python: str,
+    ) -> None:
+        super().__init__(settings, ledger, engine)
+        foreign = dataclasses.replace(settings.engine, name="parler", python=(python,))
+        self.parler = BatchEngine(dataclasses.replace(settings, engine=foreign), ledger)
         environment = Roots.from_environment()
         folders = {name: Path(folder) for name, folder in settings.folders.items()}
         self._store = ModelStore(dataclasses.replace(environment, **folders))

@@ -19,6 +19,7 @@ from headrace.batch.openapi import OpenApiRoutes
 from headrace.batch.parler_engine import BatchEngineWithParler
 from headrace.batch.routes import BatchRoutes
 from headrace.batch.service import BatchService, Engine, ServiceSettings
+from headrace.engine.guardian import Engine as LiveEngine
 from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.roots import Roots
@@ -36,12 +37,13 @@ def make_front(
     store: Store | None = None,
     holders: HolderService | None = None,
     ledger: LedgerService | None = None,
+    live: LiveEngine | None = None,
 ) -> Front:
     """The front of a worker's batch endpoints; no engine runs before the first request.
 
     ``engine`` and ``store`` take the place of the real ones; ``holders`` and ``ledger`` are those that the
-    live engine has too. Raises `InvalidInput` for settings that name no
-    pipeline or no model.
+    live engine has too, and ``live`` is that engine where it is to answer requests as well. Raises
+    `InvalidInput` for settings that name no pipeline or no model.
     """
     demo = settings.demo if settings.demo_weights is None else settings.demo_weights
     roots = Roots.from_environment(settings.models_folder)
@@ -53,7 +55,7 @@ def make_front(
     ledger = ledger or LedgerService(settings.models_budget)
     own: BatchEngine | None = None
     if engine is None:
-        engine = own = make_engine(settings, roots, ledger, holders)
+        engine = own = make_engine(settings, roots, ledger, holders, live)
     service = BatchService(
         engine,
         chooser,
@@ -67,16 +69,21 @@ def make_front(
 
 
 def make_engine(
-    settings: Settings, roots: Roots, ledger: LedgerService, holders: HolderService | None = None
+    settings: Settings,
+    roots: Roots,
+    ledger: LedgerService,
+    holders: HolderService | None = None,
+    live: LiveEngine | None = None,
 ) -> BatchEngine:
-    """The engine, or two, where Parler-TTS has an interpreter of its own."""
+    """The engine (``live``, where there is to be only one), or two, where Parler-TTS has an interpreter of
+    its own."""
     batch = engine_settings(settings, roots, holders.addresses if holders is not None else {})
     made = (
-        BatchEngine(batch, ledger)
+        BatchEngine(batch, ledger, live)
         if settings.parler_python is None
-        else BatchEngineWithParler(batch, ledger, python=settings.parler_python)
+        else BatchEngineWithParler(batch, ledger, live, python=settings.parler_python)
     )
-    if holders is not None:
+    if holders is not None and live is None:
         holders.watch(made.engine)
     return made
 

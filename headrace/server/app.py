@@ -181,8 +181,10 @@ class Worker:
 
     def _make_front(self) -> Front:
         assert self.ledger is not None
-        watch_memory(self.engine, self.ledger)
-        return batch.make_front(self.settings, holders=self.holders, ledger=self.ledger)
+        live = self.engine if self.settings.one_engine else None
+        if live is None:
+            watch_memory(self.engine, self.ledger)
+        return batch.make_front(self.settings, holders=self.holders, ledger=self.ledger, live=live)
 
     def _make_run_engine(self) -> Engine:
         settings = self.settings

@@ -18,7 +18,10 @@ import pytest
 from headrace.batch.client import BatchEngine, BatchSettings
 from headrace.batch.contract import Progress, TimedOut
 from headrace.batch.errors import Interrupted
+from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.server.app import Worker
+from headrace.settings import Settings
 from stream.errors import AtCapacity, EngineError, InvalidInput, NotFound, ProcessorError
 
 HERE = str(Path(__file__).parent)
@@ -191,6 +194,26 @@ async def test_what_was_warm_is_loaded_again_by_the_next_engine(engine: BatchEng
         await asyncio.sleep(0.02)
     assert [(entry["key"]["ref"], entry["state"]) for entry in found] == [("kept", "loaded")]
     await engine.unload("kept")
+
+
+async def test_an_engine_that_others_use_answers_and_is_left_to_them(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    async with Engine(chosen.engine) as live:
+        async with BatchEngine(chosen, engine=live) as batch:
+            await batch.wait_ready(WAIT)
+            answers = await asyncio.gather(*(batch.run("echo", "m", {"steps": 3}) for _ in range(3)))
+            assert {answer.body["pid"] for answer in answers} == {live.pid}
+        assert live.state == "ready"
+
+
+async def test_a_worker_has_one_engine_for_everything_where_it_is_told_so() -> None:
+    for one in (True, False):
+        worker = Worker(Settings(port=0, one_engine=one))
+        assert worker.batch is not None
+        batch = worker.batch.service.engine
+        assert isinstance(batch, BatchEngine)
+        assert (batch.engine is worker.engine) is one
+        await worker.stop()
 
 
 async def test_an_engine_whose_interpreter_hangs_is_ended(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from models_here import Heard
 
 from headrace.batch.contract import Cancelled, Job
 from headrace.batch.turns import DeviceTurns, TurnOrder
+from stream.errors import AtCapacity
 
 
 class Turns(RuleBasedStateMachine):
@@ -184,3 +186,17 @@ def test_whoever_is_cancelled_while_waiting_leaves_the_queue() -> None:
         pass
     with other.turn():
         pass
+
+
+def test_pieces_that_nobody_wants_are_not_sent_and_the_job_may_be_run_again() -> None:
+    heard = Heard()
+    whole = Job("1", "p", "m", {}, listener=heard, streams=False)
+    whole.emit({"text": "x"})
+    whole.progress(1, 2)
+    assert (heard.pieces, len(heard.told)) == ([], 1)
+    assert whole.once() is whole
+    streamed = Job("2", "p", "m", {}, listener=heard)
+    streamed.emit({"text": "x"})
+    assert heard.pieces == [{"text": "x"}]
+    with pytest.raises(AtCapacity, match="in the middle"):
+        streamed.once()
