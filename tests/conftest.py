@@ -29,7 +29,8 @@ GRACE_S = 3.0
 
 pytest_plugins = ["pytester"]
 
-settings.register_profile("local", deadline=None)
+# Each run draws other examples: what fifty miss, the next fifty find.
+settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=30)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

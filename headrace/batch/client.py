@@ -190,7 +190,7 @@ class BatchEngine:
         after ``timeout`` seconds, `EngineError` (503) when the engine is not there, `Interrupted` (503, send
         it again) when it dies meanwhile, and what the pipeline raised.
         """
-        body = {"pipeline": pipeline, "model": model, "inputs": dict(inputs)}
+        body: dict[str, Any] = {"pipeline": pipeline, "model": model, "inputs": dict(inputs)}
         body["streams"] = on_piece is not None
         work = self._request(body, blobs or {}, on_progress, on_piece)
         return await self._bounded(work, timeout, "the request")
