@@ -27,7 +27,7 @@ COPY byoc byoc
 COPY headrace headrace
 # hadolint ignore=DL3042,SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/headrace/bin/pip install --disable-pip-version-check ${PIP_ARGS} -c constraints.txt ".[${EXTRAS}]" \
+    /opt/headrace/bin/pip install --disable-pip-version-check ${PIP_ARGS} -c constraints.txt ".${EXTRAS:+[${EXTRAS}]}" \
     && find /opt/headrace -name '__pycache__' -type d -prune -exec rm -rf {} +
 
 FROM ${BASE}

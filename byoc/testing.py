@@ -20,10 +20,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from byoc.mock.answers import Answer, Call
 from byoc.mock.clip import Chunk, Recipe, cached, cut
 from byoc.mock.figures import Measured, measured
 from byoc.mock.gateway import GatewaySettings, GatewayStream, MockGateway
-from byoc.mock.orchestrator import Answer, Call, MockOrchestrator
+from byoc.mock.orchestrator import MockOrchestrator
 
 __all__ = [
     "Answer",

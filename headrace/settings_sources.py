@@ -43,8 +43,10 @@ class PeerNames(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         for name in PEER_NAMES.get(field_name, ()):
-            if os.environ.get(name):
-                return os.environ[name], field_name, False
+            if value := os.environ.get(name):
+                # CAPABILITY_NAME may hold several names; the first is what the worker calls itself.
+                first = value.partition(",")[0].strip() if field_name == "model_id" else value
+                return first, field_name, False
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:

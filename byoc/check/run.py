@@ -13,9 +13,10 @@ from pathlib import Path
 from byoc.check.findings import Findings
 from byoc.check.plan import CheckPlan, PlannedRequest
 from byoc.check.program import Program, running
+from byoc.mock.answers import Answer
 from byoc.mock.figures import Measured, measured
 from byoc.mock.gateway import GatewayStream, MockGateway
-from byoc.mock.orchestrator import Answer, MockOrchestrator
+from byoc.mock.orchestrator import MockOrchestrator
 from byoc.testing import generated
 from stream.errors import HeadraceError
 

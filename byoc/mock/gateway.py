@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from byoc.mock.answers import Answer
 from byoc.mock.clip import Chunk
 from byoc.mock.jobs import Job, new_stream_id
-from byoc.mock.orchestrator import Answer, MockOrchestrator
+from byoc.mock.orchestrator import MockOrchestrator
 from byoc.mock.outputs import Arrival
 from stream.errors import HeadraceError, SinkError
 from stream.trickle.documents import KEEPALIVE, MAX_LINE

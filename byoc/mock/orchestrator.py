@@ -12,12 +12,12 @@ import hmac
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
 
+from byoc.mock.answers import Answer, Call, json_object, refusal
 from byoc.mock.capabilities import CapabilityBook, RegisteredCapability, RegistrationRefused, WouldPanic
 from byoc.mock.jobs import BALANCE, HEADER, Job
 from stream.errors import HeadraceError, InvalidInput
@@ -29,38 +29,6 @@ TRICKLE_PATH = "/ai/trickle"
 MAX_BODY = 64 << 20
 SLOWEST_BODY = 600.0
 """Seconds for a body, once its head has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the orchestrator answers a gateway."""
-
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        return self.body.decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        """The body, decoded; raises `ValueError`."""
-        return json.loads(self.body)
-
-    @property
-    def events(self) -> list[str]:
-        """The data of each server-sent event."""
-        lines = self.text.splitlines()
-        return [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call to a worker: the path, the status of its answer (None: there was none), and its body."""
-
-    path: str
-    status: int | None
-    body: bytes
 
 
 class MockOrchestrator:
@@ -133,18 +101,18 @@ class MockOrchestrator:
     async def start_stream(self, job: Job, body: bytes) -> Answer:
         """``/ai/stream/start``: make the channels, call the worker; both go again when it refuses."""
         if not self.book.reserve(job.capability):
-            return _refusal(400, "No capacity available for capability")
+            return refusal(400, "No capacity available for capability")
         channels = self._make_channels(job)
         urls = {name: self._trickle.channel_url(channel) for name, channel in channels.items()}
         accepted = False
         try:
             asked = {"gateway_request_id": job.id, **{f"{name}_url": url for name, url in urls.items()}}
-            answer = await self._ask_start(job, {**asked, **_json_object(body)})
+            answer = await self._ask_start(job, {**asked, **json_object(body)})
             accepted = answer.status < 400
             if accepted and job.id in self.streams:
-                accepted, answer = False, _refusal(500, "Error adding stream to external capabilities")
+                accepted, answer = False, refusal(500, "Error adding stream to external capabilities")
         except InvalidInput as error:
-            answer = _refusal(400, error.message)
+            answer = refusal(400, error.message)
         finally:
             if accepted:
                 self.streams[job.id] = job.capability, tuple(channels.values())
@@ -183,20 +151,20 @@ class MockOrchestrator:
     async def process(self, job: Job, path: str, body: bytes, content_type: str = "") -> Answer:
         """``/process/request/{path}`` without streaming: events are collected into one body."""
         if not self.book.reserve(job.capability):
-            return _refusal(503, "No capacity available for capability")
+            return refusal(503, "No capacity available for capability")
         try:
             answer = await self._ask_worker(
                 job, f"/{path}" if path else "", body, {"Content-Type": content_type}
             )
         except TimeoutError:
             # The place that was reserved is not given back: only a registration repairs the count.
-            return _refusal(500, "job not able to be processed: context canceled")
+            return refusal(500, "job not able to be processed: context canceled")
         except OSError as error:
             self.book.remove(job.capability)
-            return _refusal(500, f"job not able to be processed, removing capability err={error}")
+            return refusal(500, f"job not able to be processed, removing capability err={error}")
         if answer.status == 401:
             self.book.remove(job.capability)
-            return _refusal(
+            return refusal(
                 500, "job not able to be processed, removing capability err=worker auth token failed"
             )
         self.book.release(job.capability)
@@ -216,7 +184,7 @@ class MockOrchestrator:
             return self._of_worker(job, await self._ask_worker(job, path, body, headers))
         except OSError as error:
             log.error("the worker did not answer: %s", error)
-            return _refusal(500, "Error sending request to worker")
+            return refusal(500, "Error sending request to worker")
 
     async def _ask_worker(self, job: Job, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """The worker's answer. Raises `TimeoutError` when its head took longer than the job has, another
@@ -244,7 +212,7 @@ class MockOrchestrator:
     def _of_worker(self, job: Job, answer: Answer) -> Answer:
         if answer.status == 401:
             self.book.remove(job.capability)
-            return _refusal(500, "Orchestrator worker failure")
+            return refusal(500, "Orchestrator worker failure")
         return Answer(answer.status, answer.body)
 
     # -- channels --------------------------------------------------------------------------------------
@@ -280,6 +248,7 @@ class MockOrchestrator:
             "update": self.update_stream,
         }.items():
             app.router.add_post(f"/ai/stream/{path}", _of_gateway(act))
+        app.router.add_post("/process/request/{path:.*}", self._process)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port, reuse_address=True).start()
@@ -324,6 +293,14 @@ class MockOrchestrator:
         log.info("unregistered %s", name)
         return web.Response(text="ok", content_type="application/json")
 
+    async def _process(self, request: web.Request) -> web.Response:
+        async def act(job: Job, body: bytes) -> Answer:
+            content_type = request.headers.get("Content-Type", "")
+            return await self.process(job, request.match_info["path"], body, content_type)
+
+        answer: web.Response = await _of_gateway(act)(request)
+        return answer
+
     async def _token(self, request: web.Request) -> web.Response:
         names = request.headers.get("Livepeer-Capability")
         if not request.headers.get("Livepeer-Eth-Address"):
@@ -347,17 +324,3 @@ def _of_gateway(act: Any) -> Any:
         return web.Response(status=told.status, body=told.body, headers=dict(told.headers))
 
     return answer
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body or b"{}")
-    except ValueError:
-        raise InvalidInput("Invalid JSON body", field="body") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("Invalid JSON body", field="body")
-    return value
-
-
-def _refusal(status: int, text: str) -> Answer:
-    return Answer(status, f"{text}\n".encode(), {"Content-Type": "text/plain; charset=utf-8"})

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession, web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from byoc.mock.capabilities import CapabilityBook, RegistrationRefused
+from byoc.mock.jobs import Job
 from byoc.registration import registrar as registrars
 from byoc.registration.capability import MAX_PRICE, Capability
 from byoc.registration.environment import registration_from
-from byoc.registration.link import OrchestratorLink, refusal
+from byoc.registration.link import OrchestratorLink, RegistrationError, refusal
 from byoc.registration.registrar import Offer, Registrar, RegistrationSettings, RegistrationState
 from byoc.testing import MockOrchestrator
 from byoc.utils.register import RegisterCapability
+from headrace.server.tls import self_signed
 from stream.errors import InvalidInput
 
 URL = "http://127.0.0.1:9"
@@ -164,6 +168,67 @@ async def test_a_url_that_does_not_answer_is_warned_about(caplog):
         await orchestrator.registered("cap")
         assert any(f"{URL}/health cannot be reached" in text for text in registrar.warnings)
     assert "the orchestrator must reach" in caplog.text
+
+
+async def test_what_is_wrong_with_tls_is_said(tmp_path):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(self_signed(tmp_path, ["localhost"]))
+    got: list[str] = []
+
+    async def register(request: web.Request) -> web.Response:
+        got.append(request.headers["Authorization"])
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.router.add_post("/capability/register", register)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "localhost", 0, ssl_context=context).start()
+        place = f"localhost:{runner.addresses[0][1]}"
+
+        async def problem(url: str, *, verify_tls: bool) -> str:
+            link = OrchestratorLink(url, "s", verify_tls=verify_tls)
+            try:
+                await link.register(b"{}")
+            except RegistrationError as error:
+                return error.message
+            finally:
+                await link.close()
+            return "none"
+
+        assert "HEADRACE_VERIFY_TLS=0" in await problem(f"https://{place}", verify_tls=True)
+        assert got == []
+        assert await problem(f"https://{place}", verify_tls=False) == "none"
+        assert got == ["s"]
+    finally:
+        await runner.cleanup()
+    async with MockOrchestrator() as orchestrator:
+        said = await problem(orchestrator.url.replace("http:", "https:"), verify_tls=False)
+        assert "does not speak TLS" in said
+
+
+async def test_a_request_by_hand_reaches_the_worker():
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response({"got": await request.json()})
+
+    app = web.Application()
+    app.router.add_post("/echo", echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with MockOrchestrator() as orchestrator, ClientSession() as http:
+            orchestrator.book.register(f'{{"name": "cap", "url": "{url}", "capacity": 1}}')
+            headers = {"Livepeer": Job("cap").header()}
+            target = f"{orchestrator.url}/process/request/echo"
+            async with http.post(target, json=[1], headers=headers) as answer:
+                assert await answer.json() == {"got": [1]}
+            async with http.post(target, json=[1]) as answer:
+                assert answer.status == 400
+    finally:
+        await runner.cleanup()
 
 
 # -- pure ------------------------------------------------------------------------------------------------
