@@ -27,8 +27,11 @@ SIZE = 512
 
 
 def first_pictures(bench: Bench, worker: Worker, rounds: int) -> list[float]:
-    """Milliseconds of each round; one process of ``worker`` serves them one after the other."""
-    segments = clip.cut(bench.rig.clip(Recipe(SIZE, SIZE, seconds=12)))
+    """Milliseconds of each round; one process of ``worker`` serves them one after the other.
+
+    A round without a picture counts as `LIMIT_S`, and is told in the report.
+    """
+    segments = clip.cut(bench.rig.clip(Recipe(SIZE, SIZE, seconds=LIMIT_S)))
     times = []
     with (
         bench.rig.trickle_server() as base,
@@ -40,7 +43,11 @@ def first_pictures(bench: Bench, worker: Worker, rounds: int) -> list[float]:
             worker.ready(program)
             channels = bench.rig.channels(base, f"{number}-")
             notes = bench.rig.new_file(f"{worker.name}-{number}-fed")
-            times.append(asyncio.run(_first(worker, channels, segments, Notes(notes))))
+            try:
+                times.append(asyncio.run(_first(worker, channels, segments, Notes(notes))))
+            except BenchmarkError as error:
+                bench.report.notes.append(f"c: {worker.name}, round {number + 1}: {error}; counted as that")
+                times.append(LIMIT_S * 1000)
             request(f"{worker.url}/stream/stop", {})
             end_channels(channels.values())
     return times

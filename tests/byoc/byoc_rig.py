@@ -61,9 +61,10 @@ class Rig:
     async def start(self, name: str = "one", **change: Any) -> tuple[int, Any]:
         body = {"gateway_request_id": name, "params": {"width": 128, "height": 128}, **self.urls(name)}
         body = {key: value for key, value in {**body, **change}.items() if value is not None}
-        if "control_url" in body:
-            # A gateway makes it before it calls.
-            await self.make(body["control_url"])
+        for channel in ("control_url", "subscribe_url"):
+            if channel in body:
+                # An orchestrator makes them before it calls.
+                await self.make(body[channel])
         return await self.post("/stream/start", body)
 
     async def make(self, url: str) -> None:
