@@ -86,6 +86,9 @@ def process(
         str | None,
         typer.Option(envvar="HEADRACE_COMFYUI_PYTHON", help="Its interpreter (default: in its folder)."),
     ] = None,
+    custom_nodes: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of custom nodes for our engine.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Device of the engine: auto, cpu, cuda, cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of one torch operation on the CPU.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUT if it exists.")] = False,
@@ -98,8 +101,15 @@ def process(
         raise InvalidInput(f"{target} exists; --overwrite replaces it", field="OUT")
     from headrace.engine.launch import launch
     from headrace.engine.settings import EngineSettings
+    from headrace.nodes.packs import home_for
 
-    engine = EngineSettings(name="file", device=device, threads=threads, call_timeout=FRAME_TIMEOUT)
+    engine = EngineSettings(
+        name="file",
+        device=device,
+        threads=threads,
+        call_timeout=FRAME_TIMEOUT,
+        home=home_for(custom_nodes),
+    )
     # Until the loop looks after signals.
     signal.signal(signal.SIGTERM, _leave)
     # Before everything else: it imports torch while this process imports codecs and opens the files.
@@ -120,6 +130,7 @@ def process(
             input_folder=input_folder,
             comfyui=comfyui,
             comfyui_python=comfyui_python,
+            custom_nodes=custom_nodes,
         )
         _run(process_file(options, launched))
 
@@ -158,6 +169,9 @@ def serve(
     comfyui_python: Annotated[
         str | None, typer.Option(help="Its interpreter (default: the one in its folder).")
     ] = None,
+    custom_nodes: Annotated[
+        Path | None, typer.Option(help="Folder of custom nodes for our engine (HEADRACE_CUSTOM_NODES).")
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Show a test pattern through the workflow.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings (HEADRACE_CONFIG).")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: listen by TLS.")] = None,
@@ -187,6 +201,7 @@ def serve(
         "recordings": recordings,
         "comfyui": comfyui,
         "comfyui_python": comfyui_python,
+        "custom_nodes": custom_nodes,
         "demo": demo or None,
         "config": config,
         "tls_certificate": tls_certificate,

@@ -20,6 +20,7 @@ from headrace.engine.guardian import Engine
 from headrace.engine.launch import Launched
 from headrace.engine.settings import EngineSettings
 from headrace.library.names import Library
+from headrace.nodes.custom import CustomNodes
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.specs import Specs, processor_spec
 from headrace.settings import Settings, load_settings
@@ -54,6 +55,7 @@ class ProcessOptions:
     input_folder: Path | None = None
     comfyui: Path | None = None
     comfyui_python: str | None = None
+    custom_nodes: Path | None = None
 
 
 async def process_file(options: ProcessOptions, launched: Launched) -> None:
@@ -90,15 +92,21 @@ async def _process(options: ProcessOptions, launched: Launched) -> None:
     engine = Engine(options.engine, launched)
     specs = _specs(options)
     comfyui = _comfyui(options, engine, specs)
-    job = make_job(options, engine, specs) if comfyui is None else None
+    at_once = comfyui is None and options.custom_nodes is None
+    job = make_job(options, engine, specs) if at_once else None
     started = time.monotonic()
     try:
+        if options.custom_nodes is not None:
+            with console.status("loading custom nodes"):
+                await _learn_custom_nodes(options.custom_nodes, engine, specs)
+            job = make_job(options, engine, specs) if comfyui is None else None
         if comfyui is not None:
             with console.status("starting ComfyUI"):
                 await wait_until_known(comfyui.service, READY_TIMEOUT)
             job, engine = _job_beside(comfyui, options, engine, specs)
         assert job is not None
-        await engine.start()
+        if engine.state == "stopped":
+            await engine.start()
         with console.status("starting the engine"):
             await engine.wait_ready(READY_TIMEOUT)
         ready = time.monotonic()
@@ -110,6 +118,15 @@ async def _process(options: ProcessOptions, launched: Launched) -> None:
         await engine.stop()
         if comfyui is not None:
             await comfyui.service.stop()
+
+
+async def _learn_custom_nodes(folder: Path, engine: Engine, specs: Specs) -> None:
+    """Start the engine and put the classes of the packs in ``folder`` where workflows are checked."""
+    custom = CustomNodes(folder, specs.definitions)
+    custom.watch(engine)
+    await engine.start()
+    await engine.wait_ready(READY_TIMEOUT)
+    await custom.wait_told(READY_TIMEOUT)
 
 
 def make_job(options: ProcessOptions, engine: Engine, specs: Specs | None = None) -> FileJob:

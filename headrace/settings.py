@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     engine_threads: int | None = Field(None, ge=1, description="torch threads of the engine")
     engine_device: str = Field("auto", description="cuda, cuda:1, cpu or auto")
     call_timeout: float = Field(5.0, gt=0, description="seconds after which a silent engine is restarted")
+    custom_nodes: DirectoryPath | None = Field(
+        None, description="folder of custom nodes for our own engine, as ComfyUI's `custom_nodes`"
+    )
     comfyui: DirectoryPath | None = Field(
         None, description="folder of an existing ComfyUI, whose nodes workflows may then name"
     )

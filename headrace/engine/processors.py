@@ -56,12 +56,16 @@ def build(spec: Mapping[str, Any]) -> FrameProcessor:
     if kind == "workflow":
         if spec.get("workflow") is None:
             raise InvalidInput("a workflow specification needs the workflow", field="workflow")
-        folders = {name: _folder(spec, name) for name in ("input_folder", "models_folder")}
         # By name, because only sessions with a workflow should pay for its import.
-        registry = _call("headrace.nodes.builtin:registry", **folders)
+        registry = _call("headrace.nodes.builtin:registry", **folders_of(spec))
         made = _call("workflows.processor:WorkflowProcessor", spec["workflow"], registry)
         return _checked(made, "WorkflowProcessor")
     raise InvalidInput(f"kind is {kind!r}; known are {', '.join(KINDS)}", field="kind")
+
+
+def folders_of(spec: Mapping[str, Any]) -> dict[str, Path | None]:
+    """The folders that a workflow's specification names. Raises `InvalidInput` for what is no path."""
+    return {name: _folder(spec, name) for name in ("input_folder", "models_folder")}
 
 
 def _folder(spec: Mapping[str, Any], name: str) -> Path | None:

@@ -24,6 +24,8 @@ from headrace.library.names import Library
 from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.live_memory import watch_memory
+from headrace.nodes.custom import CustomNodes
+from headrace.nodes.packs import home_for
 from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.demo import DEFAULT_WORKFLOW, Demo
@@ -88,6 +90,13 @@ class Worker:
             self.definitions, local=self.engine.settings.python is None, named=self.library.load
         )
         self._processor = processor_of(settings)
+        self.custom_nodes = (
+            CustomNodes(settings.custom_nodes, self.definitions)
+            if settings.custom_nodes is not None
+            else None
+        )
+        if self.custom_nodes is not None:
+            self.custom_nodes.watch(self.engine)
         self.ledger = LedgerService(settings.models_budget) if settings.batch else None
         self.comfyui = ComfyBeside(self, self.ledger) if settings.comfyui is not None else None
         self._unsubscribe = [engine.subscribe(self._engine_changed) for engine in self.engines]
@@ -199,6 +208,8 @@ class Worker:
         )
         engine = Engine(made)
         self.holders.watch(engine)
+        if self.custom_nodes is not None:
+            self.custom_nodes.watch(engine)
         return engine
 
     def _make_demo(self) -> Demo:
@@ -282,6 +293,7 @@ def engine_settings(settings: Settings, holders: Mapping[str, str] | None = None
         call_timeout=settings.call_timeout,
         stop_timeout=ENGINE,
         holders=holders or {},
+        home=home_for(settings.custom_nodes),
     )
 
 

@@ -21,6 +21,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.controlnet  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
@@ -60,8 +61,10 @@ def main() -> None:
             attempt(
                 name, failed, lambda wish=wish, name=name: made.update({name: sample(model, wish, given)})
             )
+        # `LoraLoader` looks for a name in its folders; here names are paths.
+        nodes.folder_paths.get_full_path_or_raise = lambda kind, name: name
         for name, wish in wishes.get("loras", {}).items():
-            patched, patched_clip = nodes.LoraLoader.load_lora.__get__(Lora(wish["file"]))(
+            patched, patched_clip = nodes.LoraLoader().load_lora(
                 model, clip, wish["file"], wish["strength"], wish["strength"]
             )
             made[name] = sample(patched, wish["sample"], given)
@@ -80,14 +83,6 @@ def main() -> None:
         results_file,
         metadata={"failed": json.dumps(failed)},
     )
-
-
-class Lora:
-    loaded_lora: Any = None
-
-    def __init__(self, path: str) -> None:
-        # `load_lora` looks for a name in its folders; what it remembers from a call before is taken as it is.
-        nodes.folder_paths.get_full_path_or_raise = lambda kind, name: name
 
 
 def attempt(name: str, failed: dict[str, str], work: Any) -> None:

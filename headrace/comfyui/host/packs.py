@@ -51,7 +51,7 @@ def load(nodes: Any, wanted: Mapping[str, bool], skipped: Sequence[str]) -> list
             found.append(Pack(name, kind, False, 0.0, reason="is left out by the settings"))
             return False
         before, begun = len(nodes.NODE_CLASS_MAPPINGS), time.monotonic()
-        with _kept_in(name) as trouble:
+        with kept_in(name) as trouble:
             loaded = real(path, *arguments, **named)
             trouble.loaded = bool(await loaded if inspect.isawaitable(loaded) else loaded)
         found.append(
@@ -91,7 +91,7 @@ def run_prestart_scripts(folder_paths: Any, skipped: Sequence[str]) -> None:
             path = os.path.join(folder, name, "prestartup_script.py")
             if name.endswith(".disabled") or name.lower() in unwanted or not os.path.isfile(path):
                 continue
-            with _kept_in(name) as trouble:
+            with kept_in(name) as trouble:
                 spec = importlib.util.spec_from_file_location(os.path.splitext(path)[0], path)
                 if spec is not None and spec.loader is not None:
                     spec.loader.exec_module(importlib.util.module_from_spec(spec))
@@ -100,8 +100,9 @@ def run_prestart_scripts(folder_paths: Any, skipped: Sequence[str]) -> None:
                 log.warning("the pre-start script of %s failed: %s", name, trouble.reason())
 
 
-class _Trouble(logging.Handler):
-    """Warnings that are logged while a pack loads: ComfyUI tells there why it did not."""
+class Trouble(logging.Handler):
+    """Warnings that are logged while a pack loads: ComfyUI tells there why it did not. ``loaded`` is set by
+    whoever loads it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -112,7 +113,7 @@ class _Trouble(logging.Handler):
         self.lines.append(record.getMessage())
 
     def reason(self) -> str:
-        return "\n".join(self.lines)[-MAX_REASON:] or "ComfyUI does not say why"
+        return "\n".join(self.lines)[-MAX_REASON:] or "it does not say why"
 
 
 class _Left(Exception):
@@ -120,9 +121,9 @@ class _Left(Exception):
 
 
 @contextlib.contextmanager
-def _kept_in(name: str) -> Iterator[_Trouble]:
+def kept_in(name: str) -> Iterator[Trouble]:
     """A pack may raise anything and try to end the process; that ends its import alone."""
-    trouble = _Trouble()
+    trouble = Trouble()
     real, out, err = os._exit, sys.stdout, sys.stderr
 
     def leave(status: int) -> None:
