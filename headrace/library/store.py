@@ -79,6 +79,8 @@ class WorkflowStore:
     def __init__(self, folder: Path, limits: StoreLimits | None = None) -> None:
         self.folder = folder
         self.limits = limits or StoreLimits()
+        self.version = 0
+        """Grows with every change by this object."""
         self._tags: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
     # -- reading ---------------------------------------------------------------------------------------
@@ -145,6 +147,7 @@ class WorkflowStore:
                     f"all workflows would have {total} bytes; {limits.total} are the limit", field="workflow"
                 )
             self._replace(path, content)
+            self.version += 1
             after = self._about(path)
         if after is None:
             raise SinkError(f"workflow {name!r} was removed as it was written", field="name")
@@ -155,6 +158,7 @@ class WorkflowStore:
         path = self._found(name)
         with self._writing():
             _check_match(name, self._about(path), match)
+            self.version += 1
             try:
                 path.unlink()
             except FileNotFoundError:

@@ -35,6 +35,7 @@ class RunningWorkflows:
         self._specs = specs
         self._names = names
         self._known: WeakKeyDictionary[Session, RunningWorkflow] = WeakKeyDictionary()
+        self._version = names.store.version
 
     def of(self, session: Session) -> RunningWorkflow:
         """What ``session`` runs; for what is no workflow, the parameters that the processor tells of."""
@@ -43,6 +44,10 @@ class RunningWorkflows:
         if spec.get("kind") != "workflow":
             # A class has a name of its own, which the page shows as it would a workflow's.
             return RunningWorkflow(spec, spec.get("target"), session.processor.info().schema)
+        if self._version != self._names.store.version:
+            # What runs may have a name now, or no longer.
+            self._version = self._names.store.version
+            self._known.clear()
         known = self._known.get(session)
         if known is None or known.spec is not spec:
             known = self._known[session] = self._examined(spec)

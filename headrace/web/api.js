@@ -49,11 +49,11 @@ function askForToken(rejected) {
 }
 
 /** The answer to a request; asks for the token when the worker does. Throws for an unreachable worker. */
-export async function request(path, { method = "GET", body, type, session, signal, keepalive } = {}) {
+export async function request(path, { method = "GET", body, type, session, signal, keepalive, headers: more } = {}) {
   const sent = body === undefined || type ? body : JSON.stringify(body);
   for (;;) {
     const token = sessionStorage.getItem(TOKEN);
-    const headers = {};
+    const headers = { ...more };
     if (token) headers.Authorization = `Bearer ${token}`;
     if (session) headers["X-Stream-Id"] = session;
     if (body !== undefined) headers["Content-Type"] = type ?? "application/json";

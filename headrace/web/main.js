@@ -44,6 +44,7 @@ class Page {
     this.workflows = new Workflows({
       onChosen: (workflow, title) => this.runWorkflow(workflow, title),
       onMedia: (file) => this.sources.useFile(file),
+      tuned: () => this.tuned,
     });
     this.sources = new Sources({
       onEnded: (kind) => this.own?.stop(kind === "screen" ? "The screen is no longer shared." : "The source has ended."),
@@ -97,6 +98,12 @@ class Page {
   /** `own` while this browser's stream is shown, `watch` otherwise. */
   get mode() {
     return this.own && (this.wanted === null || this.wanted === this.own.session) ? "own" : "watch";
+  }
+
+  /** The session on stage where somebody has changed the parameters of its workflow; else null. */
+  get tuned() {
+    const changed = Object.keys(this.controls?.changed() ?? {}).length;
+    return changed && this.state?.session ? this.state.session.id : null;
   }
 
   get meter() {
@@ -335,7 +342,7 @@ class Page {
 
   updateWorkflow({ session, demo }) {
     if (this.mode === "own") this.workflows.follow(session?.chosen, "of your stream");
-    else if (session && session.id === demo?.id) this.workflows.follow(demo.workflow, demo.source);
+    else if (session && session.id === demo?.id) this.workflows.follow(session.chosen ?? demo.workflow, demo.source);
     else if (session) this.workflows.follow(session.chosen, `of ${nameOf(session.id)}`);
     else this.workflows.follow(this.workflows.selected ?? this.workflows.known.find((each) => each.name === this.state.workflow)?.name ?? "passthrough", "for the next stream");
   }

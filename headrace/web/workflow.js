@@ -1,17 +1,25 @@
-// Which workflow runs: a bundled one, or one that somebody drops, pastes or opens, with its problems by node.
+// Which workflow runs: a kept or bundled one, or one that somebody drops, pastes or opens, with its problems by node.
 
 import { Refusal, json } from "./api.js";
 import { $, el, say, sentence, show } from "./dom.js";
+import { KeepDialog, nameFrom, pathOf } from "./keep.js";
 import { wordsOf } from "./messages.js";
 
-const LARGEST = 4 << 20; // characters of a workflow that are read at all
+const LARGEST = 8 << 20; // bytes of a workflow that are read at all
+const LARGEST_PICTURE = 64 << 20; // bytes of a picture that may carry one
 const SETTLE = 1500; // ms after a choice in which what the worker said before it counts for nothing
 const FEW = 12; // nodes up to which those without a problem are listed too
 
-/** `onChosen(workflow, title)` makes a workflow (a bundled name, or JSON data) run; throws when refused. */
+/**
+ * `onChosen(workflow, title)` makes a workflow (a name, or JSON data) run; throws when refused. `tuned()` is the
+ * session on stage whose parameters were changed, or null.
+ */
 export class Workflows {
-  constructor({ onChosen, onMedia }) {
+  constructor({ onChosen, onMedia, tuned }) {
     this.onChosen = onChosen;
+    this.onMedia = onMedia;
+    this.tuned = tuned;
+    this.dialog = new KeepDialog((name) => this.kept(name));
     this.known = [];
     this.own = null;
     this.selected = null;
@@ -22,6 +30,8 @@ export class Workflows {
       if (file) this.readFile(file);
       $("workflow-file").value = "";
     });
+    $("keep").addEventListener("click", () => this.keep());
+    $("save").addEventListener("click", () => this.keep());
     $("paste").addEventListener("click", () => {
       $("paste-text").value = "";
       $("paste-dialog").showModal();
@@ -32,8 +42,12 @@ export class Workflows {
       $("paste-dialog").close();
       this.bring($("paste-text").value, "Pasted workflow");
     });
+    $("problems-keep").addEventListener("click", () => {
+      const { title, content } = this.refused;
+      this.dialog.ask({ name: nameFrom(title), content, note: "It cannot run yet; it is kept as it came, and can run when its problems are gone." });
+    });
     $("problems-close").addEventListener("click", () => this.hideProblems());
-    this.listenForDrops(onMedia);
+    this.listenForDrops();
   }
 
   async load() {
@@ -43,7 +57,7 @@ export class Workflows {
 
   // -- bringing one ------------------------------------------------------------------------------------
 
-  listenForDrops(onMedia) {
+  listenForDrops() {
     const overlay = (visible) => show("drop", visible);
     addEventListener("dragover", (event) => {
       event.preventDefault();
@@ -55,8 +69,8 @@ export class Workflows {
       overlay(false);
       const [file] = event.dataTransfer.files;
       if (!file) this.bring(event.dataTransfer.getData("text"), "Dropped workflow");
-      else if (/^(video|image)\//.test(file.type)) onMedia(file);
-      else this.readFile(file);
+      else if (/^video\//.test(file.type)) this.onMedia(file);
+      else this.readFile(file, true);
     });
     addEventListener("paste", (event) => {
       if (event.target.closest?.("input, textarea, select, dialog")) return;
@@ -65,10 +79,24 @@ export class Workflows {
     });
   }
 
-  async readFile(file) {
-    const title = file.name.replace(/\.json$/i, "");
-    if (file.size > LARGEST) return this.showProblems(title, [], [{ message: `A workflow has at most ${LARGEST >> 20} MB, this file ${(file.size / 1048576).toFixed(1)} MB.` }]);
-    return this.bring(await file.text(), title);
+  /** A file that somebody chose or dropped; a `dropped` picture without a workflow is a source. */
+  async readFile(file, dropped = false) {
+    const title = file.name.replace(/\.(json|png|apng|webp|jpe?g)$/i, "");
+    const picture = /^image\//.test(file.type);
+    const most = picture ? LARGEST_PICTURE : LARGEST;
+    if (file.size > most) return this.showProblems(title, [], [{ message: `A workflow has at most ${most >> 20} MB, this file ${(file.size / 1048576).toFixed(1)} MB.` }]);
+    return picture ? this.bringPicture(file, title, dropped) : this.bring(await file.text(), title);
+  }
+
+  /** The workflow that a picture carries; the worker reads it. */
+  async bringPicture(file, title, dropped) {
+    try {
+      const { nodes, problems, workflow } = await json("/workflows/check", { method: "POST", body: file, type: file.type });
+      await this.take({ title, data: workflow, content: file, nodes }, problems);
+    } catch (error) {
+      if (dropped && error instanceof Refusal && error.code === "invalid_workflow") this.onMedia(file);
+      else this.showProblems(title, [], [{ message: wordsOf(error) }]);
+    }
   }
 
   /** Check what somebody brought; make it run when it can, and show what is wrong when it cannot. */
@@ -82,15 +110,72 @@ export class Workflows {
     }
     try {
       const { nodes, problems } = await json("/workflows/check", { method: "POST", body: { workflow: data } });
-      if (problems.length) {
-        this.showProblems(title, nodes, problems);
-        return;
-      }
-      this.own = { title, data, nodes, steps: nodes.map((node) => node.title) };
-      await this.choose("own:");
+      await this.take({ title, data, content: text, nodes }, problems);
     } catch (error) {
       this.showProblems(title, [], [{ message: wordsOf(error) }]);
     }
+  }
+
+  async take(own, problems) {
+    if (problems.length) {
+      this.showProblems(own.title, own.nodes, problems, own.content);
+      return;
+    }
+    this.own = { ...own, steps: own.nodes.map((node) => node.title) };
+    await this.choose("own:");
+  }
+
+  // -- keeping -----------------------------------------------------------------------------------------
+
+  /** Ask for a name and keep what runs: with its values where they were tuned, else as it was brought. */
+  keep() {
+    const session = this.tuned();
+    const own = this.selected === "own:" ? this.own : null;
+    const known = this.entry(this.selected);
+    const name = known?.kept ? known.name : nameFrom(own?.title ?? `my ${this.selected ?? "workflow"}`);
+    if (session) {
+      this.dialog.ask({ name, session, note: "With the values of its parameters as they are now; all else in the file stays." });
+    } else if (own) this.dialog.ask({ name, content: own.content, note: "The file as it came, on the worker. It can be used by this name everywhere." });
+  }
+
+  /** `name` is kept now: it takes the place of what was brought. */
+  async kept(name) {
+    await this.load();
+    if (this.selected === "own:") {
+      this.own = null;
+      this.selected = name;
+    }
+    this.settled = performance.now() + SETTLE;
+    this.hideProblems();
+    this.draw();
+  }
+
+  async remove(name) {
+    if (!confirm(`Remove the workflow “${name}” from the worker?`)) return;
+    try {
+      await json(pathOf(name), { method: "DELETE" });
+    } catch (error) {
+      this.showProblems(name, [], [{ message: wordsOf(error) }]);
+    }
+    await this.load();
+  }
+
+  /** Every problem of a kept workflow, node by node. */
+  async explain(name) {
+    try {
+      const workflow = await json(pathOf(name));
+      const { nodes, problems } = await json("/workflows/check", { method: "POST", body: { workflow } });
+      this.showProblems(name, nodes, problems);
+    } catch (error) {
+      this.showProblems(name, [], [{ message: wordsOf(error) }]);
+    }
+  }
+
+  /** Show what can be kept. */
+  showKeeping() {
+    const tuned = this.tuned() !== null;
+    show("keep", this.selected === "own:" && !tuned);
+    show("save", tuned);
   }
 
   // -- choosing ----------------------------------------------------------------------------------------
@@ -113,6 +198,12 @@ export class Workflows {
   /** A session that is shown runs `name`; what a person just chose is not overwritten. */
   follow(name, note) {
     say("workflow-of", note ?? "");
+    this.showKeeping();
+    if (name && !this.entry(name) && name !== this.unknown) {
+      // Somebody else may have kept it.
+      this.unknown = name;
+      this.load();
+    }
     if (performance.now() < this.settled) return;
     if (!this.busy && name && name !== this.selected && !(this.selected === "own:" && name === this.own.title)) {
       this.selected = name;
@@ -150,6 +241,7 @@ export class Workflows {
       entries.unshift(this.choice(this.selected, { title, description: "From a file on the worker.", steps: [] }));
     }
     $("workflows").replaceChildren(...entries);
+    this.showKeeping();
     $("workflows").setAttribute("aria-busy", String(this.busy));
     if (focused) $("workflows").querySelector(":checked")?.focus();
   }
@@ -159,17 +251,33 @@ export class Workflows {
       type: "radio", name: "workflow", value: key, checked: key === this.selected, disabled: this.busy || Boolean(entry.problem),
     });
     radio.addEventListener("change", () => this.choose(key));
-    return el("label", { class: "choice", title: entry.description }, radio, el("strong", {}, entry.title),
-      el("span", { class: entry.problem ? "hindrance" : null }, entry.problem ?? entry.description),
-      entry.steps.length ? el("span", { class: "steps" }, entry.steps.join(" → ")) : null);
+    const words = entry.problem ? el("span", { class: "hindrance" }, firstOf(entry.problem)) : el("span", {}, entry.description);
+    // Of a kept one the steps are the description.
+    const steps = entry.steps.length && !entry.kept ? el("span", { class: "steps" }, entry.steps.join(" → ")) : null;
+    const label = el("label", { class: "choice", title: entry.description }, radio, el("strong", {}, entry.title), words, steps);
+    return entry.kept ? el("div", { class: "kept" }, label, this.doings(entry)) : label;
+  }
+
+  /** What can be done with a kept workflow. */
+  doings(entry) {
+    const button = (words, about, act) => {
+      const made = el("button", { type: "button", class: "quiet", "aria-label": `${about} ${entry.name}` }, words);
+      made.addEventListener("click", act);
+      return made;
+    };
+    return el("p", { class: "doings" },
+      entry.problem ? button("Problems", "Problems of", () => this.explain(entry.name)) : null,
+      button("Remove", "Remove", () => this.remove(entry.name)));
   }
 
   hideProblems() {
     show("problems", false);
   }
 
-  /** Every problem beside the node that has it; those of no node first. */
-  showProblems(title, nodes, problems) {
+  /** Every problem beside the node that has it; those of no node first. What was brought can be kept all the same. */
+  showProblems(title, nodes, problems, content = null) {
+    this.refused = content && { title, content };
+    show("problems-keep", content !== null);
     const count = `${problems.length} problem${problems.length === 1 ? "" : "s"}`;
     say("problems-title", `${title}: ${count}`);
     const at = new Map();
@@ -191,6 +299,12 @@ export class Workflows {
     show("problems", true);
     $("problems").scrollIntoView({ block: "nearest" });
   }
+}
+
+/** The first of the problems of a workflow, and how many more there are. */
+function firstOf(words) {
+  const lines = words.split("\n- ");
+  return lines.length > 1 ? `${sentence(lines[1])} And ${lines.length - 2} more.` : sentence(words);
 }
 
 function nodeLine(node, problems) {
