@@ -63,15 +63,13 @@ class Library:
                 f"{name} comes with Headrace and stays as it is; keep yours under another name", field="name"
             )
 
-    def name_of(self, data: Any) -> str | None:
-        """The name under which this very workflow is known, if it is."""
-        for name, known in self._bundled.items():
-            if known == data:
-                return name
+    def names_of(self, data: Any) -> list[str]:
+        """Every name under which this very workflow is known, a bundled one first."""
+        found = [name for name, known in self._bundled.items() if known == data]
         for name in self.kept():
             try:
                 if self.store.load(name) == data:
-                    return name
+                    found.append(name)
             except HeadraceError:
                 continue
-        return None
+        return found

@@ -20,11 +20,11 @@ from stream.status import session_report
 
 @dataclass(frozen=True, slots=True)
 class RunningWorkflow:
-    """``name`` is that of a bundled or kept workflow, None for any other; ``schema`` has the workflow's own
+    """``names`` are those of bundled and kept workflows, none for any other; ``schema`` has the workflow's own
     values as defaults."""
 
     spec: dict[str, Any]
-    name: str | None
+    names: tuple[str, ...]
     schema: dict[str, Any]
 
 
@@ -60,8 +60,8 @@ class RunningWorkflows:
             schema = self._specs.parameters({**spec, "workflow": data}).schema()
         except HeadraceError:
             # The engine said the same to whoever asked for it.
-            return RunningWorkflow(spec, None, {})
-        return RunningWorkflow(spec, self._names.name_of(data), schema)
+            return RunningWorkflow(spec, (), {})
+        return RunningWorkflow(spec, tuple(self._names.names_of(data)), schema)
 
 
 def session_state_of_page(session: Session, running: RunningWorkflow) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def session_state_of_page(session: Session, running: RunningWorkflow) -> dict[st
         **session_report(session),
         "workflow": session.pipeline_name,
         "begun": session.started_at,
-        "chosen": running.name,
+        "chosen": next(iter(running.names), None),
+        "known_as": running.names,
         "schema": running.schema,
         "values": current_values(running.schema, session.params),
         "explanation": explain(session, words),

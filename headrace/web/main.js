@@ -341,9 +341,9 @@ class Page {
   }
 
   updateWorkflow({ session, demo }) {
-    if (this.mode === "own") this.workflows.follow(session?.chosen, "of your stream");
-    else if (session && session.id === demo?.id) this.workflows.follow(session.chosen ?? demo.workflow, demo.source);
-    else if (session) this.workflows.follow(session.chosen, `of ${nameOf(session.id)}`);
+    if (this.mode === "own") this.workflows.follow(session?.chosen, "of your stream", session?.known_as);
+    else if (session && session.id === demo?.id) this.workflows.follow(session.chosen ?? demo.workflow, demo.source, session.known_as);
+    else if (session) this.workflows.follow(session.chosen, `of ${nameOf(session.id)}`, session.known_as);
     else this.workflows.follow(this.workflows.selected ?? this.workflows.known.find((each) => each.name === this.state.workflow)?.name ?? "passthrough", "for the next stream");
   }
 

@@ -195,8 +195,8 @@ export class Workflows {
     return key === "own:" ? this.own : this.known.find((entry) => entry.name === key);
   }
 
-  /** A session that is shown runs `name`; what a person just chose is not overwritten. */
-  follow(name, note) {
+  /** A session that is shown runs `name`, of which `names` are others; what a person just chose stays. */
+  follow(name, note, names = []) {
     say("workflow-of", note ?? "");
     this.showKeeping();
     if (name && !this.entry(name) && name !== this.unknown) {
@@ -205,7 +205,7 @@ export class Workflows {
       this.load();
     }
     if (performance.now() < this.settled) return;
-    if (!this.busy && name && name !== this.selected && !(this.selected === "own:" && name === this.own.title)) {
+    if (!this.busy && name && name !== this.selected && !names.includes(this.selected) && !(this.selected === "own:" && name === this.own.title)) {
       this.selected = name;
       this.draw();
     }

@@ -166,9 +166,9 @@ def test_bundled_names_come_first_and_stay_as_they_are(tmp_path: Path) -> None:
     assert "edges" in library.bundled
     assert library.kept() == ["broken", "own"]
     assert library.load("edges") != json.loads(ONE) == library.load("own")
-    assert library.name_of(json.loads(ONE)) == "own"
-    assert library.name_of(library.load("edges")) == "edges"
-    assert library.name_of({}) is None
+    assert library.names_of(json.loads(ONE)) == ["own"]
+    assert library.names_of(library.load("edges")) == ["edges"]
+    assert library.names_of({}) == []
     library.check_own("own")
     with pytest.raises(Conflict, match="comes with Headrace"):
         library.check_own("edges")

@@ -148,16 +148,16 @@ async def test_what_a_session_runs_is_known_by_name_and_with_its_own_values_befo
     one = pattern_session("one", processor, SessionSettings(), PatternSettings(width=64, height=64))
     workflows = RunningWorkflows(SPECS, LIBRARY)
     running = workflows.of(one)
-    assert running.name == "edges"
+    assert running.names == ("edges",)
     assert running.schema["properties"]["2.low_threshold"]["default"] == 0.4
     assert workflows.of(one) is running
     processor._spec = {**spec, "workflow": "cartoon"}
-    assert workflows.of(one).name == "cartoon"
+    assert workflows.of(one).names == ("cartoon",)
     own = library.load_bundled("edges")
     own["2"]["inputs"]["low_threshold"] = 0.1
     processor._spec = {**spec, "workflow": own}
     running = workflows.of(one)
-    assert running.name is None
+    assert running.names == ()
     assert running.schema["properties"]["2.low_threshold"]["default"] == 0.1
 
 
