@@ -20,8 +20,8 @@ from stream.status import session_report
 
 @dataclass(frozen=True, slots=True)
 class RunningWorkflow:
-    """``names`` are those of bundled and kept workflows, none for any other; ``schema`` has the workflow's own
-    values as defaults."""
+    """``names`` are those of bundled and kept workflows, none for any other; ``schema`` has the workflow's
+    own values as defaults."""
 
     spec: dict[str, Any]
     names: tuple[str, ...]
@@ -43,7 +43,8 @@ class RunningWorkflows:
         spec = processor.spec if isinstance(processor, EngineProcessor) else {}
         if spec.get("kind") != "workflow":
             # A class has a name of its own, which the page shows as it would a workflow's.
-            return RunningWorkflow(spec, spec.get("target"), session.processor.info().schema)
+            names = (str(spec["target"]),) if "target" in spec else ()
+            return RunningWorkflow(spec, names, session.processor.info().schema)
         if self._version != self._names.store.version:
             # What runs may have a name now, or no longer.
             self._version = self._names.store.version

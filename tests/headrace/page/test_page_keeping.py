@@ -114,6 +114,8 @@ def test_tuned_parameters_are_saved_into_the_kept_file(tab: Tab, folder: Path) -
     drop(tab, "outlines.json", "application/json", json.dumps(workflow).encode())
     tab.until(f"{CHECKED} === 'own:' && {shown('keep')}")
     tab.until("document.querySelectorAll('#params input').length > 0")
+    # The demo begins anew with another workflow.
+    tab.until("['Running', 'Degraded'].includes(document.getElementById('state-name').textContent)")
     tab.enter("low_threshold", "0.15")
     tab.until(f"{shown('save')} && document.getElementById('keep').hidden")
     tab.click("save")
