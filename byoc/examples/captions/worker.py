@@ -14,8 +14,9 @@ from typing import Any
 import aiohttp
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, Field
 
-from byoc import FrameProcessor, InvalidInput, StreamServer, VideoFrame
+from byoc import FrameProcessor, StreamServer, VideoFrame
 
 URL, MODEL = os.environ.get("CAPTION_URL", ""), os.environ.get("CAPTION_MODEL", "")
 PROMPT = "Describe this picture in one short sentence."
@@ -37,8 +38,13 @@ def as_data_url(rgb: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+class Params(BaseModel):
+    interval: float = Field(2.0, ge=0.5, le=600, description="seconds between captions")
+
+
 class Captions(FrameProcessor):
-    interval = 2.0
+    parameters = Params
+    params: Params
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +57,7 @@ class Captions(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         # One caption at a time: a slow model makes them rarer and delays no frame.
         if time.monotonic() >= self.due and (self.task is None or self.task.done()):
-            self.due = time.monotonic() + self.interval
+            self.due = time.monotonic() + self.params.interval
             self.task = asyncio.create_task(self.caption(frame.picture.rgb().copy(), frame.time))
         return frame
 
@@ -80,18 +86,12 @@ class Captions(FrameProcessor):
             return str((await answer.json())["choices"][0]["message"]["content"]).strip()
 
     async def on_stream_start(self, params: dict[str, Any]) -> None:
+        await super().on_stream_start(params)
         self.due = 0.0
-        await self.update_params(params)
 
     async def on_stream_stop(self) -> None:
         if self.task is not None:
             self.task.cancel()
-
-    async def update_params(self, params: dict[str, Any]) -> None:
-        interval = params.get("interval", self.interval)
-        if not isinstance(interval, int | float) or not 0.5 <= interval <= 600:
-            raise InvalidInput(f"interval must be from 0.5 to 600 s, not {interval!r}", field="interval")
-        self.interval = interval
 
 
 if __name__ == "__main__":

@@ -5,12 +5,20 @@ import os
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
-from byoc import FrameProcessor, InvalidInput, Picture, StreamServer, VideoFrame
+from byoc import FrameProcessor, Picture, StreamServer, VideoFrame
+
+
+class Params(BaseModel):
+    """What can be changed while a stream runs; checked, and a control on the page for each."""
+
+    strength: float = Field(1.0, ge=0, le=1)
 
 
 class Invert(FrameProcessor):
-    strength = 1.0
+    parameters = Params
+    params: Params
 
     async def load_model(self, **kwargs: Any) -> None:
         """Nothing to load."""
@@ -18,17 +26,8 @@ class Invert(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         rgb = frame.picture.rgb()  # uint8, height x width x 3
         table = np.arange(256)
-        table = table + self.strength * (255 - 2 * table)
+        table = table + self.params.strength * (255 - 2 * table)
         return frame.replace_picture(Picture.from_rgb(table.astype(np.uint8)[rgb]))
-
-    async def on_stream_start(self, params: dict[str, Any]) -> None:
-        await self.update_params(params)
-
-    async def update_params(self, params: dict[str, Any]) -> None:
-        strength = params.get("strength", self.strength)
-        if not isinstance(strength, int | float) or not 0 <= strength <= 1:
-            raise InvalidInput(f"strength must be from 0 to 1, not {strength!r}", field="strength")
-        self.strength = strength
 
 
 if __name__ == "__main__":

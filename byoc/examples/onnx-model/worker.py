@@ -10,15 +10,21 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, Field
 
-from byoc import FrameProcessor, InvalidInput, Picture, StreamServer, VideoFrame
+from byoc import FrameProcessor, Picture, StreamServer, VideoFrame
+
+
+class Params(BaseModel):
+    red: int = Field(0, ge=0, le=255)
+    green: int = Field(177, ge=0, le=255)
+    blue: int = Field(64, ge=0, le=255)
 
 
 class RemoveBackground(FrameProcessor):
-    def __init__(self) -> None:
-        super().__init__()
-        self.colour = np.array([0, 177, 64], np.float32)
-        self.session: Any = None
+    parameters = Params
+    params: Params
+    session: Any = None
 
     async def load_model(self, **kwargs: Any) -> None:
         import onnxruntime
@@ -39,17 +45,9 @@ class RemoveBackground(FrameProcessor):
         mask = self.session.run(None, {self.input.name: small})[0].reshape(height, width)
         whole = Image.fromarray(mask.astype(np.float32)).resize((frame.width, frame.height))
         share = np.asarray(whole, np.float32)[..., None].clip(0, 1)
-        result = rgb * share + self.colour * (1 - share)
+        colour = np.array([self.params.red, self.params.green, self.params.blue], np.float32)
+        result = rgb * share + colour * (1 - share)
         return frame.replace_picture(Picture.from_rgb(result.astype(np.uint8)))
-
-    async def on_stream_start(self, params: dict[str, Any]) -> None:
-        await self.update_params(params)
-
-    async def update_params(self, params: dict[str, Any]) -> None:
-        colour = params.get("colour", self.colour)
-        if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-            raise InvalidInput(f"colour must be three numbers from 0 to 255, not {colour!r}", field="colour")
-        self.colour = np.array(colour, np.float32)
 
 
 if __name__ == "__main__":

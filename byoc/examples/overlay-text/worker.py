@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import BaseModel, Field
 
-from byoc import FrameProcessor, InvalidInput, Picture, StreamServer, VideoFrame
+from byoc import FrameProcessor, Picture, StreamServer, VideoFrame
 
-LONGEST = 200
+
+class Params(BaseModel):
+    text: str = Field("live", max_length=200)
 
 
 class OverlayText(FrameProcessor):
+    parameters = Params
+    params: Params
+
     def __init__(self) -> None:
         super().__init__()
-        self.text = "live"
         self.fonts: dict[int, Any] = {}
 
     async def load_model(self, **kwargs: Any) -> None:
@@ -30,20 +35,11 @@ class OverlayText(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         picture = Image.fromarray(frame.picture.rgb().copy())
         size = max(10, frame.height // 16)
-        line = f"{self.text}  {time.strftime('%H:%M:%S')}"
+        line = f"{self.params.text}  {time.strftime('%H:%M:%S')}"
         place = (size // 2, frame.height - 2 * size)
         draw = ImageDraw.Draw(picture)
         draw.text(place, line, font=self.font(size), fill="white", stroke_width=2, stroke_fill="black")
         return frame.replace_picture(Picture.from_rgb(np.asarray(picture)))
-
-    async def on_stream_start(self, params: dict[str, Any]) -> None:
-        await self.update_params(params)
-
-    async def update_params(self, params: dict[str, Any]) -> None:
-        text = params.get("text", self.text)
-        if not isinstance(text, str) or len(text) > LONGEST:
-            raise InvalidInput(f"text must be a string of at most {LONGEST} characters", field="text")
-        self.text = text
 
 
 if __name__ == "__main__":

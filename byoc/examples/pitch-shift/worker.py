@@ -5,8 +5,9 @@ import os
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
-from byoc import AudioFrame, FrameProcessor, InvalidInput, StreamServer
+from byoc import AudioFrame, FrameProcessor, StreamServer
 
 WINDOW = 2400
 """Samples over which the two delays run, 50 ms at 48 kHz."""
@@ -39,8 +40,13 @@ class Shifter:
         return result
 
 
+class Params(BaseModel):
+    semitones: float = Field(4.0, ge=-12, le=12)
+
+
 class PitchShift(FrameProcessor):
-    semitones = 4.0
+    parameters = Params
+    params: Params
     shifter: Shifter | None = None
 
     async def load_model(self, **kwargs: Any) -> None:
@@ -49,18 +55,12 @@ class PitchShift(FrameProcessor):
     async def process_audio_async(self, frame: AudioFrame) -> list[AudioFrame]:
         if self.shifter is None or len(self.shifter.history) != frame.channels:
             self.shifter = Shifter(frame.channels)
-        shifted = self.shifter.shift(frame.samples, 2 ** (self.semitones / 12))
+        shifted = self.shifter.shift(frame.samples, 2 ** (self.params.semitones / 12))
         return [frame.replace_samples(shifted)]
 
     async def on_stream_start(self, params: dict[str, Any]) -> None:
+        await super().on_stream_start(params)
         self.shifter = None
-        await self.update_params(params)
-
-    async def update_params(self, params: dict[str, Any]) -> None:
-        semitones = params.get("semitones", self.semitones)
-        if not isinstance(semitones, int | float) or not -12 <= semitones <= 12:
-            raise InvalidInput(f"semitones must be from -12 to 12, not {semitones!r}", field="semitones")
-        self.semitones = float(semitones)
 
 
 if __name__ == "__main__":

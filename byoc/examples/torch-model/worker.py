@@ -8,9 +8,14 @@ import os
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field
 from torch import nn
 
-from byoc import FrameProcessor, InvalidInput, StreamServer, VideoFrame
+from byoc import FrameProcessor, StreamServer, VideoFrame
+
+
+class Params(BaseModel):
+    gain: float = Field(1.0, ge=0, le=10)
 
 
 class Edges(nn.Module):
@@ -29,36 +34,28 @@ class Edges(nn.Module):
 
 
 class TorchEdges(FrameProcessor):
-    gain = 1.0
+    parameters = Params
+    params: Params
+    tensor_device = "cuda" if torch.cuda.is_available() else "cpu"
 
     async def load_model(self, **kwargs: Any) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.float16 if self.device == "cuda" else torch.float32
+        self.dtype = torch.float16 if self.tensor_device == "cuda" else torch.float32
         model = Edges()
         if weights := os.environ.get("WEIGHTS"):
             from safetensors.torch import load_file
 
             model.load_state_dict(load_file(weights))
-        self.model = model.to(self.device, self.dtype).eval()
+        self.model = model.to(self.tensor_device, self.dtype).eval()
 
     @torch.inference_mode()
     def edges(self, tensor: torch.Tensor) -> torch.Tensor:
-        """1 x H x W x 3 of 0..1 in and out, on whatever device the frame is."""
-        rgb = tensor.to(self.device, self.dtype).permute(0, 3, 1, 2)
-        found: torch.Tensor = self.model(rgb) * self.gain
+        """1 x H x W x 3 of 0..1 in and out, on the device."""
+        rgb = tensor.to(self.tensor_device, self.dtype).permute(0, 3, 1, 2)
+        found: torch.Tensor = self.model(rgb) * self.params.gain
         return found.clamp(0, 1).permute(0, 2, 3, 1).float().contiguous()
 
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         return frame.replace_tensor(self.edges(frame.tensor))
-
-    async def on_stream_start(self, params: dict[str, Any]) -> None:
-        await self.update_params(params)
-
-    async def update_params(self, params: dict[str, Any]) -> None:
-        gain = params.get("gain", self.gain)
-        if not isinstance(gain, int | float) or not 0 <= gain <= 10:
-            raise InvalidInput(f"gain must be from 0 to 10, not {gain!r}", field="gain")
-        self.gain = float(gain)
 
 
 if __name__ == "__main__":
