@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from byoc_rig import clip, serving
 
-from byoc import AudioFrame, FrameProcessor, InvalidInput, StreamServer, VideoFrame
+from byoc import AudioFrame, FrameProcessor, InvalidInput, OverlayConfig, StreamServer, VideoFrame
 from byoc.server import RouteConfig
 
 LIMIT = 60
@@ -230,3 +230,50 @@ def test_an_instance_serves_one_stream(options, field):
     with pytest.raises(InvalidInput, match="one stream") as raised:
         StreamServer(Invert(), **options)
     assert raised.value.field == field
+
+
+class Odd(FrameProcessor):
+    """Returns pictures of an odd size with values that overflow, and raises at times."""
+
+    count = 0
+
+    async def process_video_async(self, frame):
+        self.count += 1
+        if self.count % 3 == 0:
+            raise ValueError("every third")
+        frame.tensor.numpy()[..., 0] = 1.5
+        return frame.replace_tensor(frame.tensor[:, :63, :101]) if self.count % 3 == 1 else frame
+
+
+async def test_odd_sizes_overflowing_values_and_exceptions_do_no_harm():
+    async with serving(Odd(), overlay_config=OverlayConfig(enabled=False)) as rig:
+        await rig.until_health("IDLE")
+        viewer, watching = rig.watch()
+        assert (await rig.start(params={"width": 127, "height": 95}))[0] == 200
+        rig.play(clip(3))
+        await rig.until(lambda: rig.server.frame_processor.count > 20)
+        assert (await rig.get("/health"))["status"] == "OK"
+        assert (await rig.get("/stream/status"))["session"]["counts"]["failed"] > 3
+        await asyncio.wait_for(watching, LIMIT)
+    # 4:2:0 has even sizes only.
+    assert {(p.width, p.height) for p in viewer.pictures} == {(100, 62), (126, 94)}
+    # What was written through numpy into the frame that came in is seen too.
+    assert all(p.mean[0] > 235 for p in viewer.pictures)
+
+
+class Small(Invert):
+    async def process_video_async(self, frame):
+        return frame.replace_tensor(frame.tensor[:, ::2, ::2])
+
+
+@pytest.mark.parametrize(("detect", "size"), [("yes", (64, 48)), (0, (128, 96))])
+async def test_the_size_that_goes_out_is_the_processors_or_the_streams(detect, size):
+    async with serving(Small()) as rig:
+        await rig.until_health("IDLE")
+        viewer, _ = rig.watch()
+        params = {"width": 128, "height": 96, "detect_out_resolution": detect}
+        assert (await rig.start(params=params))[0] == 200
+        rig.play(clip(3))
+        await rig.until(lambda: len(viewer.pictures) > 5)
+        assert (await rig.stop())[0] == 200
+    assert {(p.width, p.height) for p in viewer.pictures} == {size}
