@@ -15,7 +15,7 @@ from workflows.definitions import Definitions, InputDefinition, NodeDefinition, 
 from workflows.dynamic import inputs_of
 from workflows.graph import LIMITS, Graph, Limits, Link, Node
 from workflows.model_files import is_file_choice, may_be_there, missing_file
-from workflows.networks import INSTALL, missing_packages
+from workflows.networks import install, missing_packages
 from workflows.problems import Problem, invalid_workflow
 from workflows.reading import read
 from workflows.stream_rules import convert, frame_sources, video_output
@@ -115,7 +115,8 @@ def not_installed(graph: Graph, node_ids: Iterable[str], definitions: Definition
         missing = missing_packages(definition.packages) if definition is not None else []
         if missing:
             need = f"the package {missing[0]}" if len(missing) == 1 else f"the packages {', '.join(missing)}"
-            message = f"needs {need}, which {'is' if len(missing) == 1 else 'are'} not installed: {INSTALL}"
+            verb = "is" if len(missing) == 1 else "are"
+            message = f"needs {need}, which {verb} not installed: {install(missing)}"
             problems.append(node.problem("not_installed", message))
     return problems
 

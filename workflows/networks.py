@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import threading
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INSTALL = "pip install 'headrace[demo]'"
+_OF_BATCH = frozenset({"diffusers", "safetensors", "transformers"})
+
+
+def install(packages: Iterable[str]) -> str:
+    """The command that brings ``packages``."""
+    return "pip install 'headrace[engine,batch]'" if _OF_BATCH.intersection(packages) else INSTALL
 
 
 def missing_packages(packages: tuple[str, ...]) -> list[str]:
