@@ -46,6 +46,8 @@ def read(data: Any, definitions: Definitions, limits: Limits = LIMITS) -> tuple[
     prompt, drawn = both_formats(data)
     if prompt is not None and is_editor_format(drawn):
         graph, problems = read_graph(prompt, limits)
+        if not graph:
+            return read(drawn, definitions, limits)
         return _with_rules(graph, convert(drawn, definitions, limits)[0]), problems
     if not is_editor_format(data):
         return read_graph(data, limits)

@@ -29,7 +29,7 @@ _MAX_LISTED = 40
 def print_report(console: Console, name: str, found: Sequence[Examined]) -> None:
     """Each workflow of a file, one below the other."""
     for number, one in enumerate(found):
-        title = Text(name, style="bold")
+        title = _text(name, style="bold")
         if len(found) > 1:
             title.append(f"  workflow {number} of {len(found)} in a row")
         title.append(f"  {one.format}, {_count(len(one.drawn), 'node')}", style="dim")
@@ -62,7 +62,7 @@ def _facts(one: Examined) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, words in _lines(one):
-        table.add_row(name, Text(words))
+        table.add_row(name, _text(words))
     return table
 
 
@@ -123,12 +123,12 @@ def _problems(problems: Iterable[Problem]) -> Table:
         by_node.setdefault(problem.node_id, []).append(problem)
     for node_id, found in by_node.items():
         if node_id is not None:
-            table.add_row(Text(node_label(node_id, found[0].class_type, found[0].title), style="bold"))
+            table.add_row(_text(node_label(node_id, found[0].class_type, found[0].title), style="bold"))
         for problem in found:
             line = Text()
             if problem.input is not None:
-                line.append(f"{problem.input}: ", style="cyan")
-            line.append(problem.message)
+                line.append_text(_text(f"{problem.input}: ", style="cyan"))
+            line.append_text(_text(problem.message))
             table.add_row(Padding(line, (0, 0, 0, 2 if node_id is not None else 0)))
     return table
 
@@ -141,11 +141,11 @@ def _parameters(parameters: Sequence[Parameter]) -> Table:
         declared = parameter.definition
         default = None if declared is None else declared.default
         table.add_row(
-            Text(parameter.key, style="cyan"),
-            Text(parameter.title),
-            Text(_value(parameter.value)),
-            Text("anything" if declared is None else _takes(declared)),
-            Text("" if default is None or default == parameter.value else _value(default)),
+            _text(parameter.key, style="cyan"),
+            _text(parameter.title),
+            _text(_value(parameter.value)),
+            _text("anything" if declared is None else _takes(declared)),
+            _text("" if default is None or default == parameter.value else _value(default)),
             Text(_COSTS.get(parameter.cost, parameter.cost)),
         )
     return table
@@ -179,6 +179,13 @@ def _value(value: object) -> str:
     text = value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN_VALUE else text[: _SHOWN_VALUE - 1] + "…"
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Words out of a file, which must not steer the terminal."""
+    return Text(
+        "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in words), style=style
+    )
 
 
 def _count(number: int, what: str) -> str:

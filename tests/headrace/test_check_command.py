@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from headrace.checking.object_info import load_object_info
@@ -198,3 +200,38 @@ def test_what_is_no_object_info_is_refused(tmp_path: Path, text: str) -> None:
         load_object_info(str(path))
     with pytest.raises(NotFound, match="No such file"):
         load_object_info(str(tmp_path / "gone"))
+
+
+def test_a_picture_tells_of_the_workflow_in_it(tmp_path: Path, info: Path) -> None:
+    details = PngInfo()
+    details.add_text("workflow", json.dumps(generator()))
+    Image.new("RGB", (4, 4)).save(tmp_path / "made.png", pnginfo=details)
+    status, text = run(tmp_path / "made.png", "--object-info", info)
+    assert status == 0, text
+    assert "made.png" in text
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    assert run(tmp_path / "bare.png")[0] == 2
+
+
+def test_words_out_of_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    data = {
+        "1": {"class_type": "LoadTensor", "inputs": {}, "_meta": {"title": "a\x1b[2Jb"}},
+        "2": {"class_type": "No\x1b]0;x\x07pe", "inputs": {"i\x1b": ["1", 0]}},
+        "3": {"class_type": "SaveTensor", "inputs": {"images": ["1", 7]}},
+    }
+    status, text = run(written(tmp_path, data))
+    assert status == 1
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+def test_sound_is_told_apart(tmp_path: Path) -> None:
+    data = {
+        "1": {"class_type": "LoadAudioTensor", "inputs": {"buffer_size": 500.0}},
+        "2": {"class_type": "SaveAudioTensor", "inputs": {"audio": ["1", 0]}},
+        "3": {"class_type": "SaveTextTensor", "inputs": {"data": "words"}},
+    }
+    status, text = run(written(tmp_path, data))
+    assert status == 0, text
+    for words in ("sound in   node 1", "sound out  node 2", "text out   node 3"):
+        assert words in text

@@ -398,6 +398,11 @@ def test_of_both_formats_the_api_format_counts_and_the_other_gives_the_rules() -
     assert graph.nodes["2"].after_generate == {"seed": "randomize"}
 
 
+def test_where_the_api_format_is_of_no_use_the_editors_counts() -> None:
+    body = {"prompt": {}, "extra_data": {"extra_pnginfo": {"workflow": chain().file()}}}
+    assert api(body) == CHAIN
+
+
 def test_an_unknown_class_keeps_what_the_file_says_of_it() -> None:
     graph, problems = read(chain(values=[7, "fixed", 25, "ddim"]).file(), {})
     assert not problems
