@@ -31,6 +31,7 @@ from workflows.parameters import ParameterTable
 from workflows.pictures import as_frames, one_batch
 from workflows.plan import NeedsLoop, Plan
 from workflows.protocol import is_blocker
+from workflows.reading import read
 from workflows.registry import NodeRegistry
 from workflows.sound import Ear, heard
 from workflows.stream_rules import Modalities, modalities
@@ -273,15 +274,20 @@ class WorkflowProcessor(FrameProcessor):
         return graphs
 
     def _prepare(self, workflow: Any) -> list[Graph]:
-        return [
-            prepare(
-                data,
-                self._registry.definitions,
-                input_node=_choice(self._input_node, data),
-                output_node=_choice(self._output_node, data),
+        definitions = self._registry.definitions
+        chosen = self._input_node is not None or self._output_node is not None
+        graphs = []
+        for data in as_list(workflow):
+            nodes = read(data, definitions)[0].nodes if chosen else {}
+            graphs.append(
+                prepare(
+                    data,
+                    definitions,
+                    input_node=_choice(self._input_node, nodes),
+                    output_node=_choice(self._output_node, nodes),
+                )
             )
-            for data in as_list(workflow)
-        ]
+        return graphs
 
     async def _compile(self, graphs: Sequence[Graph]) -> _Running:
         with self._inference_mode():
@@ -392,6 +398,6 @@ async def _rechecked(bases: Sequence[tuple[Plan, Program]]) -> list[tuple[Plan, 
     return found
 
 
-def _choice(node_id: str | None, nodes: Any) -> str | None:
+def _choice(node_id: str | None, nodes: Mapping[str, Any]) -> str | None:
     """A choice of node holds for the workflow that has the node, not for another beside or after it."""
-    return node_id if isinstance(nodes, Mapping) and node_id in nodes else None
+    return node_id if node_id in nodes else None

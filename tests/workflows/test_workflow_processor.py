@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from stream.errors import InvalidInput, InvalidWorkflow, NotFound, ProcessorError  # noqa: E402
 from stream.frames import Picture, VideoFrame  # noqa: E402
 from stream.processor import Emission  # noqa: E402
+from tests.workflows.editor_files import Sheet  # noqa: E402
 from workflows.check import not_installed, prepare  # noqa: E402
 from workflows.library import load, load_bundled, names  # noqa: E402
 from workflows.processor import WorkflowProcessor  # noqa: E402
@@ -372,6 +373,14 @@ async def test_parameters_of_a_start_are_taken_among_others() -> None:
     assert await shown(processor) == pytest.approx(0.75)
     with pytest.raises(InvalidInput, match="must be at most"):
         await processor.on_stream_start({"Mix.blend_factor": 2})
+
+
+async def test_a_choice_holds_for_what_the_editor_saves_too() -> None:
+    sheet = Sheet().node(1, "LoadImage", ["a.png"], outputs=["IMAGE", "MASK"]).node(2, "LoadTensor")
+    data = sheet.node(3, "SaveTensor", inputs=["images:IMAGE"]).wire(1, 0, 3, "images").file()
+    with pytest.raises(InvalidWorkflow, match="it is open whether"):
+        await loaded(data)
+    assert await shown(await loaded(data, input_node="1")) == pytest.approx(0.25)
 
 
 async def test_a_choice_of_input_holds_for_the_workflow_that_has_the_node() -> None:
