@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,20 @@ class Generates(FrameProcessor):
 
     async def update_params(self, params: dict[str, Any]) -> None:
         self.generates = params["rate"]
+
+
+@dataclass
+class Level:
+    level: float = 0.2
+
+
+class TypedWindow(FrameProcessor):
+    """Grey of the level that its parameters say, of two pictures at a time."""
+
+    parameters = Level
+    generates = 30
+    window = 2
+    hop = 2
+
+    async def process_video_window(self, frames: Sequence[VideoFrame]) -> list[VideoFrame]:
+        return [frame.replace_tensor(frame.tensor * 0 + self.params.level) for frame in frames]

@@ -31,3 +31,27 @@ async def test_pictures_come_at_the_processors_rate_until_the_stop(tmp_path):
     # Whole ticks of 1/25 s, then of 1/50 s.
     assert any(abs(step - 0.04) < 0.001 for step in steps[:20])
     assert any(abs(step - 0.02) < 0.001 for step in steps[-20:])
+
+
+async def test_windows_and_typed_parameters_work_in_an_engine_too(tmp_path):
+    async with running(tmp_path) as rig:
+        viewer = Viewer(rig.channel("one-out"))
+        target = "tests.live.live_processors:TypedWindow"
+        params = {"width": 128, "height": 96, "processor": target, "level": "0.5"}
+        status, answer = await rig.start(subscribe_url="", params=params)
+        assert status == 200, answer
+        watching = asyncio.create_task(viewer.run())
+        await rig.until(lambda report: report["counts"]["frames_out"] >= 10)
+        status, answer = await rig.post("/stream/params", {"level": "bright"})
+        assert (status, answer["field"]) == (400, "level")
+        status, answer = await rig.post("/stream/params", {"level": 0.9})
+        assert status == 200, answer
+        before = (await rig.report())["counts"]["frames_out"]
+        await rig.until(lambda report: report["counts"]["frames_out"] >= before + 20)
+        schema = rig.worker.table.find("one").processor.info().schema
+        assert schema["properties"]["level"]["type"] == "number"
+        await rig.post("/stream/stop", {}, **{"X-Stream-Id": "one"})
+        await asyncio.wait_for(watching, 20)
+    greys = [round(picture.mean[0]) for picture in viewer.pictures]
+    assert abs(greys[0] - 128) < 8
+    assert abs(greys[-1] - 230) < 8
