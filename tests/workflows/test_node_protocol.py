@@ -1,0 +1,155 @@
+"""Plans of graphs of all kinds of nodes against the smallest interpreter of the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import protocol_pack
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workflows.plan import Plan
+from workflows.topology import downstream
+
+LOAD = {"class_type": "LoadTensor", "inputs": {}}
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, Any]:
+    """A random graph whose last node depends on the frame."""
+    graph: dict[str, Any] = {"in": LOAD}
+    outputs: list[list[Any]] = [["in", 0]]
+    kinds = st.sampled_from(["Constant", "Constant", *protocol_pack.CLASSES])
+    for index in range(draw(st.integers(1, 9))):
+        add(graph, outputs, f"n{index}", draw(kinds), draw)
+    graph["last"] = {
+        "class_type": "Add",
+        "inputs": {"a": draw(st.sampled_from(outputs)), "b": ["in", 0], "n": draw(st.integers(0, 9))},
+    }
+    graph["out"] = {"class_type": "SaveTensor", "inputs": {"images": ["last", 0]}}
+    return graph
+
+
+def add(graph: dict[str, Any], outputs: list[list[Any]], name: str, kind: str, draw: st.DrawFn) -> None:
+    node_class = protocol_pack.CLASSES[kind]
+    links = getattr(node_class, "LINKS", ("a", "b"))
+    inputs = {link: draw(st.sampled_from(outputs)) for link in links} | {"n": draw(st.integers(0, 9))}
+    graph[name] = {"class_type": kind, "inputs": inputs}
+    outputs += [[name, output] for output in range(2 if kind == "Block" else 1)]
+
+
+def unchanging(plan: Plan) -> set[str]:
+    return set(plan.graph.nodes) - downstream(plan.graph, ["in"])
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(graphs(), st.lists(st.integers(0, 50), min_size=2, max_size=4))
+def test_a_plan_gives_what_the_protocol_gives_and_runs_constants_once(
+    graph: dict[str, Any], frames: list[int]
+) -> None:
+    expected = [protocol_pack.naive(graph, frame) for frame in frames]
+
+    async def scenario() -> None:
+        protocol_pack.calls.clear()
+        plan = await Plan.compile(graph, protocol_pack.registry())
+        for frame, wanted in zip(frames, expected, strict=True):
+            if plan.is_async:
+                result, _ = await plan.run_async(frame)
+            else:
+                result, _ = plan.run(frame)
+            assert protocol_pack.shown(result) == wanted
+        for node_id in unchanging(plan) & protocol_pack.calls.keys():
+            mapped = protocol_pack.calls[node_id]
+            runs = 1 if not lists_into(graph, node_id) else mapped
+            assert mapped == runs, f"constant {node_id} ran {mapped} times"
+
+    asyncio.run(scenario())
+
+
+def lists_into(graph: dict[str, Any], node_id: str) -> bool:
+    """Whether a list can reach the node, which is then called once for each element."""
+    kinds = {name for name, node in graph.items() if node["class_type"] == "Many"}
+    pending, seen = [node_id], set[str]()
+    while pending:
+        current = pending.pop()
+        for value in graph[current]["inputs"].values():
+            if isinstance(value, list) and value[0] not in seen:
+                seen.add(value[0])
+                pending.append(value[0])
+    return bool(seen & kinds)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(graphs(), st.data())
+def test_a_change_equals_compiling_anew(graph: dict[str, Any], data: st.DataObject) -> None:
+    async def scenario() -> None:
+        plan = await Plan.compile(graph, protocol_pack.registry())
+        literals = [(node_id, "n") for node_id, node in graph.items() if "n" in node["inputs"]]
+        for _ in range(2):
+            chosen = data.draw(st.dictionaries(st.sampled_from(literals), st.integers(0, 9), max_size=3))
+            known = {(node_id, name): n for (node_id, name), n in chosen.items() if node_id in plan.graph.nodes}
+            before = protocol_pack.shown((await plan.run_async(5))[0])
+            program = await plan.change(known)
+            assert protocol_pack.shown((await plan.run_async(5))[0]) == before
+            plan.commit(program)
+            for (node_id, name), value in known.items():
+                graph[node_id]["inputs"][name] = value
+            wanted = await asyncio.to_thread(protocol_pack.naive, graph, 5)
+            assert protocol_pack.shown((await plan.run_async(5))[0]) == wanted
+
+    asyncio.run(scenario())
+
+
+def through(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {
+        "in": LOAD,
+        "one": {"class_type": "Constant", "inputs": {"n": 1}},
+        "two": {"class_type": "Constant", "inputs": {"n": 2}},
+        "x": {"class_type": kind, "inputs": inputs},
+        "out": {"class_type": "SaveTensor", "inputs": {"images": ["x", 0]}},
+    }
+
+
+def test_what_a_constant_decides_of_lazy_inputs_is_planned() -> None:
+    graph = through("Switch", a=["one", 0], yes=["in", 0], no=["two", 0], n=0)
+    protocol_pack.calls.clear()
+    plan = asyncio.run(Plan.compile(graph, protocol_pack.registry()))
+    assert not plan.slow_nodes
+    assert [plan.run(frame)[0] for frame in (4, 5)] == [4, 5]
+    assert "two" not in protocol_pack.calls, "what is not asked for does not run"
+
+
+def test_what_the_frame_decides_goes_by_the_slow_road_and_says_so() -> None:
+    graph = through("Switch", a=["in", 0], yes=["one", 0], no=["two", 0], n=0)
+    protocol_pack.calls.clear()
+    plan = asyncio.run(Plan.compile(graph, protocol_pack.registry()))
+    assert plan.slow_nodes == {"x": "what it wants of its lazy inputs depends on the frame"}
+    assert [plan.run(frame)[0] for frame in (1, 3, 4, 5)] == [1, 1, 2, 1]
+    assert protocol_pack.calls["one"] == protocol_pack.calls["two"] == 1
+
+
+def test_a_node_that_expands_is_run_by_the_slow_road_from_then_on() -> None:
+    plan = asyncio.run(
+        Plan.compile(through("Expand", a=["in", 0], b=["two", 0], n=3), protocol_pack.registry())
+    )
+    assert not plan.slow_nodes
+    graph = through("Expand", a=["in", 0], b=["two", 0], n=3)
+    assert [plan.run(frame)[0] for frame in (4, 5)] == [protocol_pack.naive(graph, frame) for frame in (4, 5)]
+    assert plan.slow_nodes == {"x": "it expands into other nodes"}
+
+
+def test_two_plans_of_one_graph_share_their_constants_and_keep_their_instances() -> None:
+    graph = through("Add", a=["in", 0], b=["two", 0], n=1)
+
+    async def scenario() -> None:
+        protocol_pack.calls.clear()
+        registry = protocol_pack.registry()
+        first = await Plan.compile(graph, registry)
+        second = await Plan.compile(graph, registry)
+        assert protocol_pack.calls["two"] == 1
+        assert first.steps[0].call.__self__ is not second.steps[0].call.__self__
+        entries = [plan.program.kept.entries["two"] for plan in (first, second)]
+        assert entries[0] is entries[1]
+
+    asyncio.run(scenario())
