@@ -11,6 +11,7 @@ from workflows.definitions import Definitions
 from workflows.dynamic import inputs_of
 from workflows.graph import Graph, Node
 from workflows.parameters import ParameterTable
+from workflows.slow import slow_nodes
 from workflows.stream_rules import Modalities, frame_sources, modalities
 from workflows.topology import downstream
 
@@ -55,12 +56,7 @@ def describe(graph: Graph, definitions: Definitions, output_node: str | None = N
         and node.origin is None
     ]
     known_roles = roles(graph, definitions, output_node)
-    slow = {
-        node.id: "has lazy inputs, so that what feeds it is asked for while it runs"
-        for node in graph
-        if known_roles[node.id] == "frame" and (definition := definitions.get(node.class_type)) is not None
-        if any(declared.options.get("lazy") for declared in inputs_of(definition, node.inputs).values())
-    }
+    slow = slow_nodes(graph, definitions, output_node)
     return Description(modalities([graph]), ParameterTable([graph], definitions), known_roles, ignored, slow)
 
 

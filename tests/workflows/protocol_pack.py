@@ -1,4 +1,5 @@
-"""Nodes of every kind that the protocol knows, on whole numbers, and the smallest interpreter of that protocol."""
+"""Nodes of every kind that the protocol knows, on whole numbers, and the smallest interpreter of that
+protocol."""
 
 from __future__ import annotations
 
@@ -137,8 +138,7 @@ class Expand(Old):
 
 
 CLASSES: dict[str, Any] = {
-    one.__name__: one
-    for one in (Constant, Add, LaterAdd, SchemaAdd, Many, Gather, Switch, Block, Expand)
+    one.__name__: one for one in (Constant, Add, LaterAdd, SchemaAdd, Many, Gather, Switch, Block, Expand)
 }
 
 
@@ -165,14 +165,18 @@ def _shown(values: list[Any]) -> Any:
     return kept[0] if len(kept) == 1 else kept
 
 
-def _output(graph: dict[str, Any], link: list[Any], frame: int, known: dict[str, list[list[Any]]]) -> list[Any]:
+def _output(
+    graph: dict[str, Any], link: list[Any], frame: int, known: dict[str, list[list[Any]]]
+) -> list[Any]:
     node_id, output = link
     if node_id not in known:
         known[node_id] = _run(graph, node_id, frame, known)
     return known[node_id][output]
 
 
-def _run(graph: dict[str, Any], node_id: str, frame: int, known: dict[str, list[list[Any]]]) -> list[list[Any]]:
+def _run(
+    graph: dict[str, Any], node_id: str, frame: int, known: dict[str, list[list[Any]]]
+) -> list[list[Any]]:
     node = graph[node_id]
     if node["class_type"] == "LoadTensor":
         return [[frame]]

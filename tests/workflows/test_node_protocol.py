@@ -88,7 +88,9 @@ def test_a_change_equals_compiling_anew(graph: dict[str, Any], data: st.DataObje
         literals = [(node_id, "n") for node_id, node in graph.items() if "n" in node["inputs"]]
         for _ in range(2):
             chosen = data.draw(st.dictionaries(st.sampled_from(literals), st.integers(0, 9), max_size=3))
-            known = {(node_id, name): n for (node_id, name), n in chosen.items() if node_id in plan.graph.nodes}
+            known = {
+                (node_id, name): n for (node_id, name), n in chosen.items() if node_id in plan.graph.nodes
+            }
             before = protocol_pack.shown((await plan.run_async(5))[0])
             program = await plan.change(known)
             assert protocol_pack.shown((await plan.run_async(5))[0]) == before
