@@ -166,6 +166,7 @@ class Plan:
         arguments: dict[str, Any] = {}
         call: Any = None
         result: Any = None
+        usual = image.__class__
         try:
             for call, static, kept, taken, width, outputs in flow.calls:
                 arguments = static()
@@ -179,7 +180,8 @@ class Plan:
                     result = self._plain(flow, call, result, width)
                 for index, slot in outputs:
                     value = slots[slot] = result[index]
-                    if IS_BLOCKER[value.__class__]:
+                    # Most values are of the frame's class: that saves looking them up.
+                    if value.__class__ is not usual and IS_BLOCKER[value.__class__]:
                         raise NotPlain(made=True)
         except NotPlain as surprise:
             step = _step_of(flow, call)
