@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(Host(link, options, device, home).run())
     link.close()
     # Threads of a library, or a model that loads, and the interpreter's own end do not go together.
-    return leave(0, "the engine ends")
+    still = [thread.name for thread in threading.enumerate() if thread.daemon]
+    return leave(0, f"the engine ends beside the threads {', '.join(still)}" if still else "")
 
 
 def prepare(options: argparse.Namespace, home: Home | None) -> tuple[dict[str, Any], torch.device]:

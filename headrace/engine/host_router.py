@@ -144,7 +144,8 @@ class Host:
 def leave(status: int, message: str) -> NoReturn:
     """Exit at once: the interpreter's own end may hang on a broken device or a foreign thread."""
     with contextlib.suppress(OSError, ValueError):
-        print(message, file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)
+        if message:
+            print(message, file=sys.stderr)  # noqa: T201 (the engine's log is its stderr)
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
