@@ -27,6 +27,7 @@ LENT_MODULES = (
     "stream.errors",
     "stream.frames",
     "stream.heap",
+    "stream.pictures",
     "stream.processor",
     "stream.tensors",
     "stream.typed",
