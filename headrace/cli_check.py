@@ -40,6 +40,7 @@ def check(
     """
     from headrace.checking.examined import examine_file
     from headrace.checking.report import print_report
+    from headrace.library.names import Library
     from workflows import library
 
     definitions = None if object_info is None else _definitions_of(object_info)
@@ -48,7 +49,7 @@ def check(
     console = _console()
     for name in files:
         try:
-            data = library.load(name)
+            data = library.load(name) if library.is_path(name) else Library().load(name)
         except HeadraceError as error:
             failed = True
             results.append({"file": name, "ok": False, "error": error.as_dict()})

@@ -213,6 +213,16 @@ def test_a_picture_tells_of_the_workflow_in_it(tmp_path: Path, info: Path) -> No
     assert run(tmp_path / "bare.png")[0] == 2
 
 
+def test_a_kept_workflow_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workflows import library
+
+    monkeypatch.setenv("HEADRACE_WORKFLOWS", str(tmp_path))
+    written(tmp_path, library.load("edges"), "mine.json")
+    status, text = run("mine")
+    assert status == 0, text
+    assert "2.low_threshold" in text
+
+
 def test_words_out_of_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
     data = {
         "1": {"class_type": "LoadTensor", "inputs": {}, "_meta": {"title": "a\x1b[2Jb"}},
