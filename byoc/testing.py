@@ -23,8 +23,9 @@ from pathlib import Path
 from byoc.mock.answers import Answer, Call
 from byoc.mock.clip import Chunk, Recipe, cached, cut
 from byoc.mock.figures import Measured, measured
-from byoc.mock.gateway import GatewaySettings, GatewayStream, MockGateway
+from byoc.mock.gateway import MockGateway
 from byoc.mock.orchestrator import MockOrchestrator
+from byoc.mock.stream import GatewaySettings, GatewayStream
 
 __all__ = [
     "Answer",

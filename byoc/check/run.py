@@ -15,14 +15,16 @@ from byoc.check.plan import CheckPlan, PlannedRequest
 from byoc.check.program import Program, running
 from byoc.mock.answers import Answer
 from byoc.mock.figures import Measured, measured
-from byoc.mock.gateway import GatewayStream, MockGateway
+from byoc.mock.gateway import MockGateway
 from byoc.mock.orchestrator import MockOrchestrator
+from byoc.mock.stream import GatewayStream
 from byoc.testing import generated
 from stream.errors import HeadraceError
 
 NAME, SECRET = "checked", "secret-of-the-check"
-START, REGISTER, IDLE, END = 120.0, 15.0, 20.0, 15.0
-"""Seconds: until it answers, until it is registered once it does, until it is free after a stream, to end."""
+START, REGISTER, LOADING, IDLE, END = 120.0, 15.0, 30.0, 20.0, 15.0
+"""Seconds: until it answers, until it is registered then, for a stream's model to load, until it is free
+after a stream, and to end."""
 JUNK = b"\xff\x00 not JSON"
 
 
@@ -171,7 +173,12 @@ class _Check:
 
     async def _params(self, stream: GatewayStream) -> None:
         plan = self.plan
-        answer = await stream.update(plan.params)
+        end = time.monotonic() + LOADING
+        # Where models are loaded by stream, there is nothing yet that could take them.
+        while (  # noqa: ASYNC110 (asking is all that there is)
+            answer := await stream.update(plan.params)
+        ).status == 503 and time.monotonic() < end:
+            await asyncio.sleep(0.25)
         self.found.expect("params", answer.status == 200, f"{json.dumps(plan.params)}: {_said(answer)}")
         if plan.refused is not None:
             answer = await stream.update(plan.refused)

@@ -11,8 +11,8 @@ from itertools import pairwise
 import av
 
 from byoc.mock.clip import CLOCK, START
-from byoc.mock.gateway import GatewayStream, OutputSegment
 from byoc.mock.outputs import Output, outputs
+from byoc.mock.stream import GatewayStream, OutputSegment
 
 
 @dataclass(frozen=True, slots=True)
