@@ -265,7 +265,8 @@ def test_a_lora_changes_both_alike(both: Both) -> None:
     assert far(both.sample(model, wish["sample"]), both.made["lora"]) > 10 * TOLERANCE
     other = apply_to_clip(both.models, clip, "l.safetensors", wish["strength"])
     ((states, _),) = CLIPTextEncode().encode(other, wish["text"])[0]
-    assert far(states, both.made["lora text states"]) < EXACT
+    # On a CPU ComfyUI keeps the encoder, and so what the LoRA makes of it, in half precision.
+    assert far(states, both.made["lora text states"]) < TOLERANCE
 
 
 def test_a_control_network_steers_alike(both: Both) -> None:
