@@ -391,6 +391,8 @@ class Evaluation:
             problems = list(world.registry.refusals(Graph.of((node,)), node))
             if problems:
                 raise invalid_workflow(problems)
+            if len(world.expanded) >= MAX_EXPANDED:
+                world.expanded.clear()  # of names that never come again
             self._extra[node_id] = world.expanded[node_id] = bound
             if bound.definition.is_output:
                 roots.append(node_id)

@@ -22,7 +22,7 @@ def node_failed(
         cause = "it was interrupted"
     else:
         cause = f"{type(error).__name__}: {str(error) or 'no message'}"
-        if is_out_of_memory(error) and "memory" not in cause.lower():
+        if is_out_of_memory(error) and "out of memory" not in cause.lower():
             cause += " (out of memory)"
     problem = node.problem("node_failed", cause)
     found = sizes(arguments or {})

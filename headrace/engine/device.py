@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stream.errors import EngineError
+from stream.errors import EngineError, ProcessorError
 from stream.frames import PixelFormat
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def poisons(error: BaseException) -> bool:
     """Whether nothing on the device can work after this error, so that only a new process helps."""
     import torch
 
+    if isinstance(error, ProcessorError) and error.__cause__ is not None:
+        return poisons(error.__cause__)  # a node's, told with the node
     if isinstance(error, torch.OutOfMemoryError):
         return False
     accelerator_error = getattr(torch, "AcceleratorError", None)

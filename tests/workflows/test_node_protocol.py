@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import protocol_pack
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream.errors import ProcessorError
 from workflows.plan import Plan
 from workflows.topology import downstream
 
@@ -155,3 +157,78 @@ def test_two_plans_of_one_graph_share_their_constants_and_keep_their_instances()
         assert entries[0] is entries[1]
 
     asyncio.run(scenario())
+
+
+class InterruptProcessingException(Exception):
+    pass
+
+
+def failing(error: BaseException, *, later: bool) -> Any:
+    class Fails(protocol_pack.Old):
+        LINKS = ("a",)
+
+        def run(self, a: int, n: int, me: str) -> Any:
+            raise error
+
+        async def run_later(self, a: int, n: int, me: str) -> Any:
+            raise error
+
+    Fails.FUNCTION = "run_later" if later else "run"
+    return Fails
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InterruptProcessingException(), "it was interrupted"),
+        (SystemExit(3), "SystemExit: 3"),
+        (MemoryError(), r"MemoryError: no message \(out of memory\)"),
+    ],
+)
+def test_what_would_end_a_process_is_a_fault_of_the_node(
+    error: BaseException, told: str, later: bool
+) -> None:
+    """Also of async nodes beside each other, whose tasks an exit would leave by the event loop."""
+    graph = through("Fails", a=["in", 0], n=0) | {
+        "y": {"class_type": "LaterAdd", "inputs": {"a": ["in", 0], "b": ["in", 0], "n": 1}},
+        "z": {"class_type": "Add", "inputs": {"a": ["x", 0], "b": ["y", 0], "n": 1}},
+        "out": {"class_type": "SaveTensor", "inputs": {"images": ["z", 0]}},
+    }
+    registry = protocol_pack.registry().add({"Fails": failing(error, later=later)})
+
+    async def scenario() -> None:
+        plan = await Plan.compile(graph, registry)
+        for _ in range(2):
+            with pytest.raises(ProcessorError, match=rf"^node x \(Fails\): {told}"):
+                await plan.run_async(4)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_async_nodes_that_do_not_need_each_other_wait_at_once() -> None:
+    class Meets(protocol_pack.Old):
+        """Returns only when the other has come as far."""
+
+        LINKS = ("a",)
+
+        async def run(self, a: int, n: int, me: str) -> tuple[int]:
+            await barrier.wait()
+            return (a + n,)
+
+    graph = through("Meets", a=["in", 0], n=1) | {
+        "y": {"class_type": "Meets", "inputs": {"a": ["in", 0], "n": 2}},
+        "z": {"class_type": "Add", "inputs": {"a": ["x", 0], "b": ["y", 0], "n": 1}},
+        "out": {"class_type": "SaveTensor", "inputs": {"images": ["z", 0]}},
+    }
+
+    barrier: Any = None
+
+    async def scenario() -> Any:
+        nonlocal barrier
+        barrier = asyncio.Barrier(2)
+        plan = await Plan.compile(graph, protocol_pack.registry().add({"Meets": Meets}))
+        return await asyncio.wait_for(plan.run_async(10), 20)
+
+    assert asyncio.run(scenario()) == (23, [])

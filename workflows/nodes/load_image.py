@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -114,6 +115,8 @@ def _pictures_in(folder: Path | None) -> list[str]:
     return sorted(islice(names, _MAX_LISTED))
 
 
+@lru_cache(maxsize=64)
 def bound_to(folder: Path | None) -> Any:
-    """A `LoadImage` class that reads from ``folder``."""
+    """A `LoadImage` class that reads from ``folder``; the same for all sessions, which share what it
+    loads."""
     return type("LoadImage", (LoadImage,), {"folder": folder})
