@@ -45,7 +45,7 @@ class FolderShelf:
         settings = load_settings({"workflows": folder})
         self._names = Library(settings.workflows)
         self._specs = Specs(
-            WorkerDefinitions(settings.input_folder),
+            WorkerDefinitions(settings.input_folder, settings.models_folder),
             local=settings.engine_python is None,
             named=self._names.load,
         )

@@ -116,7 +116,7 @@ class Worker:
         self._heap = HeapTrimmer()
         self.table.on_ended.append(self._heap.session_ended)
         self.batch = self._make_front() if settings.batch else None
-        self.runs = Runs(self._make_run_engine, run_limits(settings))
+        self.runs = Runs(self._make_run_engine, run_limits(settings), self._run_elsewhere)
         self.demo = self._make_demo() if settings.demo else None
         self.registrar = make_registrar(self)
 
@@ -194,6 +194,11 @@ class Worker:
         if live is None:
             watch_memory(self.engine, self.ledger)
         return batch.make_front(self.settings, holders=self.holders, ledger=self.ledger, live=live)
+
+    def _run_elsewhere(self, spec: Spec, name: str, params: Params) -> FrameProcessor | None:
+        if spec.get("engine") is None or self.comfyui is None:
+            return None
+        return self.comfyui.processor(spec, session=name, params=params)
 
     def _make_run_engine(self) -> Engine:
         settings = self.settings

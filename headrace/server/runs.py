@@ -34,6 +34,7 @@ from stream.errors import EngineError, TooLarge
 from stream.files import FileJob
 from stream.frames import Picture, VideoFrame
 from stream.pipeline import PipelineSettings
+from stream.processor import FrameProcessor, Params
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,14 @@ class Run:
 class Runs:
     """One run after the other. Belongs to the loop of the main thread."""
 
-    def __init__(self, make_engine: Callable[[], Engine], limits: RunLimits | None = None) -> None:
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        limits: RunLimits | None = None,
+        elsewhere: Callable[[Spec, str, Params], FrameProcessor | None] = lambda spec, name, params: None,
+    ) -> None:
+        """``elsewhere`` makes the processor of a spec that names an engine which is not ours to end."""
+        self._elsewhere = elsewhere
         self.limits = limits or RunLimits()
         self.queue = BatchQueue(self.limits.queue, 1)
         self._line = Line(self.queue)
@@ -111,22 +119,29 @@ class Runs:
             raise Interrupted(f"{error.message}; the run may be sent again", retry_after=2) from error
 
     async def _run(self, wanted: Run) -> Made:
+        name = f"run-{secrets.token_hex(8)}"
+        foreign = self._elsewhere(wanted.spec, name, wanted.params)
+        if foreign is not None:
+            return await self._work(wanted, foreign)
         async with self._ready_engine() as engine:
-            made = Made()
-            name = f"run-{secrets.token_hex(8)}"
             processor = EngineProcessor(engine, wanted.spec, session=name, params=wanted.params)
-            processor.bind(made.hear)
             ended = False
             try:
-                if wanted.video is not None:
-                    await self._clip(wanted, processor, made)
-                else:
-                    await _picture(wanted, processor, made)
+                made = await self._work(wanted, processor)
                 ended = True
             finally:
                 if not ended:
                     await self._give_up(engine)
             return made
+
+    async def _work(self, wanted: Run, processor: FrameProcessor) -> Made:
+        made = Made()
+        processor.bind(made.hear)
+        if wanted.video is not None:
+            await self._clip(wanted, processor, made)
+        else:
+            await _picture(wanted, processor, made)
+        return made
 
     async def _give_up(self, engine: Engine) -> None:
         """After a run that did not end well: an engine that is still at work on it goes."""
@@ -136,7 +151,7 @@ class Runs:
 
     # -- one run ---------------------------------------------------------------------------------------
 
-    async def _clip(self, wanted: Run, processor: EngineProcessor, made: Made) -> None:
+    async def _clip(self, wanted: Run, processor: FrameProcessor, made: Made) -> None:
         assert wanted.video is not None
         container = container_of(wanted.video)
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="headrace-run-")
@@ -217,7 +232,7 @@ class Runs:
             await engine.stop()
 
 
-async def _picture(wanted: Run, processor: EngineProcessor, made: Made) -> None:
+async def _picture(wanted: Run, processor: FrameProcessor, made: Made) -> None:
     picture = wanted.picture or _black(*(wanted.size or (512, 512)))
     await processor.load_model()
     try:
@@ -233,7 +248,7 @@ async def _picture(wanted: Run, processor: EngineProcessor, made: Made) -> None:
     made.frames = 1
 
 
-def _job(wanted: Run, source: Path, target: Path, processor: EngineProcessor, container: str) -> FileJob:
+def _job(wanted: Run, source: Path, target: Path, processor: FrameProcessor, container: str) -> FileJob:
     width, height = wanted.size or (None, None)
     video = VideoEncoderSettings(bitrate=wanted.bitrate)
     settings = PipelineSettings(width=width, height=height, encoding=EncodingSettings(video=video))
