@@ -1,6 +1,7 @@
 """The built-in diffusion nodes against a real ComfyUI: one small checkpoint, the same noise, the same result.
 
-Needs the folder of a ComfyUI in COMFYUI and, where it has an interpreter of its own, that in COMFYUI_PYTHON.
+`make test-comfyui COMFYUI=DIR [COMFYUI_PYTHON=PATH]`. With HEADRACE_TEST_AGREEMENT=FILE the difference of
+every pair is written there.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-COMFYUI = os.environ.get("COMFYUI", "")
-PYTHON = os.environ.get("COMFYUI_PYTHON") or sys.executable
-pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI names no folder of a ComfyUI")
+COMFYUI = os.environ.get("HEADRACE_TEST_COMFYUI", "")
+PYTHON = os.environ.get("HEADRACE_TEST_COMFYUI_PYTHON") or None
+pytestmark = pytest.mark.skipif(not COMFYUI, reason="no ComfyUI is named (make test-comfyui COMFYUI=DIR)")
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "headrace" / "nodes"))
 import ldm_checkpoint as ldm  # noqa: E402
 
+from headrace.comfyui.installation import Installation  # noqa: E402
 from headrace.models.roots import Roots  # noqa: E402
 from headrace.nodes.access import Models  # noqa: E402
 from headrace.nodes.handles import Clip, ControlNet, Model  # noqa: E402
@@ -214,7 +216,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     results = folder / "results.safetensors"
     script = Path(__file__).with_name("comfy_side.py")
     done = subprocess.run(
-        [PYTHON, str(script), COMFYUI, str(folder / "wishes.json"), str(results)],
+        [Installation.at(Path(COMFYUI), PYTHON).python, str(script), COMFYUI, str(folder / "wishes.json"), str(results)],
         capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -236,7 +238,7 @@ def test_every_pair_of_sampler_and_scheduler_agrees(both: Both) -> None:
             name: far(both.sample(model, wish), both.made[name])
             for name, wish in both.wishes["samples"].items()
         }
-    if path := os.environ.get("AGREEMENT"):
+    if path := os.environ.get("HEADRACE_TEST_AGREEMENT"):
         Path(path).write_text(json.dumps(found))
     assert not {name: error for name, error in found.items() if not error < TOLERANCE}
     assert sorted(found.values())[len(found) // 2] < EXACT
