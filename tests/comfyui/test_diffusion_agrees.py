@@ -215,8 +215,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     (folder / "wishes.json").write_text(json.dumps(wishes))
     results = folder / "results.safetensors"
     script = Path(__file__).with_name("comfy_side.py")
+    python = Installation.at(Path(COMFYUI), PYTHON).python
     done = subprocess.run(
-        [Installation.at(Path(COMFYUI), PYTHON).python, str(script), COMFYUI, str(folder / "wishes.json"), str(results)],
+        [python, str(script), COMFYUI, str(folder / "wishes.json"), str(results)],
         capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
