@@ -1,4 +1,4 @@
-# make run | test | lint | bench | venv | clean
+# make run | test | test-comfyui | lint | bench | venv | clean
 #
 # Each target first sees to .venv: made when it is missing, brought up to date when pyproject.toml,
 # constraints.txt or the interpreter changed, and left alone otherwise.
@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: run test test-templates lint bench venv clean
+.PHONY: run test test-comfyui test-templates lint bench venv clean
 
 run: $(STAMP)
 	@echo 'The worker answers at http://127.0.0.1:8000/health; docs/running.md tells how to send it a stream.'
@@ -25,6 +25,12 @@ run: $(STAMP)
 # environment says, because each process collects every test and many start programs of ours.
 test: $(STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
+
+# With an existing ComfyUI: make test-comfyui COMFYUI=DIR [COMFYUI_PYTHON=PATH]
+test-comfyui: $(STAMP)
+	@test -n '$(COMFYUI)' || { echo "name the folder of a ComfyUI: make test-comfyui COMFYUI=DIR" >&2; exit 1; }
+	HEADRACE_TEST_COMFYUI='$(COMFYUI)' HEADRACE_TEST_COMFYUI_PYTHON='$(COMFYUI_PYTHON)' \
+	  $(BIN)/python -m pytest -v tests/comfyui
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -26,6 +26,14 @@ def check(
         str | None,
         typer.Option(metavar="FILE|URL", help="Nodes of a ComfyUI: its /object_info, or where it listens."),
     ] = None,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(envvar="HEADRACE_COMFYUI", help="Nodes of the ComfyUI in this folder, beside our own."),
+    ] = None,
+    comfyui_python: Annotated[
+        str | None,
+        typer.Option(envvar="HEADRACE_COMFYUI_PYTHON", help="Its interpreter (default: in its folder)."),
+    ] = None,
     input_node: Annotated[str | None, typer.Option(help="Id of the node that the stream replaces.")] = None,
     output_node: Annotated[str | None, typer.Option(help="Id of the node whose pictures go out.")] = None,
     input_folder: Annotated[
@@ -44,12 +52,20 @@ def check(
     from workflows import library
 
     definitions = None if object_info is None else _definitions_of(object_info)
+    in_comfyui = None
+    if definitions is None and comfyui is not None:
+        from headrace.comfyui import checking
+
+        in_comfyui = checking.definitions_of(comfyui, comfyui_python)
     results: list[dict[str, Any]] = []
     failed, wrong = False, False
     console = _console()
     for name in files:
         try:
             data = library.load(name) if library.is_path(name) else Library().load(name)
+            known, local = definitions or _builtin(name, input_folder), definitions is None
+            if in_comfyui is not None:
+                known, local = checking.definitions_for(data, known, in_comfyui)
         except HeadraceError as error:
             failed = True
             results.append({"file": name, "ok": False, "error": error.as_dict()})
@@ -58,10 +74,10 @@ def check(
             continue
         found = examine_file(
             data,
-            definitions or _builtin(name, input_folder),
+            known,
             input_node=input_node,
             output_node=output_node,
-            local=definitions is None,
+            local=local,
         )
         wrong = wrong or any(one.problems for one in found)
         results.append(

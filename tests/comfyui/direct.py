@@ -1,0 +1,82 @@
+"""Run in ComfyUI's own interpreter: calls node classes directly and prints what the pictures are as bytes.
+
+``python direct.py BOOTSTRAP COMFYUI CASES FRAME OUT``: the file of the engine's bootstrap, the installation,
+a JSON file of cases, a frame as .npy (H x W x 3, bytes), and where the results go as .npz.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    bootstrap_file, comfyui, cases_file, frame_file, out = sys.argv[1:]
+    spec = importlib.util.spec_from_file_location("bootstrap", bootstrap_file)
+    assert spec is not None
+    assert spec.loader is not None
+    bootstrap = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bootstrap)
+    # Only for the last step from floats to bytes, so that it is the same one.
+    sys.meta_path.insert(0, bootstrap.RoomFinder(str(bootstrap.__file__).partition("/headrace/engine/")[0]))
+    sys.path[0] = comfyui
+    sys.argv = ["main.py", "--cpu"]
+    import comfy.options  # type: ignore[import-not-found]
+
+    comfy.options.enable_args_parsing()
+    import nodes  # type: ignore[import-not-found]
+    import numpy as np
+    import server  # type: ignore[import-not-found]
+    import torch
+    import utils.extra_config  # type: ignore[import-not-found]  # noqa: F401 (before nodes)
+
+    from headrace.engine.device import write_rgb
+
+    class Nobody:
+        def __getattr__(self, name: str) -> object:
+            return lambda *arguments, **named: None
+
+    server.PromptServer.instance = Nobody()
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    torch.set_num_threads(1)
+    frame = torch.from_numpy(np.load(frame_file)).to(torch.float32).div(255)[None]
+    results = {}
+    with torch.inference_mode():
+        for name, case in json.loads(Path(cases_file).read_text()).items():
+            picture = run(nodes.NODE_CLASS_MAPPINGS, case, frame)
+            made = np.empty((*picture.shape[1:3], 3), np.uint8)
+            write_rgb(picture[0], made)
+            results[name] = made
+    np.savez(out, **results)
+
+
+def run(classes: dict, graph: dict, frame: object) -> object:
+    """What goes into the graph's SaveTensor; nodes are written in the order in which they run."""
+    values: dict[str, object] = {}
+    for node_id, node in graph.items():
+        given = {
+            name: values[value[0]][value[1]] if isinstance(value, list) else value
+            for name, value in node["inputs"].items()
+        }
+        if node["class_type"] == "LoadTensor":
+            values[node_id] = (frame,)
+        elif node["class_type"] == "SaveTensor":
+            return given["images"]
+        else:
+            node_class = classes[node["class_type"]]
+            if hasattr(node_class, "define_schema"):
+                made = node_class.execute(**given)
+            else:
+                made = getattr(node_class(), node_class.FUNCTION)(**given)
+            if inspect.isawaitable(made):
+                made = asyncio.run(made)
+            values[node_id] = getattr(made, "result", made)
+    raise AssertionError("a graph without a SaveTensor")
+
+
+if __name__ == "__main__":
+    main()
