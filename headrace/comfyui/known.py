@@ -25,20 +25,28 @@ class KnownClasses:
         self._folder = folder
 
     def load(self, state: str) -> dict[str, Any] | None:
-        """What was kept for that state; None without anything that can be read."""
+        """The object info that was kept for that state; None without anything that can be read."""
+        return self._read(f"{state}.json")
+
+    def facts(self, state: str) -> dict[str, Any] | None:
+        """What else the engine said of that state (packs, version)."""
+        return self._read(f"{state}.facts")
+
+    def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            data = json.loads((self._folder / f"{state}.json").read_bytes())
+            data = json.loads((self._folder / name).read_bytes())
         except (OSError, ValueError):
             return None
         return data if isinstance(data, dict) else None
 
-    def save(self, state: str, data: bytes) -> None:
-        """Keep it, whole or not at all; a disk that is full is no reason to stop."""
+    def save(self, state: str, info: bytes, facts: bytes) -> None:
+        """Keep both, each whole or not at all; a disk that is full is no reason to stop."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(data)
-            os.replace(file.name, self._folder / f"{state}.json")
+            for name, data in ((f"{state}.facts", facts), (f"{state}.json", info)):
+                with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                    file.write(data)
+                os.replace(file.name, self._folder / name)
             self._forget_old()
         except OSError as error:
             log.warning("the classes of ComfyUI cannot be kept in %s: %s", self._folder, error)
@@ -46,8 +54,9 @@ class KnownClasses:
     def _forget_old(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         for path in files[:-KEPT]:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            for old in (path, path.with_suffix(".facts")):
+                with contextlib.suppress(FileNotFoundError):
+                    old.unlink()
 
 
 def read_object_info(data: bytes) -> dict[str, Any] | None:

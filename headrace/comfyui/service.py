@@ -78,7 +78,7 @@ class ComfyService:
         self._on_definitions = on_definitions
         self._scratch = Path(tempfile.mkdtemp(prefix="headrace-comfyui-"))
         self._known = KnownClasses(settings.cache)
-        self._state = settings.installation.state(json.dumps(settings.options.as_dict()))
+        self._state = state_of(settings)
         self.engines = [self._make("comfyui"), self._make("comfyui-2")]
         self._memory = {engine.settings.name: ComfyMemory(engine, ledger) for engine in self.engines}
         self._ending: dict[str, asyncio.TimerHandle] = {}
@@ -230,9 +230,9 @@ class ComfyService:
             log.warning("what ComfyUI says of itself makes no sense")
             return
         self.facts = facts
-        for pack in self.failed_packs():
+        for pack in (one for one in self.failed_packs() if not one.get("skipped")):
             log.warning("ComfyUI's pack %s is not loaded: %s", pack.get("name"), pack.get("reason"))
-        self._known.save(self._state, parts["object_info"])
+        self._known.save(self._state, parts["object_info"], parts["facts"])
         self._learn(info)
         self._introduced_once.set()
 
@@ -252,6 +252,16 @@ class ComfyService:
         """Raise `EngineError` while nobody can know which classes there are."""
         if not self.definitions:
             raise EngineError(f"the classes of ComfyUI are not known yet: {self.first.describe()}")
+
+
+def state_of(settings: ComfySettings) -> str:
+    """Under which what an installation says of itself is kept."""
+    return settings.installation.state(json.dumps(settings.options.as_dict()))
+
+
+def last_facts(settings: ComfySettings) -> dict[str, Any] | None:
+    """What an engine has said of this state of the installation when there was one."""
+    return KnownClasses(settings.cache).facts(state_of(settings))
 
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128", "/dev/davinci_manager")

@@ -15,7 +15,8 @@ from headrace.doctor.findings import Finding, ok, problem, warning
 from stream.errors import HeadraceError
 
 TORCH_TIMEOUT: Final = 90.0
-COMFYUI_VARIABLES: Final = ("COMFYUI", "COMFYUI_PATH", "COMFYUI_WORKSPACE")
+OURS: Final = "HEADRACE_COMFYUI"
+COMFYUI_VARIABLES: Final = (OURS, "COMFYUI", "COMFYUI_PATH", "COMFYUI_WORKSPACE")
 COMFYUI_PLACES: Final = ("~/ComfyUI", "~/comfy/ComfyUI", "/workspace/ComfyUI", "/opt/ComfyUI", "ComfyUI")
 CODECS: Final[Mapping[str, Literal["r", "w"]]] = {
     "libx264": "w",
@@ -154,7 +155,8 @@ def comfyui(places: Sequence[str] = COMFYUI_PLACES) -> list[Finding]:
         if named and not _is_comfyui(Path(named).expanduser()):
             findings.append(warning(f"{variable}={named} holds no ComfyUI", f"set {variable} to its folder"))
         elif named:
-            return [*findings, ok(f"ComfyUI in {named} ({variable})")]
+            found = [*findings, ok(f"ComfyUI in {named} ({variable})")]
+            return found + (_of_setting() if variable == OURS else [])
     for place in places:
         folder = Path(place).expanduser()
         if _is_comfyui(folder):
@@ -162,6 +164,27 @@ def comfyui(places: Sequence[str] = COMFYUI_PLACES) -> list[Finding]:
     if findings:
         return findings
     return [ok(f"none found: workflows run on the built-in nodes ({COMFYUI_VARIABLES[0]} names its folder)")]
+
+
+def _of_setting() -> list[Finding]:
+    """What a worker would start there, and what it could not load of it the last time."""
+    from headrace.comfyui.service import last_facts
+    from headrace.comfyui.setup import comfy_settings
+    from headrace.settings import load_settings
+
+    try:
+        settings = comfy_settings(load_settings({}))
+    except HeadraceError as error:
+        return [problem(error.message, "HEADRACE_COMFYUI_PYTHON names the interpreter of that ComfyUI")]
+    found = [ok(f"version {settings.installation.version}, interpreter {settings.installation.python}")]
+    facts = last_facts(settings)
+    if facts is None:
+        return [*found, ok("it has not been started as it is now; `headrace check --comfyui` does it")]
+    for pack in facts.get("packs", ()):
+        if not pack.get("loaded") and not pack.get("skipped"):
+            text = f"{pack.get('name')} is not loaded: {str(pack.get('reason')).splitlines()[0]}"
+            found.append(warning(text, "its nodes cannot be used; see what the pack needs"))
+    return found
 
 
 def _is_comfyui(folder: Path) -> bool:

@@ -7,6 +7,7 @@ a JSON file of cases, a frame as .npy (H x W x 3, bytes), and where the results 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import json
@@ -25,16 +26,19 @@ def main() -> None:
     sys.meta_path.insert(0, bootstrap.RoomFinder(str(bootstrap.__file__).partition("/headrace/engine/")[0]))
     sys.path[0] = comfyui
     sys.argv = ["main.py", "--cpu"]
-    import comfy.options  # type: ignore[import-not-found]
-
-    comfy.options.enable_args_parsing()
-    import nodes  # type: ignore[import-not-found]
     import numpy as np
-    import server  # type: ignore[import-not-found]
+
+    options = importlib.import_module("comfy.options")
+    options.enable_args_parsing()
+    # By name and in this order: utils.extra_config comes before nodes.
+    for name in ("folder_paths", "utils.extra_config"):
+        importlib.import_module(name)
     import torch
-    import utils.extra_config  # type: ignore[import-not-found]  # noqa: F401 (before nodes)
 
     from headrace.engine.device import write_rgb
+
+    server = importlib.import_module("server")
+    nodes = importlib.import_module("nodes")
 
     class Nobody:
         def __getattr__(self, name: str) -> object:

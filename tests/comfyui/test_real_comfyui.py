@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +17,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -252,19 +252,21 @@ async def test_object_info_is_that_of_its_own_server(service: ComfyService, arou
             "--disable-all-custom-nodes",
         ),
     ]
-    process = await asyncio.to_thread(
-        subprocess.Popen,
-        [around.installation.python, "main.py", *around.arguments, *map(str, arguments)],
+    process = await asyncio.create_subprocess_exec(
+        around.installation.python,
+        "main.py",
+        *around.arguments,
+        *map(str, arguments),
         cwd=around.installation.directory,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        theirs = await asyncio.to_thread(_asked, f"http://127.0.0.1:{port}/object_info", process)
+        theirs = await _asked(f"http://127.0.0.1:{port}/object_info", process)
     finally:
         process.kill()
-        await asyncio.to_thread(process.wait)
+        await process.wait()
     kept = next((around.folder / "cache").glob("*.json"))
     ours = json.loads(kept.read_bytes())
     for entry in ours.values():
@@ -277,17 +279,27 @@ async def test_object_info_is_that_of_its_own_server(service: ComfyService, arou
     assert [name for name in theirs if theirs[name] != ours[name]] == []
 
 
-def _asked(url: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+async def _asked(url: str, process: asyncio.subprocess.Process) -> Any:
     until = time.monotonic() + READY
-    while time.monotonic() < until:
-        assert process.poll() is None, "its own server does not start"
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
-        except OSError:
-            time.sleep(0.5)
+    async with aiohttp.ClientSession() as http:
+        while time.monotonic() < until:
+            assert process.returncode is None, "its own server does not start"
+            try:
+                async with http.get(url) as answer:
+                    return await answer.json()
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.5)
     raise AssertionError("its own server does not answer")
+
+
+async def run(*command: str, env: dict[str, str]) -> None:
+    """Run a program to its end; fails with what it says when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env}
+    )
+    async with asyncio.timeout(READY):
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said[-3000:].decode(errors="replace")
 
 
 async def test_pictures_equal_those_of_direct_calls_bit_for_bit(
@@ -296,23 +308,15 @@ async def test_pictures_equal_those_of_direct_calls_bit_for_bit(
     np.save(around.folder / "frame.npy", noise())
     (around.folder / "cases.json").write_text(json.dumps(CASES))
     out = around.folder / "direct.npz"
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [
-            around.installation.python,
-            str(Path(__file__).with_name("direct.py")),
-            str(ROOT / "headrace/engine/bootstrap.py"),
-            str(around.installation.directory),
-            *(str(around.folder / name) for name in ("cases.json", "frame.npy")),
-            str(out),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""},
-        timeout=READY,
-        check=False,
+    await run(
+        around.installation.python,
+        str(Path(__file__).with_name("direct.py")),
+        str(ROOT / "headrace/engine/bootstrap.py"),
+        str(around.installation.directory),
+        *(str(around.folder / name) for name in ("cases.json", "frame.npy")),
+        str(out),
+        env={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     direct = np.load(out)
     for name, workflow in CASES.items():
         processor = await session(service, workflow)
@@ -364,6 +368,7 @@ async def test_a_stream_goes_on_in_comfyui_when_it_is_killed_and_moves_to_a_seco
         "comfyui_prefer": True,
         "batch": False,
     }
+    segments = clip(90, fps=15)
     async with running(tmp_path, **settings) as rig:
         assert rig.worker.comfyui is not None
         comfyui = rig.worker.comfyui.service
@@ -375,7 +380,7 @@ async def test_a_stream_goes_on_in_comfyui_when_it_is_killed_and_moves_to_a_seco
         assert status == 200, body
         viewer = Viewer(rig.channel("one-out"))
         watching = asyncio.ensure_future(viewer.run())
-        playing = asyncio.ensure_future(rig.play(clip(120)))
+        playing = asyncio.ensure_future(rig.play(segments))
         await rig.until(lambda report: viewer.pictures and viewer.pictures[-1].mean[0] > 150, timeout=READY)
         first = comfyui.engines[0]
         generation = first.generation
@@ -422,11 +427,7 @@ async def test_a_file_is_processed_by_the_command_line(around: Around, tmp_path:
         "--comfyui-python",
         around.installation.python,
     ]
-    env = {**os.environ, "HEADRACE_CACHE": str(tmp_path / "cache"), "HEADRACE_COMFYUI_PREFER": "1"}
-    done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, env=env, timeout=READY, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    await run(*command, env={"HEADRACE_CACHE": str(tmp_path / "cache"), "HEADRACE_COMFYUI_PREFER": "1"})
     assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 

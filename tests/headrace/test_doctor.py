@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from headrace.comfyui.known import KnownClasses
+from headrace.comfyui.service import state_of
+from headrace.comfyui.setup import comfy_settings
 from headrace.doctor import machine, media, report
 from headrace.doctor.findings import Finding, Level, ok, problem, warning
+from headrace.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 H200 = "0, GPU-8d2c, NVIDIA H200, 143771, 142000, 9.0, 37, 12, 570.86.15"
@@ -142,6 +146,32 @@ def test_comfyui_is_found_by_variable_and_by_place(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI", str(tmp_path))
     found = media.comfyui([str(folder)])
     assert [finding.level for finding in found] == [Level.WARNING, Level.OK]
+
+
+def test_of_the_comfyui_of_the_settings_interpreter_and_packs_are_told(monkeypatch, tmp_path):
+    folder = tmp_path / "ComfyUI"
+    (folder / "comfy").mkdir(parents=True)
+    for name in ("main.py", "nodes.py", "folder_paths.py"):
+        (folder / name).write_text("")
+    monkeypatch.setenv("HEADRACE_COMFYUI", str(folder))
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    assert worst(media.comfyui([])) is Level.PROBLEM
+    monkeypatch.setenv("HEADRACE_COMFYUI_PYTHON", "/usr/bin/python3")
+    found = media.comfyui([])
+    assert worst(found) is Level.OK
+    assert "has not been started" in texts(found)
+    settings = comfy_settings(load_settings({}))
+    packs = [
+        {"name": "good", "loaded": True},
+        {"name": "bad", "loaded": False, "reason": "No module named 'x'"},
+        {"name": "unwanted", "loaded": False, "skipped": True, "reason": "is left out"},
+    ]
+    facts = json.dumps({"packs": packs}).encode()
+    KnownClasses(settings.cache).save(state_of(settings), b"{}", facts)
+    found = media.comfyui([])
+    assert worst(found) is Level.WARNING
+    assert "bad is not loaded: No module named 'x'" in texts(found)
+    assert "unwanted" not in texts(found)
 
 
 def test_a_package_that_is_missing_or_too_old_is_a_problem(monkeypatch):

@@ -29,6 +29,8 @@ class Pack:
     seconds: float
     classes: int = 0
     reason: str = ""
+    skipped: bool = False
+    """Left out because the settings say so."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,7 +50,7 @@ def load(nodes: Any, wanted: Mapping[str, bool], skipped: Sequence[str]) -> list
         parent = named.get("module_parent", "custom_nodes")
         kind = _KINDS.get(parent, "builtin")
         if kind == "custom" and name.lower() in unwanted:
-            found.append(Pack(name, kind, False, 0.0, reason="is left out by the settings"))
+            found.append(Pack(name, kind, False, 0.0, reason="is left out by the settings", skipped=True))
             return False
         before, begun = len(nodes.NODE_CLASS_MAPPINGS), time.monotonic()
         with kept_in(name) as trouble:
