@@ -39,7 +39,7 @@ class KnownClasses:
             return None
         return data if isinstance(data, dict) else None
 
-    def save(self, state: str, info: bytes, facts: bytes) -> None:
+    def save(self, state: str, info: bytes, facts: bytes = b"{}") -> None:
         """Keep both, each whole or not at all; a disk that is full is no reason to stop."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

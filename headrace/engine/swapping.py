@@ -27,6 +27,7 @@ from stream.processor import (
     ProcessorInfo,
     VideoResult,
 )
+from stream.timeouts import is_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class SwappingProcessor(FrameProcessor):
         self._make = make
         self._engine = engine
         self._next: tuple[Params, Engine, EngineProcessor] | None = None
+        self._opening: asyncio.Task[EngineProcessor] | None = None
         self._size: tuple[int, int] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._sink: EmitSink | None = None
@@ -113,9 +115,10 @@ class SwappingProcessor(FrameProcessor):
 
     async def on_stream_stop(self) -> None:
         """Close whatever is open; bounded as `EngineProcessor.on_stream_stop` is."""
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            self._close_beside(waiting[1], waiting[2])
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
+        self._forget_prepared()
         try:
             await self.inner.on_stream_stop()
         finally:
@@ -145,7 +148,17 @@ class SwappingProcessor(FrameProcessor):
         if target is None or target.engine is None:
             await self.inner.prepare_params(params)
             return
-        self._next = (params, target.engine, await self._opened(target, target.engine))
+        opening = self._opening = asyncio.create_task(self._opened(target, target.engine))
+        try:
+            made = await opening
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise EngineError("the session was closed while another workflow was loaded") from None
+        finally:
+            opening.cancel()
+            self._opening = None
+        self._next = (params, target.engine, made)
 
     async def update_params(self, params: Params) -> None:
         waiting, self._next = self._next, None

@@ -368,7 +368,7 @@ async def test_a_stream_goes_on_in_comfyui_when_it_is_killed_and_moves_to_a_seco
         "comfyui_prefer": True,
         "batch": False,
     }
-    segments = clip(90, fps=15)
+    segments = clip(300, fps=10)
     async with running(tmp_path, **settings) as rig:
         assert rig.worker.comfyui is not None
         comfyui = rig.worker.comfyui.service

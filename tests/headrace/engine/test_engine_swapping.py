@@ -16,7 +16,7 @@ from headrace.engine.client import EngineProcessor, replacing
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
 from headrace.engine.swapping import SwappingProcessor, Target
-from stream.errors import HeadraceError, ProcessorError
+from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import Picture, VideoFrame
 from stream.processor import Emission, Params
 
@@ -110,7 +110,7 @@ async def test_a_workflow_is_loaded_in_the_other_engine_and_swapped_in(
     await processor.update_params(change)
     assert processor.inner.engine is engines[1]
     assert await shade(processor) == 51
-    await asyncio.wait(processor._closing)
+    await asyncio.gather(*processor._closing)
     assert two.inside == {"a": 0, "b": 1}
     await processor.prepare_params({"workflow": INVERT})
     await processor.update_params({"workflow": INVERT})
@@ -159,6 +159,19 @@ async def test_a_preparation_that_is_given_up_leaves_nothing(engines: tuple[Engi
     await processor.prepare_params({"workflow": INVERT})
     assert await shade(processor) == 204
     await processor.on_stream_stop()
+    assert not +two.inside
+
+
+async def test_a_stop_ends_what_is_being_prepared(engines: tuple[Engine, Engine]) -> None:
+    two = Two(engines)
+    processor = await started(two, INVERT)
+    preparing = asyncio.ensure_future(processor.prepare_params({"workflow": SAME}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert two.inside["b"] == 1
+    await processor.on_stream_stop()
+    with pytest.raises(EngineError, match="closed while another workflow was loaded"):
+        await preparing
     assert not +two.inside
 
 
