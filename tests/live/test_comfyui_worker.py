@@ -81,7 +81,7 @@ async def test_a_stream_moves_between_our_engine_and_two_of_comfyui(
             await rig.until(lambda report: is_raw(viewer.pictures[-1]), timeout=HALF_A_MINUTE)
 
             # What cannot run leaves it as it is.
-            for bad in (graph("Quits"), graph("Scale", by=99.0)):
+            for bad in (graph("Nonsense"), graph("Scale", by=99.0)):
                 status, body = await change(rig, workflow=bad)
                 assert status >= 400
             assert (await rig.report())["state"] == "ONLINE"

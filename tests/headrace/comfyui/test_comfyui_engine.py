@@ -162,6 +162,8 @@ async def test_frames_go_through_its_nodes(rig: Rig) -> None:
 
 async def test_sessions_have_node_instances_of_their_own(rig: Rig) -> None:
     first, second = [await rig.session(chain("Shift", by=0.2)) for _ in range(2)]
+    for processor in (first, second):
+        assert await frame_of(processor, 0) == 0
     assert [await frame_of(first) for _ in range(3)] == [51, 102, 153]
     assert await frame_of(second) == 51
     for processor in (first, second):
@@ -172,7 +174,8 @@ async def test_a_node_that_calls_sys_exit_costs_the_frame_alone(rig: Rig) -> Non
     processor = await rig.session(chain("Quits"))
     pid = rig.service.first.pid
     with pytest.raises(ProcessorError, match="SystemExit: 3"):
-        await frame_of(processor)
+        await frame_of(processor, 255)
+    assert await frame_of(processor, 51) == 51
     await processor.update_params({"workflow": chain("Invert")})
     assert await frame_of(processor, 51) == 204
     assert rig.service.first.pid == pid
@@ -268,11 +271,13 @@ async def test_a_session_comes_back_after_its_engine_was_killed(tmp_path: Path) 
     try:
         await wait_until_known(rig.service, READY)
         processor = await rig.session(chain("Shift", by=0.2))
+        assert await frame_of(processor, 0) == 0
         assert [await frame_of(processor) for _ in range(2)] == [51, 102]
         engine, generation = rig.service.first, rig.service.first.generation
         engine.condemn("is killed by the test")
         await until(lambda: engine.generation > generation)
         await processor.wait_ready(READY)
+        assert await frame_of(processor, 0) == 0
         assert await frame_of(processor) == 51
         await processor.on_stream_stop()
     finally:
