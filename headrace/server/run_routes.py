@@ -14,6 +14,7 @@ from headrace.batch.schemas_run import WorkflowRun
 from headrace.batch.validation import parse_request
 from headrace.library.names import Library
 from headrace.server.run_media import JSON, VIDEO, Made, described, file_of, picture_of, wanted_type
+from headrace.server.run_once import spec_for_one
 from headrace.server.runs import Run, Runs
 from headrace.server.specs import Specs
 from stream.answers import error_response
@@ -63,7 +64,7 @@ class RunRoutes:
             if request.can_read_body:
                 fields = await while_connected(request, read_body(request, account, FILES))
             asked = parse_request(WorkflowRun, fields)
-            spec = await asyncio.to_thread(host.specs.of_workflow, data)
+            spec = await asyncio.to_thread(spec_for_one, data, host.specs)
             if "engine" in spec:
                 raise InvalidInput(
                     f"{name} needs {spec['engine']}, which runs streams alone", field="workflow"

@@ -141,6 +141,28 @@ async def test_every_frame_of_a_clip_is_worked_on_and_its_sound_stays(
         assert container.streams.audio[0].codec_context.name == "aac"
 
 
+async def test_a_workflow_that_makes_its_picture_itself_takes_none(server: PageServer, folder: Path) -> None:
+    unneeded = {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": 2}}
+    drawing = {
+        "0": unneeded,
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 72, "height": 40, "batch_size": 1, "color": 0xFF8000},
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    (folder / "drawing.json").write_text(json.dumps(drawing))
+    async with client_of(server) as client:
+        # Without a body, and with parameters alone.
+        for body, colour in ((None, (255, 128, 0)), ({"params": {"1.color": 255}}, (0, 0, 255))):
+            async with client.post("/workflows/drawing/run", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                made = Image.open(io.BytesIO(await answer.read()))
+            assert (made.size, made.getpixel((5, 5))) == ((72, 40), colour)
+        async with client.post("/workflows/drawing/run", data=form(image=picture())) as answer:
+            assert (answer.status, "takes none" in await answer.text()) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
