@@ -15,6 +15,7 @@ import numpy as np
 from byoc.batching import Batcher
 from byoc.state import StreamState
 from byoc.threads import LoopThread
+from stream.codecs import hardware
 from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
 from stream.frames import Picture, VideoFrame
 from stream.processor import FrameProcessor, overrides
@@ -28,6 +29,8 @@ WAIT_READY = 20.0
 """Seconds for which a start waits for the model."""
 WAIT_FREE = 2.0
 """Seconds for which a start waits for what an ended stream left at work."""
+TRIAL = 10.0
+"""Seconds for the trial of the hardware codecs."""
 MAX_CAPACITY = 256
 
 
@@ -96,7 +99,13 @@ class ProcessorPool:
 
     async def _load(self) -> None:
         first = self._first
-        await self._threads[first].call(_warm_up, first)
+        # What the first stream would wait for otherwise.
+        trial = asyncio.create_task(asyncio.to_thread(hardware.report), name="try the hardware codecs")
+        try:
+            await self._threads[first].call(_warm_up, first)
+            await asyncio.wait({trial}, timeout=TRIAL)
+        finally:
+            trial.cancel()
         ensure = getattr(first, "ensure_model_loaded", None) or first.load_model
         try:
             await self._threads[first].call(ensure)
