@@ -22,7 +22,7 @@ def main() -> None:
     assert spec.loader is not None
     bootstrap = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bootstrap)
-    # Only for the last step from floats to bytes, so that it is the same one.
+    # Only for the steps from bytes to floats and back, so that they are the same.
     sys.meta_path.insert(0, bootstrap.RoomFinder(str(bootstrap.__file__).partition("/headrace/engine/")[0]))
     sys.path[0] = comfyui
     sys.argv = ["main.py", "--cpu"]
@@ -35,7 +35,8 @@ def main() -> None:
         importlib.import_module(name)
     import torch
 
-    from headrace.engine.device import write_rgb
+    from stream.frames import Picture
+    from stream.tensors import tensor_from, write_rgb
 
     server = importlib.import_module("server")
     nodes = importlib.import_module("nodes")
@@ -47,7 +48,7 @@ def main() -> None:
     server.PromptServer.instance = Nobody()
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     torch.set_num_threads(1)
-    frame = torch.from_numpy(np.load(frame_file)).to(torch.float32).div(255)[None]
+    frame = tensor_from(Picture.from_rgb(np.load(frame_file)), torch.device("cpu"))
     results = {}
     with torch.inference_mode():
         for name, case in json.loads(Path(cases_file).read_text()).items():

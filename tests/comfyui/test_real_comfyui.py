@@ -410,6 +410,8 @@ async def test_a_stream_goes_on_in_comfyui_when_it_is_killed_and_moves_to_a_seco
         await rig.post("/stream/stop", {"stream_id": "one"})
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+    # The loop is the module's; what waits in its threads is this test's.
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 async def test_a_file_is_processed_by_the_command_line(around: Around, tmp_path: Path) -> None:
