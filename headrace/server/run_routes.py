@@ -65,18 +65,19 @@ class RunRoutes:
                 fields = await while_connected(request, read_body(request, account, FILES))
             asked = parse_request(WorkflowRun, fields)
             spec = await asyncio.to_thread(spec_for_one, data, host.specs)
-            if "engine" in spec:
-                raise InvalidInput(
-                    f"{name} needs {spec['engine']}, which runs streams alone", field="workflow"
-                )
-            host.specs.parameters(spec).resolve(asked.params)
-            media = modalities(host.specs.graphs(spec))
+            media = await asyncio.to_thread(self._checked, spec, asked.params)
             run = await _wanted(asked, spec, media, client=request.remote or "", lane=name)
             kind = wanted_type(request.headers.get("Accept"), video=run.video is not None)
             made = await while_connected(request, host.runs.run(run))
             return await asyncio.to_thread(_answer, made, kind if media.video_output else JSON)
         finally:
             account.close()
+
+    def _checked(self, spec: dict[str, Any], params: dict[str, Any]) -> Modalities:
+        """The media of a workflow whose parameters are right. Raises as `ParameterTable.resolve`."""
+        specs = self._host.specs
+        specs.parameters(spec).resolve(params)
+        return modalities(specs.graphs(spec))
 
 
 async def _wanted(asked: WorkflowRun, spec: dict[str, Any], media: Modalities, **more: str) -> Run:

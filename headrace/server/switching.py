@@ -26,8 +26,12 @@ class Running:
     graphs: tuple[Graph, ...]
     table: ParameterTable
     definitions: Definitions
-    workflow: Any
-    """Data, or a list of such, as somebody gave it."""
+    spec: Mapping[str, Any]
+
+    @property
+    def workflow(self) -> Any:
+        """Data, or a list of such, as somebody gave it."""
+        return self.spec["workflow"]
 
 
 def running(session: Session, specs: Specs) -> Running:
@@ -47,7 +51,7 @@ def running(session: Session, specs: Specs) -> Running:
         values = table.resolve(own)
     graphs = [_with_values(graph, index, values) for index, graph in enumerate(specs.graphs(spec))]
     definitions = specs.definitions.of(spec)
-    return Running(tuple(graphs), ParameterTable(graphs, definitions), definitions, spec["workflow"])
+    return Running(tuple(graphs), ParameterTable(graphs, definitions), definitions, spec)
 
 
 def schema_of(session: Session, specs: Specs) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class WorkflowRoutes:
         if wanted is None:
             base, places = await asyncio.to_thread(self._named_values, name, values or {})
         else:
-            base, places = _of_session(self._host.table.find(wanted), self._host.specs)
+            session = self._host.table.find(wanted)
+            base, places = await asyncio.to_thread(_of_session, session, self._host.specs)
             if body.get("replace") is not True:
                 await asyncio.to_thread(self._check_same, name, base)
         data = await asyncio.to_thread(with_values, base, places, self._read)
@@ -198,7 +199,7 @@ def _of_session(session: Session, specs: Specs) -> tuple[Any, dict[tuple[str, st
             field="session",
         )
     base = base[0] if isinstance(base, list) else base
-    before = specs.parameters({"kind": "workflow", "workflow": base})
+    before = specs.parameters({**found.spec, "workflow": base})
     written: dict[Place, Any] = {each.place: each.value for each in before.parameters.values()}
     now = {each.place: each.value for each in found.table.parameters.values()}
     changed = {place: value for place, value in now.items() if written.get(place) != value}

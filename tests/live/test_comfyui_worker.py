@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from live_rig import INVERT, Rig, Viewer, clip, is_processed, is_raw, running
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "headrace" / "comfyui"))
 
@@ -29,6 +33,16 @@ def graph(*classes: str, **inputs: Any) -> dict[str, Any]:
     return made
 
 
+def white_picture() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "white").save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def picture_in(url: str) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
+
+
 async def change(rig: Rig, **params: Any) -> tuple[int, Any]:
     return await rig.post("/stream/params", params, **{"X-Stream-Id": "one"})
 
@@ -43,6 +57,7 @@ async def test_a_stream_moves_between_our_engine_and_two_of_comfyui(
         "comfyui_second": "on",
         "engine_device": "cpu",
         "batch": False,
+        "workflows": tmp_path / "kept",
     }
     segments = clip(60, fps=15)
     async with running(tmp_path, **settings) as rig:
@@ -79,6 +94,14 @@ async def test_a_stream_moves_between_our_engine_and_two_of_comfyui(
             status, body = await change(rig, **{"1.by": 1.0})
             assert status == 200, body
             await rig.until(lambda report: is_raw(viewer.pictures[-1]), timeout=HALF_A_MINUTE)
+
+            # What was tuned there is kept, and runs there as a request.
+            status, body = await rig.post("/workflows/mine/save", {"session": "one"})
+            assert (status, body["changed"]) == (201, ["1.by"]), body
+            asked = {"image": white_picture(), "params": {"1.by": 0.5}}
+            status, body = await rig.post("/workflows/mine/run", asked, Accept="application/json")
+            assert status == 200, body
+            assert picture_in(body["images"][0]["url"]).mean() == pytest.approx(127, abs=2)
 
             # What cannot run leaves it as it is.
             for bad in (graph("Nonsense"), graph("Scale", by=99.0)):
