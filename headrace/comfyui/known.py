@@ -44,12 +44,20 @@ class KnownClasses:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for name, data in ((f"{state}.facts", facts), (f"{state}.json", info)):
-                with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                    file.write(data)
-                os.replace(file.name, self._folder / name)
+                self._write(self._folder / name, data)
             self._forget_old()
         except OSError as error:
             log.warning("the classes of ComfyUI cannot be kept in %s: %s", self._folder, error)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
 
     def _forget_old(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)

@@ -84,7 +84,7 @@ class ComfyService:
         self._ending: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         if (kept := self._known.load(self._state)) is not None:
-            self._learn(kept)
+            self._learn(definitions_from_object_info(kept))
 
     def _make(self, name: str) -> Engine:
         settings = self.settings
@@ -118,13 +118,14 @@ class ComfyService:
     async def stop(self) -> None:
         for handle in self._ending.values():
             handle.cancel()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
         results = await asyncio.gather(
-            *self._tasks, *(engine.stop() for engine in self.engines), return_exceptions=True
+            *tasks, *(engine.stop() for engine in self.engines), return_exceptions=True
         )
         shutil.rmtree(self._scratch, ignore_errors=True)
-        for result in results[len(self._tasks) :]:
+        for result in results[len(tasks) :]:
             if isinstance(result, BaseException):
                 raise result
 
@@ -221,20 +222,29 @@ class ComfyService:
                 return
             parts = blobs.copies()
             blobs.close()
-            self._introduced(parts)
+            task = asyncio.create_task(self._introduced(parts), name="what ComfyUI says of itself")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _introduced(self, parts: Mapping[str, bytes]) -> None:
+    async def _introduced(self, parts: Mapping[str, bytes]) -> None:
+        """Megabytes of JSON are read in a thread; streams go on meanwhile."""
+        read = await asyncio.to_thread(self._read, parts)
+        if read is None:
+            log.warning("what ComfyUI says of itself makes no sense")
+            return
+        self.facts, definitions = read
+        for pack in (one for one in self.failed_packs() if not one.get("skipped")):
+            log.warning("ComfyUI's pack %s is not loaded: %s", pack.get("name"), pack.get("reason"))
+        self._learn(definitions)
+        self._introduced_once.set()
+
+    def _read(self, parts: Mapping[str, bytes]) -> tuple[dict[str, Any], Definitions] | None:
         facts = read_object_info(parts.get("facts", b""))
         info = read_object_info(parts.get("object_info", b""))
         if facts is None or not isinstance(facts.get("packs"), list) or info is None:
-            log.warning("what ComfyUI says of itself makes no sense")
-            return
-        self.facts = facts
-        for pack in (one for one in self.failed_packs() if not one.get("skipped")):
-            log.warning("ComfyUI's pack %s is not loaded: %s", pack.get("name"), pack.get("reason"))
+            return None
         self._known.save(self._state, parts["object_info"], parts["facts"])
-        self._learn(info)
-        self._introduced_once.set()
+        return facts, definitions_from_object_info(info)
 
     async def wait_introduced(self, timeout: float) -> None:
         """Return when an engine has said what the installation has. Raises `EngineError` after that time."""
@@ -244,9 +254,9 @@ class ComfyService:
         except TimeoutError:
             raise EngineError(f"ComfyUI has said nothing of itself within {timeout:g} s") from None
 
-    def _learn(self, info: Mapping[str, Any]) -> None:
-        self.definitions = definitions_from_object_info(info)
-        self._on_definitions(self.definitions)
+    def _learn(self, definitions: Definitions) -> None:
+        self.definitions = definitions
+        self._on_definitions(definitions)
 
     def require(self) -> None:
         """Raise `EngineError` while nobody can know which classes there are."""

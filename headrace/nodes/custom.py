@@ -18,6 +18,7 @@ from headrace.models.roots import Roots
 from headrace.nodes.packs import packs_in
 from headrace.server.definitions import WorkerDefinitions
 from stream.errors import EngineError
+from workflows.definitions import Definitions
 from workflows.registry import definitions_from_object_info
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,9 @@ class CustomNodes:
         self._definitions = definitions
         self._known = KnownClasses((cache or Roots.from_environment().cache) / "custom-nodes")
         self._told_once = asyncio.Event()
+        self._reading: set[asyncio.Task[None]] = set()
         if (kept := self._known.load(state_of(folder))) is not None:
-            self._learn(kept)
+            definitions.put(ORIGIN, definitions_from_object_info(kept))
 
     def watch(self, engine: Engine) -> None:
         """Listen to an engine that was made with `headrace.nodes.packs.home_for`."""
@@ -63,20 +65,33 @@ class CustomNodes:
             return
         parts = blobs.copies()
         blobs.close()
-        facts, info = (read_object_info(parts.get(name, b"")) for name in ("facts", "object_info"))
-        if facts is None or info is None:
+        task = asyncio.create_task(self._learn(parts), name="what an engine tells of custom nodes")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _learn(self, parts: Mapping[str, bytes]) -> None:
+        """Its JSON and the folder are read in a thread; streams go on meanwhile."""
+        read = await asyncio.to_thread(self._read, parts)
+        if read is None:
             log.warning("what the engine tells of custom nodes makes no sense")
             return
+        facts, definitions = read
         self.packs = [pack for pack in facts.get("packs") or () if isinstance(pack, dict)]
         for pack in self.packs:
             if not pack.get("loaded"):
                 log.warning("custom nodes %s are not loaded: %s", pack.get("name"), pack.get("reason"))
-        self._known.save(state_of(self._folder), parts["object_info"])
-        self._learn(info)
+        self._definitions.put(ORIGIN, definitions)
         self._told_once.set()
 
-    def _learn(self, info: Mapping[str, Any]) -> None:
-        self._definitions.put(ORIGIN, definitions_from_object_info(info))
+    def _read(self, parts: Mapping[str, bytes]) -> tuple[dict[str, Any], Definitions] | None:
+        facts, info = (read_object_info(parts.get(name, b"")) for name in ("facts", "object_info"))
+        if facts is None or info is None:
+            return None
+        try:
+            self._known.save(state_of(self._folder), parts["object_info"])
+        except OSError as error:
+            log.warning("the classes of custom nodes are not kept: %s", error)
+        return facts, definitions_from_object_info(info)
 
 
 def state_of(folder: Path) -> str:
