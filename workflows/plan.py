@@ -158,7 +158,7 @@ class Plan:
         program = self._program
         flow = program.video
         if flow.slow or self._expands:
-            return self._told(_driven(self._slowly(flow, Given(image=image))), flow)
+            return self._told(self._driven(self._slowly(flow, Given(image=image))), flow)
         slots = flow.slots.copy()
         slots[FRAME_SLOT] = image
         if flow.held_in or flow.ticks:
@@ -187,7 +187,7 @@ class Plan:
             step = _step_of(flow, call)
             step.give_back(slots, arguments)
             given = Given(slots, step, (result,) if surprise.made else (), image=image)
-            return self._told(_driven(self._slowly(flow, given)), flow)
+            return self._told(self._driven(self._slowly(flow, given)), flow)
         except (Exception, SystemExit) as error:
             raise node_failed(_step_of(flow, call).node, error, arguments) from error
         return self._output(flow, slots)
@@ -239,6 +239,18 @@ class Plan:
             if reason == EXPANDS and node_id in program.bound
         }
         return result
+
+    def _driven(self, work: Coroutine[Any, Any, T]) -> T:
+        """What ``work`` gives without an event loop; `NeedsLoop` when it has to wait for something, as
+        further frames then may."""
+        try:
+            work.send(None)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        work.close()
+        self._met_async = True
+        raise NeedsLoop("an async node came up where none was planned")
 
     def _begin(self, flow: Flow, slots: list[Any]) -> None:
         """Take what the other flow holds, and the literals of this run."""
@@ -377,14 +389,3 @@ class Plan:
 
 def _step_of(flow: Flow, call: Any) -> Step:
     return next(step for step in flow.steps if step.call is call)
-
-
-def _driven(work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` gives without an event loop; `NeedsLoop` when it has to wait for something."""
-    try:
-        work.send(None)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
-    work.close()
-    raise NeedsLoop("an async node came up where none was planned")

@@ -137,13 +137,23 @@ class Expand(Old):
         return {"result": ([add, 0],), "expand": graph}
 
 
+class ExpandLater(Old):
+    """An addition by way of an async node that has to wait."""
+
+    def run(self, a: int, b: int, n: int, me: str) -> dict[str, Any]:
+        calls[me] += 1
+        inner = f"{me}.{next(_fresh)}"
+        graph = {inner: {"class_type": "LaterAdd", "inputs": {"a": a, "b": b, "n": n}}}
+        return {"result": ([inner, 0],), "expand": graph}
+
+
 CLASSES: dict[str, Any] = {
     one.__name__: one for one in (Constant, Add, LaterAdd, SchemaAdd, Many, Gather, Switch, Block, Expand)
 }
 
 
 def registry() -> NodeRegistry:
-    return NodeRegistry.from_mappings(CLASSES)
+    return NodeRegistry.from_mappings(CLASSES, {"ExpandLater": ExpandLater})
 
 
 def naive(graph: dict[str, Any], frame: int) -> Any:

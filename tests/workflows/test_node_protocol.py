@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.errors import ProcessorError
-from workflows.plan import Plan
+from workflows.plan import NeedsLoop, Plan
 from workflows.topology import downstream
 
 LOAD = {"class_type": "LoadTensor", "inputs": {}}
@@ -141,6 +141,22 @@ def test_a_node_that_expands_is_run_by_the_slow_road_from_then_on() -> None:
     graph = through("Expand", a=["in", 0], b=["two", 0], n=3)
     assert [plan.run(frame)[0] for frame in (4, 5)] == [protocol_pack.naive(graph, frame) for frame in (4, 5)]
     assert plan.slow_nodes == {"x": "it expands into other nodes"}
+
+
+def test_an_async_node_that_another_expands_into_is_awaited_from_then_on() -> None:
+    graph = through("ExpandLater", a=["in", 0], b=["two", 0], n=3)
+
+    async def scenario() -> None:
+        protocol_pack.calls.clear()
+        plan = await Plan.compile(graph, protocol_pack.registry())
+        assert not plan.is_async
+        with pytest.raises(NeedsLoop):
+            plan.run(4)
+        assert plan.is_async
+        for frame in (4, 5):
+            assert (await plan.run_async(frame))[0] == (frame * 3 + 3 * 2) % protocol_pack.MODULUS
+
+    asyncio.run(scenario())
 
 
 def test_two_plans_of_one_graph_share_their_constants_and_keep_their_instances() -> None:
