@@ -98,7 +98,7 @@ class Comfy:
 
 
 class Node:
-    RETURN_TYPES = ("IMAGE",)
+    RETURN_TYPES: tuple[str, ...] = ("IMAGE",)
     FUNCTION = "run"
     CATEGORY = "benchmark"
 

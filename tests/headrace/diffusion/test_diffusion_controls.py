@@ -22,8 +22,8 @@ from headrace.diffusion.preprocessors import preprocessor_of
 from headrace.diffusion.stream import Control, Guidance, Stream
 from headrace.models.tiny import fill
 from stream.errors import InvalidInput
-from tests.headrace.diffusion.test_stream_batch import INDICES, pictures, play, relative, settings
-from tests.headrace.diffusion.test_stream_processor import frame, loaded, result
+from tests.headrace.diffusion.test_diffusion_batch import INDICES, pictures, play, relative, settings
+from tests.headrace.diffusion.test_diffusion_processor import frame, loaded, result
 from tests.headrace.diffusion.tiny_networks import networks
 
 
