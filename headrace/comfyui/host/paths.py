@@ -24,7 +24,7 @@ _UPLOADS = (
     "image_folder",
 )
 _ABSOLUTE = re.compile(r"^(~|/[^/\s]+/|[A-Za-z]:[\\/]|\\\\)")
-_SCHEME = re.compile(r"^\s*[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = re.compile(r"^\s*([A-Za-z][A-Za-z0-9+.-]*://|file:)", re.IGNORECASE)
 _WRITES = re.compile(
     r"(^|_)(prefix|suffix|format|ext|extension|type|mode|count|limit|cap|skip|index)(_|\d|$)"
 )
@@ -49,7 +49,7 @@ def trouble_with(value: str, roots: Sequence[str], *, network: bool, named: bool
     if "\0" in value:
         return "has a NUL character"
     text = _ANNOTATION.sub("", value)
-    if named and _SCHEME.match(text):
+    if _SCHEME.match(text) and (named or len(text.split()) == 1):
         return (
             None if network and not text.strip().lower().startswith("file:") else "names a URL; those are off"
         )

@@ -36,8 +36,15 @@ class Turn:
         self._lock.acquire()
         self.beside = threading.current_thread() is not threading.main_thread()
         self._since = time.monotonic()
-        self._enter()
+        self._entered()
         return self
+
+    def _entered(self) -> None:
+        try:
+            self._enter()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc_info: Any) -> None:
         self.beside = False
@@ -58,5 +65,5 @@ class Turn:
             await asyncio.sleep(look)
             look = _LOOK
         self.frame_at = time.monotonic()
-        self._enter()
+        self._entered()
         return self
