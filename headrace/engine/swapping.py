@@ -89,13 +89,15 @@ class SwappingProcessor(FrameProcessor):
         self._start: Params = {}
         self.inner = make(engine, spec, dict(params or {}))
         super().__init__()
-        placement.entered(engine)
-        self._inside = True
+        self._inside = False
+        """Whether the placement counts it; a session that is refused before it loads never is."""
+        self._is_stopped = False
 
     # -- life --------------------------------------------------------------------------------------------
 
     async def load_model(self, **kwargs: Any) -> None:
         self._load = kwargs
+        self._is_stopped = False
         if not self._inside:
             self._inside = True
             self._placement.entered(self._engine)
@@ -115,6 +117,7 @@ class SwappingProcessor(FrameProcessor):
 
     async def on_stream_stop(self) -> None:
         """Close whatever is open; bounded as `EngineProcessor.on_stream_stop` is."""
+        self._is_stopped = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait({self._opening})
@@ -142,7 +145,10 @@ class SwappingProcessor(FrameProcessor):
         Raises what the workflow or its engine raised; then the old one goes on.
         """
         self._forget_prepared()
-        target = self._placement.target(self._engine, self.inner.spec, params)
+        # In a thread: what is brought is checked, which takes as long as it is large.
+        target = await asyncio.to_thread(self._placement.target, self._engine, self.inner.spec, params)
+        if target is not None and target.engine is not None and self._is_stopped:
+            raise EngineError("the session was closed while another workflow was loaded")
         if target is not None and target.notice is not None:
             self.emit("event", {"type": "notice", "message": target.notice})
         if target is None or target.engine is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any
 
@@ -69,6 +70,9 @@ async def engines() -> AsyncIterator[tuple[Engine, Engine]]:
     ):
         await a.wait_ready(60)
         await b.wait_ready(60)
+        # The loop's threads stay: one, from now on.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        await asyncio.to_thread(int)
         yield a, b
 
 
@@ -120,6 +124,16 @@ async def test_a_workflow_is_loaded_in_the_other_engine_and_swapped_in(
     assert not +two.inside
 
 
+async def test_a_session_counts_as_one_in_an_engine_once_it_loads(engines: tuple[Engine, Engine]) -> None:
+    two = Two(engines)
+    processor = processor_in(two, INVERT)
+    assert not +two.inside
+    await processor.load_model()
+    assert two.inside == {"a": 1}
+    await processor.on_stream_stop()
+    assert not +two.inside
+
+
 @pytest.mark.parametrize(
     "bad", [workflow("NoSuchClass"), workflow("ImageCrop", width=4, height=4, x=99, y=99)]
 )
@@ -166,9 +180,20 @@ async def test_a_stop_ends_what_is_being_prepared(engines: tuple[Engine, Engine]
     two = Two(engines)
     processor = await started(two, INVERT)
     preparing = asyncio.ensure_future(processor.prepare_params({"workflow": SAME}))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    while not two.inside["b"] and not preparing.done():
+        await asyncio.sleep(0.001)
     assert two.inside["b"] == 1
+    await processor.on_stream_stop()
+    with pytest.raises(EngineError, match="closed while another workflow was loaded"):
+        await preparing
+    assert not +two.inside
+
+
+async def test_a_stop_while_another_workflow_is_checked_opens_nothing(engines: tuple[Engine, Engine]) -> None:
+    two = Two(engines)
+    processor = await started(two, INVERT)
+    preparing = asyncio.ensure_future(processor.prepare_params({"workflow": SAME}))
+    await asyncio.sleep(0)
     await processor.on_stream_stop()
     with pytest.raises(EngineError, match="closed while another workflow was loaded"):
         await preparing
