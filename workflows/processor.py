@@ -85,7 +85,11 @@ class _Change:
     replacement: _Running | None = None
 
     def fits(self, running: _Running) -> bool:
-        return self.running is running and all(plan.program is base for plan, base, _ in self.programs)
+        """Whether it may still be put in force. Constants that were made anew since (IS_CHANGED) are no
+        reason against another workflow."""
+        return self.running.plans == running.plans and all(
+            plan.program is base for plan, base, _ in self.programs
+        )
 
 
 class WorkflowProcessor(FrameProcessor):
@@ -122,6 +126,8 @@ class WorkflowProcessor(FrameProcessor):
         self._running: _Running | None = None
         self._prepared: _Change | None = None
         self._found: _Change | None = None
+        self._is_preparing = False
+        """Meanwhile nodes are not asked: what they say would void what is prepared."""
         self._asking: asyncio.Task[None] | None = None
         self._ask_at = 0.0
         self._size = Size()
@@ -171,7 +177,7 @@ class WorkflowProcessor(FrameProcessor):
         execution blocker holds the picture back. Raises `ProcessorError` that names the node at fault.
         """
         running = self._loaded()
-        if running.may_change:
+        if running.may_change and not self._is_preparing:
             running = self._look_after(running)
         if running.is_passthrough:
             return frame
@@ -233,7 +239,12 @@ class WorkflowProcessor(FrameProcessor):
         running = self._loaded()
         if self._takes_long(running, params):
             await self._end_asking()
-            self._prepared = await run_beside(lambda: self._work_out(running, params))
+            self._found = None
+            self._is_preparing = True
+            try:
+                self._prepared = await run_beside(lambda: self._work_out(running, params))
+            finally:
+                self._is_preparing = False
 
     async def update_params(self, params: Params) -> None:
         """New parameters, another workflow, or both. Raises and leaves all as it was, or takes effect whole.

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError  # noqa: E402
 from stream.frames import VideoFrame  # noqa: E402
+from workflows import processor as processor_module  # noqa: E402
 from workflows.beside import run_beside  # noqa: E402
 from workflows.processor import WorkflowProcessor  # noqa: E402
 from workflows.registry import NodeRegistry  # noqa: E402
@@ -165,6 +166,60 @@ async def test_a_preparation_that_no_longer_fits_is_not_used() -> None:
     await made.prepare_params({"workflow": other(0.75)})
     await made.update_params({"workflow": other(0.5)})
     assert await shown(made) == 0.5
+
+
+class File:
+    """A constant whose file changes whenever it is asked."""
+
+    RETURN_TYPES = ("LEVEL",)
+    FUNCTION = "read"
+    CATEGORY = "test"
+    asked: ClassVar[int] = 0
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {}}
+
+    @classmethod
+    def IS_CHANGED(cls) -> int:  # noqa: N802
+        cls.asked += 1
+        return cls.asked
+
+    def read(self) -> tuple[float]:
+        return (0.25,)
+
+
+@pytest.mark.parametrize("params", [{"workflow": other(0.5)}, {"5.level": 0.5}])
+async def test_files_that_change_meanwhile_do_not_void_a_preparation(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor_module, "ASK_EVERY", 0.0)
+    File.asked = 0
+    Level.may_load.set()
+    graph = workflow(0.25)
+    graph["2"] = {"class_type": "File", "inputs": {}}
+    graph["5"] = {"class_type": "Level", "inputs": {"level": 0.125}}
+    graph["6"] = {**graph["3"], "inputs": {"image": ["3", 0], "level": ["5", 0], "gain": 1.0}}
+    graph["4"] = {"class_type": "SaveTensor", "inputs": {"images": ["6", 0]}}
+    made = WorkflowProcessor(graph, NodeRegistry.builtin().add({"Level": Level, "Fill": Fill, "File": File}))
+    await made.load_model()
+    while File.asked < 5:
+        assert await shown(made) == 0.125
+        await asyncio.sleep(0.002)
+    Level.may_load.clear()
+    Level.loads.clear()
+    preparing = asyncio.create_task(made.prepare_params(params))
+    for _ in range(20):
+        assert await shown(made) == 0.125
+        await asyncio.sleep(0.002)
+    Level.may_load.set()
+    await asyncio.wait_for(preparing, HANG_GUARD)
+    works = []
+    monkeypatch.setattr(made, "_work_out", works.append)
+    await made.update_params(params)
+    assert not works
+    assert await shown(made) == 0.5
+    assert [load[1] for load in Level.loads] == ["prepare"]
 
 
 async def test_a_preparation_that_is_given_up_leaves_nothing_behind() -> None:
