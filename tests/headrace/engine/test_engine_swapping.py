@@ -42,6 +42,7 @@ class Two:
     def __init__(self, engines: tuple[Engine, Engine]) -> None:
         self.engines = engines
         self.inside: Counter[str] = Counter()
+        self.in_second = asyncio.Event()
         self.notice: str | None = None
 
     def target(self, engine: Engine, spec: dict[str, Any], params: Params) -> Target | None:
@@ -57,6 +58,8 @@ class Two:
 
     def entered(self, engine: Engine) -> None:
         self.inside[engine.settings.name] += 1
+        if engine is self.engines[1]:
+            self.in_second.set()
 
     def left(self, engine: Engine) -> None:
         self.inside[engine.settings.name] -= 1
@@ -180,8 +183,7 @@ async def test_a_stop_ends_what_is_being_prepared(engines: tuple[Engine, Engine]
     two = Two(engines)
     processor = await started(two, INVERT)
     preparing = asyncio.ensure_future(processor.prepare_params({"workflow": SAME}))
-    while not two.inside["b"] and not preparing.done():
-        await asyncio.sleep(0.001)
+    await asyncio.wait_for(two.in_second.wait(), 10)
     assert two.inside["b"] == 1
     await processor.on_stream_stop()
     with pytest.raises(EngineError, match="closed while another workflow was loaded"):
