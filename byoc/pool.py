@@ -101,13 +101,10 @@ class ProcessorPool:
         first = self._first
         # What the first stream would wait for otherwise.
         trial = asyncio.create_task(asyncio.to_thread(hardware.report), name="try the hardware codecs")
+        ensure = getattr(first, "ensure_model_loaded", None) or first.load_model
         try:
             await self._threads[first].call(_warm_up, first)
             await asyncio.wait({trial}, timeout=TRIAL)
-        finally:
-            trial.cancel()
-        ensure = getattr(first, "ensure_model_loaded", None) or first.load_model
-        try:
             await self._threads[first].call(ensure)
         except HeadraceError as error:
             self._state.set_error(f"Model loading failed: {error.message}")
@@ -116,6 +113,8 @@ class ProcessorPool:
             self._state.set_error(f"Model loading failed: {type(error).__name__}: {error}")
         else:
             self._state.set_startup_complete()
+        finally:
+            trial.cancel()
 
     async def close(self) -> None:
         """End all threads; bounded."""
@@ -141,11 +140,13 @@ class ProcessorPool:
             )
 
     async def wait_free(self) -> None:
-        """Return when a stream can begin. Raises `EngineError` when the model is not there or what serves the
-        only stream has not come back from the last one."""
+        """Return when a stream can begin. Raises `EngineError` when the model is not there or the thread that
+        is to serve it has not come back from a call of a stream before."""
         await self.wait_loaded()
         if self._single is not None and self._single not in self._taken:
             await self._check_back()
+        elif self.batcher is not None and not await self._threads[self._first].turns(WAIT_FREE):
+            raise EngineError(f"{type(self._first).__name__} has not come back from a call for other streams")
 
     async def _check_back(self) -> None:
         if self.stuck is None and not await self._threads[self._first].responds(WAIT_FREE):
@@ -158,7 +159,7 @@ class ProcessorPool:
         raises as `ProcessorError`."""
         if len(self._taken) >= self.capacity:
             raise AtCapacity("Pipeline is still in use")
-        if self._first not in self._taken:
+        if self._first not in self._taken and not self._first_is_stuck():
             return self._hand_out(self._first)
         try:
             processor = self._make()
@@ -178,10 +179,16 @@ class ProcessorPool:
         self._threads[processor] = thread
         return self._hand_out(processor)
 
+    def _first_is_stuck(self) -> bool:
+        """Whether its thread is still at work for a stream that has ended, so that another must do."""
+        if self._single is not None or self.batcher is not None:
+            return False
+        return self._threads[self._first].open_calls > 0
+
     def _hand_out(self, processor: FrameProcessor) -> tuple[FrameProcessor, LoopThread]:
         self._taken.add(processor)
         if self.batcher is not None:
-            self.batcher.joined()
+            self._threads[processor].post(self.batcher.joined)
         return processor, self._threads[processor]
 
     def _loaded(self) -> dict[str, Any]:
@@ -198,7 +205,7 @@ class ProcessorPool:
         self._taken.discard(processor)
         thread = self._threads[processor]
         if self.batcher is not None:
-            await thread.call(self.batcher.left)
+            thread.post(self.batcher.left)
         if processor is not self._first:
             del self._threads[processor]
             if thread is not self._threads[self._first]:

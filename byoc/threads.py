@@ -63,7 +63,7 @@ class LoopThread:
     async def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """What ``function``, a coroutine function as a rule, returns or raises. Cancelling cancels it there.
 
-        Raises `ProcessorError` when the thread does not run.
+        Raises `ProcessorError` when the thread does not run, and when the call was cancelled from within.
         """
         loop = self._loop
         if loop is None:
@@ -75,8 +75,26 @@ class LoopThread:
         try:
             return await call.answer
         except asyncio.CancelledError:
-            loop.call_soon_threadsafe(call.cancel)
+            try:
+                loop.call_soon_threadsafe(call.cancel)
+            except RuntimeError:
+                # The thread has ended meanwhile, and the call with it.
+                pass
             raise
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have ``function`` called there, whenever the loop turns next; nothing happens without a thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(function)
+
+    async def turns(self, timeout: float) -> bool:
+        """Whether the loop turns within ``timeout`` seconds, whatever calls are open."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.call(_nothing)
+        except TimeoutError:
+            return False
+        return True
 
     def _closed(self) -> None:
         self._open -= 1
@@ -165,10 +183,9 @@ class _Call:
         self._closed()
         if self.answer.done():
             return
-        if isinstance(error, asyncio.CancelledError):
-            self.answer.cancel()
-        elif isinstance(error, StopIteration):
-            self.answer.set_exception(ProcessorError("StopIteration was raised"))
+        if isinstance(error, (asyncio.CancelledError, StopIteration)):
+            # The one would look as if the caller had been cancelled, and a future cannot carry the other.
+            self.answer.set_exception(ProcessorError(f"{type(error).__name__} was raised"))
         elif error is not None:
             self.answer.set_exception(error)
         else:
