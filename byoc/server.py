@@ -137,7 +137,6 @@ class StreamServer:
         self._heap = HeapTrimmer()
         self.table.on_ended.append(self._heap.session_ended)
         self._closing: set[asyncio.Task[None]] = set()
-        self._runner: web.AppRunner | None = None
         self._stopping: asyncio.Event | None = None
         self.app = self._make_app(dict(app_kwargs or {}), middleware or (), token)
         for key, value in (app_context or {}).items():
@@ -145,9 +144,13 @@ class StreamServer:
         self._cors = _cors(self.app, cors_config) if cors_config else None
         self.app.on_startup.extend(on_startup or ())
         self.app.on_shutdown.extend(on_shutdown or ())
+        self.app.on_shutdown.append(self._shut_down)
         if enable_default_routes:
             self._add_default_routes()
         self.service.add_routes(self.app, reports=enable_default_routes)
+        if self._cors is not None:
+            for standard in list(self.app.router.routes()):
+                self._cors.add(standard)
         for route in custom_routes or ():
             self._add_custom(route)
         for static in static_routes or ():
@@ -170,9 +173,6 @@ class StreamServer:
         metrics = Metrics(self.table, version=__version__)
         metrics.register(self.app)
         self.service.add_metrics(metrics.registry)
-        if self._cors is not None:
-            for route in list(self.app.router.routes()):
-                self._cors.add(route)
 
     def _add_custom(self, route: RouteConfig | Mapping[str, Any]) -> None:
         config = route if isinstance(route, RouteConfig) else RouteConfig(**route)
@@ -330,8 +330,8 @@ class StreamServer:
     async def start_server(self) -> web.AppRunner:
         """Listen, and begin to load the model; `port` is then the one that was found for port 0.
 
-        Raises `OSError` when the port is taken, `InvalidInput` for a registration that cannot be. What is
-        returned is cleaned up by `stop`, or by the caller.
+        Raises `OSError` when the port is taken, `InvalidInput` for a registration that cannot be. The caller
+        cleans up what is returned, which stops listening; that calls `stop`, where nobody has.
         """
         runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -349,7 +349,6 @@ class StreamServer:
         except BaseException:
             await runner.cleanup()
             raise
-        self._runner = runner
         await self.pool.start()
         self.service.start()
         log.info("listening on %s:%d", self.host, self.port)
@@ -368,6 +367,9 @@ class StreamServer:
         finally:
             self._heap.close()
             await asyncio.gather(self.service.close(), self.pool.close())
+
+    async def _shut_down(self, app: web.Application) -> None:
+        await self.stop()
 
     async def run_forever(self) -> None:
         """Serve until SIGTERM or SIGINT (where this is the main thread), `stop`, or cancellation."""

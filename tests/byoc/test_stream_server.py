@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import aiohttp
 import numpy as np
 import pytest
 from byoc_rig import clip, serving
@@ -223,6 +224,23 @@ async def test_a_token_guards_what_acts():
         body = {"gateway_request_id": "one"}
         status, _ = await rig.post("/stream/start", body, Authorization="Bearer secret")
         assert status == 200
+
+
+async def test_cleaning_up_the_runner_alone_ends_streams_and_threads():
+    processor = Invert()
+    server = StreamServer(processor, port=0, host="127.0.0.1")
+    runner = await server.start_server()
+    await server.pool.wait_loaded()
+    url = f"http://127.0.0.1:{server.port}/stream/start"
+    async with aiohttp.ClientSession() as http:
+        async with http.post(url, json={"gateway_request_id": "one"}) as response:
+            assert response.status == 200
+        thread = server.pool._threads[processor]
+        assert thread.running
+        await runner.cleanup()
+    assert not len(server.table)
+    assert not thread.running
+    assert processor.told[-1] == ("stop", None)
 
 
 @pytest.mark.parametrize(("options", "field"), [({"capacity": 2}, "capacity")])
