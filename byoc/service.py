@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -9,12 +10,15 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from byoc.pool import ProcessorPool
+from byoc.registration.capability import whole
 from byoc.registration.environment import registration_from
 from byoc.registration.registrar import Offer, Registrar
 from byoc.registration.report import CapabilityRoute, RegistrationCollector
 from byoc.request_handlers import RequestHandler
 from byoc.request_routes import RequestRoutes
 from stream.table import SessionTable
+
+log = logging.getLogger(__name__)
 
 
 class CapabilityService:
@@ -33,8 +37,17 @@ class CapabilityService:
     def prepare(self, name: str, host: str, port: int, *, token: str | None, verify_tls: bool) -> None:
         """Make the registrar, once the port is known that is the default of ``CAPABILITY_URL``."""
         environment = {"CAPABILITY_URL": f"http://localhost:{port}", **os.environ}
-        if not self._pool.streams and (text := os.environ.get("CAPABILITY_CAPACITY")) and text.isdecimal():
-            self._capacity = int(text)
+        if text := os.environ.get("CAPABILITY_CAPACITY"):
+            wanted = whole("CAPABILITY_CAPACITY", text)
+            if not self._pool.streams:
+                self._capacity = wanted
+            elif wanted != self._capacity:
+                log.warning(
+                    "CAPABILITY_CAPACITY is %d and %d is registered: an instance serves one stream, a class "
+                    "or function several, and a capacity that the server was given counts",
+                    wanted,
+                    self._capacity,
+                )
         settings = registration_from(
             environment,
             name=name,

@@ -10,6 +10,7 @@ import pytest
 
 from byoc import FrameProcessor, StreamServer, VideoFrame, request_handler
 from byoc.testing import MockGateway, MockOrchestrator, generated
+from stream.errors import InvalidInput
 
 
 class Author(FrameProcessor):
@@ -85,6 +86,13 @@ async def test_a_capability_without_streams_offers_what_its_handlers_take(monkey
         assert (await gateway.request("author", "two")).events == ["2", "[DONE]"]
 
 
+async def test_a_capacity_that_an_instance_cannot_have_is_told(monkeypatch, caplog):
+    monkeypatch.setenv("CAPABILITY_CAPACITY", "4")
+    async with capability(monkeypatch, Author()) as (orchestrator, _):
+        assert (await orchestrator.registered("author", 60)).capacity == 1
+    assert "CAPABILITY_CAPACITY is 4 and 1 is registered" in caplog.text
+
+
 async def test_without_an_orchestrator_nothing_is_registered(monkeypatch):
     monkeypatch.delenv("ORCH_URL", raising=False)
     server = StreamServer(Author(), port=0, host="127.0.0.1", capability_name="author")
@@ -100,15 +108,22 @@ async def test_without_an_orchestrator_nothing_is_registered(monkeypatch):
         await runner.cleanup()
 
 
-async def test_a_wrong_variable_ends_the_start(monkeypatch):
-    from stream.errors import InvalidInput
-
+@pytest.mark.parametrize(
+    ("processor", "variable", "value"),
+    [
+        (Author, "CAPABILITY_URL", "nowhere"),
+        (Author, "CAPABILITY_CAPACITY", "two"),
+        (Batch, "CAPABILITY_CAPACITY", "two"),
+        (Batch, "CAPABILITY_CAPACITY", "-1"),
+    ],
+)
+async def test_a_wrong_variable_ends_the_start(monkeypatch, processor, variable, value):
     monkeypatch.setenv("ORCH_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("ORCH_SECRET", "s")
-    monkeypatch.setenv("CAPABILITY_URL", "nowhere")
-    server = StreamServer(Author(), port=0, host="127.0.0.1", capability_name="author")
+    monkeypatch.setenv(variable, value)
+    server = StreamServer(processor(), port=0, host="127.0.0.1", capability_name="author")
     try:
-        with pytest.raises(InvalidInput, match="CAPABILITY_URL"):
+        with pytest.raises(InvalidInput, match=variable):
             await server.start_server()
     finally:
         await server.stop()
