@@ -36,7 +36,8 @@ class HandlerRegistry:
         """The decorated methods of an object, but for those whose names begin with an underscore."""
         registry = cls()
         for name in dir(instance):
-            if name.startswith("_"):
+            # Properties are not to be evaluated.
+            if name.startswith("_") or isinstance(getattr(type(instance), name, None), property):
                 continue
             handler = getattr(instance, name)
             info = getattr(handler, MARK, None)

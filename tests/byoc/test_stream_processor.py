@@ -69,6 +69,10 @@ class Handlers:
         self.told.append(("params", params))
         self.answer = params.get("answer", self.answer)
 
+    @property
+    def never_looked_at(self):
+        raise AssertionError("a property is not a handler")
+
     @on_stream_stop
     async def stop(self):
         self.background.cancel()
