@@ -6,7 +6,6 @@ import time
 from typing import Protocol
 
 from byoc.registration.capability import Capability
-from byoc.registration.environment import DEFAULT_URL
 from byoc.registration.registrar import Offer, Registrar, RegistrationSettings
 from headrace.settings import Settings
 from stream.table import SessionTable
@@ -54,7 +53,8 @@ def make_registrar(host: Host) -> Registrar | None:
     capabilities = [
         Capability(
             name,
-            settings.capability_url or f"{DEFAULT_URL.rpartition(':')[0]}:{settings.port}",
+            settings.capability_url
+            or f"{'https' if settings.encrypted else 'http'}://localhost:{settings.port}",
             settings.capability_description,
             settings.capacity,
             settings.capability_price,
