@@ -117,7 +117,8 @@ class Rig:
         heard: list[dict[str, Any]] = []
 
         async def read() -> None:
-            url = self.channel(f"{name}-events")
+            # Whoever asks before it is there asks ever more rarely, and the ring keeps five segments.
+            await self.make(url := self.channel(f"{name}-events"))
             async for message in ControlReader(url, start=0, not_found_grace=20).messages():
                 heard.append(message)
 
@@ -130,7 +131,7 @@ class Rig:
         lines: list[bytes] = []
 
         async def read() -> None:
-            url = self.channel(f"{name}-data")
+            await self.make(url := self.channel(f"{name}-data"))
             async for segment in TrickleSubscriber(url, start=0, not_found_grace=20).segments():
                 lines.append(await segment.read(1 << 20))
 
