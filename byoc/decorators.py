@@ -3,7 +3,6 @@ a thread of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import logging
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from byoc.plain import in_daemon_thread
 from byoc.registry import MARK, HandlerFn, HandlerInfo, HandlerKind
 from stream.frames import AudioFrame, VideoFrame
 
@@ -122,7 +122,7 @@ def _mark(function: HandlerFn, info: HandlerInfo) -> None:
 async def _awaited(func: HandlerFn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(func):
         return await func(*args, **kwargs)
-    result = await asyncio.to_thread(func, *args, **kwargs)
+    result = await in_daemon_thread(func, *args, **kwargs)
     return await result if inspect.isawaitable(result) else result
 
 

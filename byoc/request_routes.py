@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
+from byoc.plain import in_daemon_thread
 from byoc.request_handlers import PREFIX, Reply, RequestHandler
 from byoc.threads import LoopThread
 from stream.answers import answering, error_response
@@ -255,4 +256,4 @@ def _event(value: Any) -> str:
 async def _run(function: Callable[..., Any], *arguments: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    return await in_daemon_thread(function, *arguments)

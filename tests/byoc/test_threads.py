@@ -1,12 +1,18 @@
 """The thread of a processor, and what a pool does with one that does not come back."""
 
 import asyncio
+import contextvars
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from byoc import FrameProcessor, ProcessorError
 from byoc import pool as pools
+from byoc.plain import in_daemon_thread
 from byoc.pool import ProcessorPool
 from byoc.state import PipelineState, StreamState
 from byoc.threads import LoopThread
@@ -66,6 +72,58 @@ async def test_a_loop_turns_while_a_call_is_open(thread):
     assert not await thread.responds(0.05)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
+
+
+HANGS = """
+import asyncio, threading, time
+from byoc import video_handler
+from byoc.threads import LoopThread
+
+@video_handler
+def hangs(frame):
+    entered.set()
+    time.sleep(600)
+
+async def main():
+    thread = LoopThread("hosts")
+    thread.start()
+    call = asyncio.create_task(thread.call(hangs, None))
+    await asyncio.to_thread(entered.wait)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    print(await thread.close())
+
+entered = threading.Event()
+asyncio.run(main())
+"""
+
+
+def test_a_plain_handler_that_never_returns_does_not_keep_the_program_from_ending():
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+async def test_a_plain_function_has_its_callers_context_and_gives_its_error_on():
+    who = contextvars.ContextVar("who")
+    who.set("caller")
+    assert await in_daemon_thread(lambda *, default: who.get(default), default="nobody") == "caller"
+    with pytest.raises(ZeroDivisionError):
+        await in_daemon_thread(divmod, 1, 0)
+    # What is free is taken again; what is not, is not waited for.
+    one = await in_daemon_thread(threading.get_ident)
+    assert await in_daemon_thread(threading.get_ident) == one
+    let_go = threading.Event()
+    busy = asyncio.create_task(in_daemon_thread(let_go.wait, 30))
+    await asyncio.sleep(0)
+    assert await in_daemon_thread(threading.get_ident) != one
+    let_go.set()
+    assert await busy
 
 
 # -- the pool ------------------------------------------------------------------------------------------
