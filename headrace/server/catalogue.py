@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ PIPELINE_TITLES = {
 
 MAX_LISTED = 500
 """Nodes of a workflow that are listed by name."""
+LOOK_AGAIN = 10.0
+"""Seconds for which what is wrong with a workflow is believed: a missing file may come."""
 MAX_STEPS = 40
 """Of a kept workflow in the list of all."""
 
@@ -62,28 +65,35 @@ def processor_entry(target: str) -> CatalogueEntry:
     return CatalogueEntry(target, target.rpartition(":")[2], f"Your processor, {target}.", (target,))
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    mark: tuple[str | None, int]
+    entry: CatalogueEntry
+    until: float
+
+
 class Catalogue:
     """The workflows that are offered by name. Blocks on the disk; for any thread."""
 
     def __init__(self, specs: Specs, names: Library) -> None:
         self._specs = specs
         self._names = names
-        self._known: dict[str, tuple[tuple[str | None, int], CatalogueEntry]] = {}
+        self._known: dict[str, _Looked] = {}
 
     def entries(self) -> tuple[CatalogueEntry, ...]:
         """Every kept workflow, then every bundled one, each in alphabetical order."""
         kept = [about for about in self._names.store.list() if not self._names.is_bundled(about.name)]
-        found = [self._entry(about.name, about) for about in kept]
-        found += [self._entry(name, None) for name in self._names.bundled]
-        self._known = {entry.name: self._known[entry.name] for entry in found}
-        return tuple(found)
+        found = [self._looked(about.name, about) for about in kept]
+        found += [self._looked(name, None) for name in self._names.bundled]
+        self._known = {each.entry.name: each for each in found}
+        return tuple(each.entry for each in found)
 
-    def _entry(self, name: str, kept: Kept | None) -> CatalogueEntry:
+    def _looked(self, name: str, kept: Kept | None) -> _Looked:
         mark = (kept.etag if kept is not None else None, self._specs.definitions.version)
-        known = self._known.get(name)
-        if known is None or known[0] != mark:
-            known = self._known[name] = mark, self._look(name, kept)
-        return known[1]
+        known, now = self._known.get(name), time.monotonic()
+        if known is not None and known.mark == mark and (known.entry.problem is None or now < known.until):
+            return known
+        return _Looked(mark, self._look(name, kept), now + LOOK_AGAIN)
 
     def _look(self, name: str, kept: Kept | None) -> CatalogueEntry:
         problem, steps = None, tuple[str, ...]()

@@ -16,7 +16,11 @@ from aiohttp import web
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from headrace.library.names import Library
+from headrace.server import catalogue
 from headrace.server.app import Worker, build_app
+from headrace.server.definitions import WorkerDefinitions
+from headrace.server.specs import Specs
 from headrace.settings import Settings
 from workflows import library
 
@@ -88,6 +92,25 @@ async def test_bundled_workflows_are_read_and_not_written(tmp_path: Path) -> Non
             assert (status, answer["code"]) == (409, "conflict")
             assert "comes with Headrace" in answer["message"]
     assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_file_that_comes_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Library(tmp_path / "kept")
+    models = tmp_path / "models"
+    (models / "upscale_models").mkdir(parents=True)
+    graph = library.load("edges")
+    graph["9"] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "larger.safetensors"}}
+    graph["10"] = {
+        "class_type": "ImageUpscaleWithModel",
+        "inputs": {"image": ["2", 0], "upscale_model": ["9", 0]},
+    }
+    graph["3"]["inputs"]["images"] = ["10", 0]
+    names.store.put("larger", json.dumps(graph).encode())
+    monkeypatch.setattr(catalogue, "LOOK_AGAIN", 0.0)
+    offered = catalogue.Catalogue(Specs(WorkerDefinitions(None, models), named=names.load), names)
+    assert "larger.safetensors" in str(offered.entries()[0].problem)
+    (models / "upscale_models" / "larger.safetensors").write_bytes(b"")
+    assert offered.entries()[0].problem is None
 
 
 async def test_what_cannot_run_is_kept_with_its_problems_and_what_is_no_workflow_is_not(
