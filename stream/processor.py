@@ -152,6 +152,12 @@ class FrameProcessor:
         """One stretch of sound in, a list out; None or an empty list puts nothing out."""
         return [frame]
 
+    async def prepare_start(self, params: Params) -> None:
+        """What takes long of `on_stream_start`, which follows with the same parameters unless this raises.
+
+        In an engine it runs beside the frames of other streams, so it may not block.
+        """
+
     async def prepare_params(self, params: Params) -> None:
         """What takes long of `update_params`, which follows with the same parameters unless this raises.
 

@@ -261,16 +261,23 @@ class WorkflowProcessor(FrameProcessor):
 
     async def on_stream_start(self, params: Params) -> None:
         """Parameters may come with the start of a stream, among others that are none of the workflow's."""
+        if own := self._own(params):
+            await self.update_params(own)
+
+    async def prepare_start(self, params: Params) -> None:
+        """As `prepare_params`, of those that are the workflow's."""
+        if own := self._own(params):
+            await self.prepare_params(own)
+
+    def _own(self, params: Params) -> Params:
         running = self._running
         if running is None:
-            return
-        own = {
+            return {}
+        return {
             name: value
             for name, value in params.items()
             if name in WORKFLOW_KEYS or running.table.knows(name)
         }
-        if own:
-            await self.update_params(own)
 
     async def on_stream_stop(self) -> None:
         await self._end_asking()

@@ -150,7 +150,7 @@ class HostSession:
                     if job.op == "prepare":
                         await self._end_preparing()
                         self._preparing = asyncio.create_task(self._prepare(job))
-                    else:
+                    elif job.op != "start" or await self._prepared_start(job):
                         await self._do(job)
         finally:
             await self._end()
@@ -246,6 +246,16 @@ class HostSession:
         self._voice.end()
 
     # -- jobs ------------------------------------------------------------------------------------------
+
+    async def _prepared_start(self, job: Job) -> bool:
+        """Without the turn, so that the frames of others go on; answers for what fails."""
+        try:
+            processor, params = self._loaded(), _params_of(job)
+            await self._ask(lambda: processor.prepare_start(params), self._around.open_limit)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
+            self._voice.fail(job.call, error)
+            return False
+        return True
 
     async def _start(self, job: Job) -> None:
         processor, params = self._loaded(), _params_of(job)

@@ -168,6 +168,19 @@ async def test_a_preparation_that_no_longer_fits_is_not_used() -> None:
     assert await shown(made) == 0.5
 
 
+async def test_what_a_stream_starts_with_is_prepared_beside_the_frames_of_others() -> None:
+    made = await processor()
+    start = {"2.level": 0.5, "Fill.gain": 2.0, "width": 64}
+    preparing = asyncio.create_task(made.prepare_start(start))
+    assert await shown(made) == 0.25
+    assert not preparing.done()
+    Level.may_load.set()
+    await asyncio.wait_for(preparing, HANG_GUARD)
+    await made.on_stream_start(start)
+    assert await shown(made) == 1.0
+    assert [load[1] for load in Level.loads] == ["prepare"]
+
+
 class File:
     """A constant whose file changes whenever it is asked."""
 
