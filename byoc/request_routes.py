@@ -35,8 +35,42 @@ _END = object()
 Ready = Callable[[], Awaitable[None]]
 
 
+class _Plain:
+    """A plain function that tells when it is at work, for it cannot be cancelled."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.at_work = False
+        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self._when_over: list[Callable[[], None]] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.at_work = True
+        try:
+            return self._function(*arguments)
+        finally:
+            self.at_work = False
+            try:
+                self._loop.call_soon_threadsafe(self._over)
+            except RuntimeError:
+                # The loop has ended, and with it whoever wanted to know.
+                pass
+
+    def when_over(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` once it is not at work, on the loop."""
+        if self.at_work:
+            self._when_over.append(tell)
+        else:
+            tell()
+
+    def _over(self) -> None:
+        for tell in self._when_over:
+            tell()
+        self._when_over.clear()
+
+
 class _Places:
-    """Admission to one handler."""
+    """Admission to one handler. A plain function holds its place until it returns, whoever gave it up."""
 
     def __init__(self, handler: RequestHandler) -> None:
         self._rules = handler.rules
@@ -44,7 +78,7 @@ class _Places:
         self.running = self.waiting = 0
 
     @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
+    async def taken(self, plain: _Plain | None = None) -> AsyncIterator[None]:
         rules = self._rules
         if self.waiting >= rules.waiting and self._free.locked():
             raise AtCapacity(f"{rules.path}: {self.running} requests run and {self.waiting} wait already")
@@ -60,8 +94,14 @@ class _Places:
         try:
             yield
         finally:
-            self.running -= 1
-            self._free.release()
+            if plain is None:
+                self._left()
+            else:
+                plain.when_over(self._left)
+
+    def _left(self) -> None:
+        self.running -= 1
+        self._free.release()
 
 
 class RequestRoutes:
@@ -115,12 +155,13 @@ class RequestRoutes:
     async def _serve(
         self, request: web.Request, handler: RequestHandler, argument: Any
     ) -> web.StreamResponse:
-        rules = handler.rules
-        async with self._places[rules.path].taken():
-            if handler.streams:
+        places = self._places[handler.rules.path]
+        if handler.streams:
+            async with places.taken():
                 return await self._stream(request, handler, argument)
-            async with _limited(handler):
-                return to_response(await self._call(handler.method, argument))
+        plain = None if inspect.iscoroutinefunction(handler.method) else _Plain(handler.method)
+        async with places.taken(plain), _limited(handler):
+            return to_response(await self._call(plain or handler.method, argument))
 
     async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """In the handlers' thread; errors become ours."""

@@ -75,6 +75,12 @@ class Author:
     async def late(self, body):
         await asyncio.sleep(30)
 
+    @request_handler("/stuck", timeout=0.2, waiting=0)
+    def stuck(self, body):
+        self.begun.set()
+        self.let_go.wait(30)
+        return "came back"
+
     @request_handler("/fail")
     async def fail(self, body):
         match body["how"]:
@@ -202,6 +208,25 @@ async def test_what_is_over_the_limits_is_refused_at_once():
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_plain_function_holds_its_place_until_it_returns():
+    author = Author()
+    author.let_go = threading.Event()
+    async with serving(author) as (_, gateway):
+        try:
+            answer = await gateway.request("cap", "stuck", {})
+            assert (answer.status, "took longer than 0.2 s" in answer.text) == (500, True)
+            await happens(author.begun)
+            answer = await gateway.request("cap", "stuck", {})
+            assert (answer.status, "1 requests run" in answer.text) == (503, True)
+            assert author.routes.running == 1
+        finally:
+            author.let_go.set()
+        async with asyncio.timeout(5):
+            while author.routes.running:  # noqa: ASYNC110 (no event)
+                await asyncio.sleep(0.01)
+        assert (await gateway.request("cap", "stuck", {})).json() == "came back"
 
 
 async def test_requests_wait_for_no_model():
