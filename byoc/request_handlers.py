@@ -62,7 +62,8 @@ def request_handler(
     with (checked, with every problem named), else as the JSON value. What it returns is the answer: any JSON
     value or pydantic model, a `Reply`, or bytes. An async generator answers with server-sent events, ended by
     ``[DONE]``. A plain function runs in a thread; it cannot be cancelled and holds its place until it
-    returns. Others are cancelled when the client leaves or after ``timeout`` s. Raises `InvalidInput` for a path or number that cannot be.
+    returns. Others are cancelled when the client leaves or after ``timeout`` s. Raises `InvalidInput` for a
+    path or number that cannot be.
     """
     if not PATH.fullmatch(path):
         raise InvalidInput(f"a request handler's path reads as /summarise, not {path!r}", field="path")
