@@ -9,11 +9,12 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from headrace.comfyui import scratch
 from headrace.comfyui.host.options import MODULE, ComfyOptions
 from headrace.comfyui.installation import Installation
 from headrace.comfyui.known import KnownClasses, read_object_info
@@ -114,6 +115,23 @@ class ComfyService:
 
     async def start(self) -> None:
         await self.engines[0].start()
+        self._begin(self._keep_small(), "scratch folder of ComfyUI")
+
+    async def _keep_small(self) -> None:
+        while True:
+            await asyncio.sleep(scratch.EVERY)
+            try:
+                removed = await asyncio.to_thread(scratch.sweep, self._scratch)
+            except OSError as error:
+                log.warning("what ComfyUI's nodes have written cannot be looked at: %s", error)
+                continue
+            if removed:
+                log.info("removed the %d oldest files that ComfyUI's nodes have written", removed)
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         for handle in self._ending.values():
@@ -176,9 +194,7 @@ class ComfyService:
         self._ending.pop(name, None)
         others = [one for one in self.engines if one is not engine and one.state != "stopped"]
         if not self.uses[name] and others:
-            task = asyncio.create_task(engine.stop(), name=f"end {name}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(engine.stop(), f"end {name}")
 
     # -- what the engines say ----------------------------------------------------------------------------
 
@@ -222,9 +238,7 @@ class ComfyService:
                 return
             parts = blobs.copies()
             blobs.close()
-            task = asyncio.create_task(self._introduced(parts), name="what ComfyUI says of itself")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._introduced(parts), "what ComfyUI says of itself")
 
     async def _introduced(self, parts: Mapping[str, bytes]) -> None:
         """Megabytes of JSON are read in a thread; streams go on meanwhile."""
