@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -113,7 +114,7 @@ def only_asking(known: Mapping[str, Request]) -> dict[str, Request]:
 
 def _comfystream(session: Session, specs: Specs) -> dict[str, Request]:
     async def get_nodes(message: Message) -> Message:
-        return {"nodes": nodes_info(session, specs)}
+        return {"nodes": await asyncio.to_thread(nodes_info, session, specs)}
 
     async def update_prompts(message: Message) -> Message:
         prompts = message.get("prompts")

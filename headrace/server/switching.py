@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,7 +88,8 @@ async def switch(session: Session, workflow: Any, specs: Specs) -> dict[str, Any
     ``workflow``, ``params`` or None. Raises as `change_to`, or what the processor raises, and then nothing
     has changed.
     """
-    params = change_to(session, workflow, specs)
+    # In a thread: other streams go on while a large one is checked.
+    params = await asyncio.to_thread(change_to, session, workflow, specs)
     if not params:
         return {"changed": None}
     await session.processor.wait_ready(READY_WAIT)
