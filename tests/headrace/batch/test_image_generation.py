@@ -271,13 +271,13 @@ def test_all_pictures_from_a_picture_together_are_bounded(asking: Asking) -> Non
         asking.image(blobs={"image": png(np.zeros((3000, 3000, 3), np.uint8))}, num_images_per_prompt=16)
 
 
-def test_a_checkpoint_in_one_file_is_refused_with_what_makes_a_folder_of_it(
+def test_a_file_that_is_no_checkpoint_is_refused_in_words(
     asking: Asking, tmp_path: Path
 ) -> None:
     own = Asking(with_own_models(asking.store, tmp_path))
     own.store.roots.models.mkdir(parents=True, exist_ok=True)
     save_file({"model.diffusion_model.x": torch.zeros(1)}, own.store.roots.models / "mine.safetensors")
-    with pytest.raises(InvalidInput, match=r"from_single_file\(FILE\)\.save_pretrained") as caught:
+    with pytest.raises(InvalidInput, match="no part that is known") as caught:
         own.text("mine.safetensors")
     assert caught.value.field == "model_id"
 
@@ -339,11 +339,12 @@ def live_pipelines() -> int:
 
 
 def test_a_pipeline_that_fails_in_mid_step_leaves_nothing_behind(asking: Asking) -> None:
+    others = live_pipelines()
     before = asking.text()
-    assert live_pipelines() == 0
+    assert live_pipelines() == others
     with pytest.raises(RuntimeError, match="the device went away"):
         asking.text(listener=Failing(RuntimeError("the device went away"), 2))
-    assert live_pipelines() == 0
+    assert live_pipelines() == others
     assert all(entry.leases == 0 for entry in asking.models.entries())
     assert same(asking.text(), before)
 
