@@ -271,9 +271,7 @@ def test_all_pictures_from_a_picture_together_are_bounded(asking: Asking) -> Non
         asking.image(blobs={"image": png(np.zeros((3000, 3000, 3), np.uint8))}, num_images_per_prompt=16)
 
 
-def test_a_file_that_is_no_checkpoint_is_refused_in_words(
-    asking: Asking, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_in_words(asking: Asking, tmp_path: Path) -> None:
     own = Asking(with_own_models(asking.store, tmp_path))
     own.store.roots.models.mkdir(parents=True, exist_ok=True)
     save_file({"model.diffusion_model.x": torch.zeros(1)}, own.store.roots.models / "mine.safetensors")
