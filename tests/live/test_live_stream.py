@@ -356,7 +356,7 @@ async def test_emitted_text_reaches_the_data_channel(tmp_path):
 async def test_several_sessions_share_an_engine_fairly(tmp_path):
     async with running(tmp_path) as rig:
         viewers = await asyncio.gather(
-            *(_through(rig, clip(4), {"workflow": INVERT}, f"s{i}") for i in range(3))
+            *(_through(rig, clip(8), {"workflow": INVERT}, f"s{i}") for i in range(3))
         )
         reports = [await rig.report(f"s{i}") for i in range(3)]
     assert all(len([p for p in v.pictures if is_processed(p)]) > 30 for v in viewers)
