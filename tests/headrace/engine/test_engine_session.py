@@ -313,7 +313,7 @@ async def test_a_session_whose_calls_never_return_is_closed_for_the_sake_of_the_
             with pytest.raises(ProcessorError, match="3 times in a row; the session is closed"):
                 await waits.process_video_async(video(noise(8, 8), 5))
             async with asyncio.timeout(5):  # the engine says so after its answer
-                while waits.status.phase != "failed":
+                while waits.status.phase != "failed":  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             for _ in range(2):
                 begun = time.monotonic()
