@@ -25,8 +25,9 @@ COPY stream stream
 COPY workflows workflows
 COPY byoc byoc
 COPY headrace headrace
+ENV PIP_CACHE_DIR=/var/cache/pip
 # hadolint ignore=DL3042,SC2086
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     /opt/headrace/bin/pip install --disable-pip-version-check ${PIP_ARGS} -c constraints.txt ".${EXTRAS:+[${EXTRAS}]}" \
     && find /opt/headrace -name '__pycache__' -type d -prune -exec rm -rf {} +
 

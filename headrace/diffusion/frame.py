@@ -19,7 +19,7 @@ def run(
     All pictures have one size, all streams the same nets (`Stream.nets`). The rows of all go through one
     call, whatever their prompts, seeds, steps and guidance. Results lie `Stream.delay` frames behind.
     """
-    latents = networks.encode(torch.cat([_to_network(picture) for picture in pictures]))
+    latents = networks.encode(torch.cat([to_network(picture) for picture in pictures]))
     clean: list[torch.Tensor | None] = [None] * len(streams)
     for number in range(max(stream.rounds for stream in streams)):
         taking = [index for index, stream in enumerate(streams) if number < stream.rounds]
@@ -27,12 +27,14 @@ def run(
         for index, prediction in zip(taking, networks.predict(rows), strict=True):
             clean[index] = streams[index].take(prediction, number)
     decoded = networks.decode(torch.cat([latent for latent in clean if latent is not None]))
-    return [_from_network(picture) for picture in torch.split(decoded, 1)]
+    return [from_network(picture) for picture in torch.split(decoded, 1)]
 
 
-def _to_network(picture: torch.Tensor) -> torch.Tensor:
+def to_network(picture: torch.Tensor) -> torch.Tensor:
+    """1 x H x W x 3, 0..1, as 1 x 3 x H x W, -1..1."""
     return picture.permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
-def _from_network(picture: torch.Tensor) -> torch.Tensor:
+def from_network(picture: torch.Tensor) -> torch.Tensor:
+    """The way back; what overshoots is cut off."""
     return (picture / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from headrace.diffusion import parameters
-from headrace.diffusion.frame import run
+from headrace.diffusion.frame import from_network, run, to_network
 from headrace.diffusion.loading import Loan, borrow
 from headrace.diffusion.networks import LATENT_RATIO
 from headrace.diffusion.parameters import StreamDiffusionParams
@@ -219,5 +219,4 @@ def _resized(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def _through(held: Loan, picture: torch.Tensor) -> torch.Tensor:
     networks = held.networks
-    decoded = networks.decode(networks.encode(picture.permute(0, 3, 1, 2) * 2 - 1))
-    return (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+    return from_network(networks.decode(networks.encode(to_network(picture))))
