@@ -134,6 +134,11 @@ class Plan:
         return video.video == FRAME_SLOT or not self.has_video_output
 
     @property
+    def is_plain(self) -> bool:
+        """Whether nothing in it has a network, as far as is known; see `NodeRegistry.is_plain`."""
+        return all(self._registry.is_plain(item.node.class_type) for item in self._program.bound.values())
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """The calls made for each frame."""
         return self._program.video.steps

@@ -100,7 +100,8 @@ class WorkflowProcessor(FrameProcessor):
     that open. ``input_folder`` is where LoadImage finds its pictures, with the built-in nodes that are used
     where no ``registry`` is given. Parameters are those of `ParameterTable`; the keys ``workflow``,
     ``prompt`` and ``prompts`` put another workflow in place of the present one, whole or not at all.
-    ``warm_runs`` is how often a workflow is run on made-up frames before it goes into force.
+    ``warm_runs`` is how often a workflow is run on made-up frames before it goes into force; None: as often
+    as its device needs.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class WorkflowProcessor(FrameProcessor):
         input_node: str | None = None,
         output_node: str | None = None,
         input_folder: str | Path | None = None,
-        warm_runs: int = warming.RUNS,
+        warm_runs: int | None = None,
         error_callback: Any = None,
         **init_kwargs: Any,
     ) -> None:
@@ -123,6 +124,7 @@ class WorkflowProcessor(FrameProcessor):
         self._input_node = input_node
         self._output_node = output_node
         self._warm_runs = warm_runs
+        self._runs = warming.RUNS
         self._running: _Running | None = None
         self._prepared: _Change | None = None
         self._found: _Change | None = None
@@ -146,8 +148,10 @@ class WorkflowProcessor(FrameProcessor):
         for side in ("width", "height"):
             if isinstance(kwargs.get(side), int) and kwargs[side] > 0:
                 setattr(self._size, side, kwargs[side])
-        if getattr(self, "tensor_device", "cpu") == "engine" and kwargs.get("device"):
-            self._size.device = kwargs["device"]
+        device = kwargs.get("device") or "cpu"
+        if getattr(self, "tensor_device", "cpu") == "engine":
+            self._size.device = device
+        self._runs = warming.runs_on(device) if self._warm_runs is None else self._warm_runs
         self._running = await self._compile(self._first_graphs())
 
     def progress(self) -> tuple[str, float | None]:
@@ -318,7 +322,7 @@ class WorkflowProcessor(FrameProcessor):
                 plans,
                 self._frame_size(),
                 lambda text, done: self._report(text, 0.5 + 0.5 * done),
-                self._warm_runs,
+                self._runs,
             )
         return _Running.of(plans, self._registry)
 

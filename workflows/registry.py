@@ -29,16 +29,18 @@ class NodeRegistry:
     def __init__(self) -> None:
         self._classes: dict[str, NodeClass] = {}
         self._display_names: dict[str, str] = {}
+        self._plain: set[str] = set()
         self.definitions = RegistryDefinitions(self)
-        self.add(stream.NODE_CLASS_MAPPINGS)
+        self.add(stream.NODE_CLASS_MAPPINGS, plain=True)
 
     @classmethod
     def builtin(cls, input_folder: Path | None = None) -> NodeRegistry:
         """The nodes that come with Headrace; ``input_folder`` is where `LoadImage` finds its pictures."""
         registry = cls()
-        for module in (image, canvas, mask, batch, quantize, canny, pretrained):
-            registry.add(module.NODE_CLASS_MAPPINGS)
-        registry.add({"LoadImage": load_image.bound_to(input_folder)})
+        for module in (image, canvas, mask, batch, quantize, canny):
+            registry.add(module.NODE_CLASS_MAPPINGS, plain=True)
+        registry.add({"LoadImage": load_image.bound_to(input_folder)}, plain=True)
+        registry.add(pretrained.NODE_CLASS_MAPPINGS)
         return registry
 
     @classmethod
@@ -50,13 +52,21 @@ class NodeRegistry:
         return registry
 
     def add(
-        self, mapping: Mapping[str, NodeClass], display_names: Mapping[str, str] | None = None
+        self,
+        mapping: Mapping[str, NodeClass],
+        display_names: Mapping[str, str] | None = None,
+        *,
+        plain: bool = False,
     ) -> NodeRegistry:
-        """Add the ``NODE_CLASS_MAPPINGS`` (and ``NODE_DISPLAY_NAME_MAPPINGS``) of a node pack."""
+        """Add the ``NODE_CLASS_MAPPINGS`` (and ``NODE_DISPLAY_NAME_MAPPINGS``) of a node pack.
+
+        ``plain``: they only compute with pixels, and make nothing at first use (see `is_plain`).
+        """
         for class_type, node_class in mapping.items():
             if class_type in stream.NODE_CLASS_MAPPINGS and class_type in self._classes:
                 continue
             self._classes[class_type] = node_class
+            (self._plain.add if plain else self._plain.discard)(class_type)
             self.definitions.forget(class_type)
         self._display_names.update(display_names or {})
         return self
@@ -73,6 +83,11 @@ class NodeRegistry:
     def node_class(self, class_type: str) -> NodeClass:
         """The class; KeyError when there is none of that name."""
         return self._classes[class_type]
+
+    def is_plain(self, class_type: str) -> bool:
+        """Whether the class is known to have no network in it, nor anything else that the first frames of a
+        size would have to pay for."""
+        return class_type in self._plain
 
     def read_definition(self, class_type: str) -> NodeDefinition:
         """Ask the class. Raises `BadDefinition`, or KeyError when there is no such class."""

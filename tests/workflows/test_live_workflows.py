@@ -274,7 +274,7 @@ async def test_warm_up_uses_made_up_pictures_of_the_streams_size_and_tells_how_f
     said: list[Emission] = []
     made.bind(said.append)
     await made.load_model(width=32, height=16)
-    assert [tuple(image.shape) for image in seen] == [(1, 16, 32, 3)] * 2
+    assert [tuple(image.shape) for image in seen] == [(1, 16, 32, 3)]
     assert all(0 <= float(image.min()) < 0.1 and 0.9 < float(image.max()) <= 1 for image in seen)
     assert made.progress() == ("Warmed up", 1.0)
     percents = [emission.data["percent"] for emission in said if emission.data["type"] == "progress"]
@@ -290,6 +290,31 @@ async def test_warm_up_uses_made_up_pictures_of_the_streams_size_and_tells_how_f
     ):
         await made.prepare_params({"workflow": through("Fail")})
     assert await shown(made) == 0.25
+
+
+async def test_warm_up_costs_no_more_than_it_can_prove() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def look(image: Any) -> tuple[Any]:
+        seen.append(tuple(image.shape[1:3]))
+        if image.shape[1] < 100 and picky:
+            raise ArithmeticError("too low")
+        return (image * 1,)
+
+    classes = {"Look": node({"image": ("IMAGE",)}, ("IMAGE",), look)}
+
+    async def sizes(device: str, *, plain: bool) -> list[tuple[int, ...]]:
+        made = WorkflowProcessor(through("Look"), NodeRegistry.builtin().add(classes, plain=plain))
+        seen.clear()
+        await made.load_model(width=320, height=120, device=device)
+        return list(seen)
+
+    picky = False
+    assert await sizes("cpu", plain=True) == await sizes("cuda:0", plain=True) == [(64, 64)]
+    assert await sizes("cpu", plain=False) == [(120, 320)]
+    assert await sizes("cuda:0", plain=False) == [(120, 320)] * 2
+    picky = True
+    assert await sizes("cpu", plain=True) == [(64, 64), (120, 320)], "refused only for what a real size does"
 
 
 # -- execution blockers, constants that are written into, and what changes by itself -----------------------
