@@ -26,10 +26,11 @@ from rich.console import Console
 from benchmarks.command import tell
 from benchmarks.diffusion_models import full_size, tiny
 from benchmarks.report import Report, Spread
+from headrace.diffusion.asked import Guidance, Settings
 from headrace.diffusion.frame import run
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.schedule import constants
-from headrace.diffusion.stream import Guidance, Settings, Stream
+from headrace.diffusion.stream import Stream
 
 INDICES = {1: [32], 2: [20, 32], 4: [5, 16, 32, 45]}
 PROMPT = "a red fox in the snow"

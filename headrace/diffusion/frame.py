@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from headrace.diffusion.networks import Networks
+from headrace.diffusion.place import Guest
 from headrace.diffusion.stream import Stream
 
 
@@ -19,22 +20,44 @@ def run(
     All pictures have one size, all streams the same nets (`Stream.nets`). The rows of all go through one
     call, whatever their prompts, seeds, steps and guidance. Results lie `Stream.delay` frames behind.
     """
-    latents = networks.encode(torch.cat([to_network(picture) for picture in pictures]))
-    clean: list[torch.Tensor | None] = [None] * len(streams)
+    with networks.lock:
+        together = torch.cat(list(pictures))
+        clean = advance(networks, streams, networks.encode(together), together)
+        return list(torch.split(networks.decode(clean), 1))
+
+
+def advance(
+    networks: Networks,
+    streams: Sequence[Stream],
+    latents: torch.Tensor,
+    pictures: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The clean latents that leave, P x C x h x w, for new ones; ``pictures`` are for nets, P x H x W x 3."""
+    step = networks.step_of(streams[0])
+    shown = [] if pictures is None else _control_pictures(streams, pictures)
+    leaving: dict[int, torch.Tensor] = {}
     for number in range(max(stream.rounds for stream in streams)):
-        taking = [index for index, stream in enumerate(streams) if number < stream.rounds]
-        rows = [streams[index].rows(latents[index : index + 1], number, pictures[index]) for index in taking]
-        for index, prediction in zip(taking, networks.predict(rows), strict=True):
-            clean[index] = streams[index].take(prediction, number)
-    decoded = networks.decode(torch.cat([latent for latent in clean if latent is not None]))
-    return [from_network(picture) for picture in torch.split(decoded, 1)]
+        guests = [Guest(stream, at) for at, stream in enumerate(streams) if number < stream.rounds]
+        rows = sum(guest.stream.row_count for guest in guests)
+        place = networks.place(rows, len(streams), streams[0])
+        place.settle(guests, number, networks.conditioned)
+        given = place.rows(place.sources(latents))
+        place.take(*step(given, place.controls(shown), place.given()))
+        out = place.leaving()
+        if len(guests) == len(streams) and number == max(stream.rounds for stream in streams) - 1:
+            return out
+        leaving.update(zip((guest.picture for guest in guests), torch.split(out, 1), strict=True))
+    return torch.cat([leaving[at] for at in range(len(streams))])
 
 
-def to_network(picture: torch.Tensor) -> torch.Tensor:
-    """1 x H x W x 3, 0..1, as 1 x 3 x H x W, -1..1."""
-    return picture.permute(0, 3, 1, 2) * 2.0 - 1.0
-
-
-def from_network(picture: torch.Tensor) -> torch.Tensor:
-    """The way back; what overshoots is cut off."""
-    return (picture / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+def _control_pictures(streams: Sequence[Stream], pictures: torch.Tensor) -> list[torch.Tensor]:
+    """For each net what it looks at, P x 3 x H x W."""
+    return [
+        torch.cat(
+            [
+                stream.controls[net].preprocess(picture).permute(0, 3, 1, 2)
+                for stream, picture in zip(streams, torch.split(pictures, 1), strict=True)
+            ]
+        )
+        for net in range(len(streams[0].controls))
+    ]

@@ -6,22 +6,35 @@ live path is TAESD (`AutoencoderTiny`); a full one works and costs 4.5 UNets a f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
-from headrace.diffusion.stream import Conditioning, Rows
+from headrace.diffusion.asked import Conditioning, Settings
+from headrace.diffusion.conditions import Conditions
+from headrace.diffusion.place import Place
+from headrace.diffusion.rows import RowConstants
+from headrace.diffusion.step import Decode, Encode, Step
+from headrace.diffusion.stream import Stream
+from headrace.diffusion.view import NetworkView
 from stream.errors import InvalidInput
 
 LATENT_RATIO = 8
 """Pixels along a side for one element of the latent."""
 MAX_PROMPTS = 64
 """Encoded prompts that are kept."""
+MAX_STEPS = 8
+"""Combinations of nets and adapters for which a step is kept."""
+MAX_PLACES = 8
+"""Places that are kept, each for a number of rows and pictures, a size, nets and adapters."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Networks:
     """``parts``: the components of a diffusers pipeline by name: ``unet``, ``vae``, ``text_encoder``,
     ``tokenizer``, ``scheduler``, for SDXL ``text_encoder_2`` and ``tokenizer_2`` too."""
@@ -49,9 +62,14 @@ class Networks:
         config = self.parts["scheduler"].config if self.parts.get("scheduler") is not None else {}
         self.alphas_cumprod = noise_schedule(config)
         self._predicts_velocity = config.get("prediction_type") == "v_prediction"
-        alphas = torch.tensor(self.alphas_cumprod, dtype=torch.float32, device=self.device)
-        self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
-        self._scaling = float(self.vae.config.scaling_factor)
+        self.view = view_of(self.unet, self.device)
+        self.encode, self.decode = Encode(self.vae), Decode(self.vae)
+        self.lock = threading.Lock()
+        """Held by whoever works on frames: they share places and what views are given."""
+        self._control_views: WeakKeyDictionary[Any, NetworkView] = WeakKeyDictionary()
+        self._conditions: WeakKeyDictionary[NetworkView, Conditions] = WeakKeyDictionary()
+        self._steps: dict[tuple[object, ...], Step] = {}
+        self._places: dict[tuple[object, ...], Place] = {}
 
     # -- prompts ---------------------------------------------------------------------------------------
 
@@ -91,68 +109,91 @@ class Networks:
         ids: torch.Tensor = made.input_ids.to(self.device)
         return ids
 
-    # -- frames ----------------------------------------------------------------------------------------
+    # -- rows ------------------------------------------------------------------------------------------
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return (int(self.unet.config.in_channels), height // LATENT_RATIO, width // LATENT_RATIO)
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents, float32, of ``images`` (B x 3 x H x W, -1..1); the mean where it gives a range."""
-        encoded = self.vae.encode(images.to(self.vae.dtype), return_dict=False)[0]
-        latents = encoded.mode() if hasattr(encoded, "mode") and not torch.is_tensor(encoded) else encoded
-        scaled: torch.Tensor = latents.float() * self._scaling
-        return scaled
+    def control_view(self, net: Any) -> NetworkView:
+        """The view on a ControlNet, one for all streams."""
+        found = self._control_views.get(net)
+        if found is None:
+            found = self._control_views[net] = view_of(net, self.device)
+        return found
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures, B x 3 x H x W in -1..1 with what overshoots, of clean ``latents``."""
-        decoded: torch.Tensor = self.vae.decode(
-            (latents / self._scaling).to(self.vae.dtype), return_dict=False
-        )[0]
-        return decoded.float()
+    def conditions_of(self, view: NetworkView) -> Conditions:
+        found = self._conditions.get(view)
+        if found is None:
+            found = self._conditions[view] = Conditions(view)
+        return found
 
-    def predict(self, rows: Sequence[Rows]) -> list[torch.Tensor]:
-        """The noise that one call of the network finds in the rows of several streams; float32, by stream."""
-        latents = torch.cat([stream.latents for stream in rows])
-        times = torch.cat([stream.times for stream in rows])
-        prompts = [prompt for stream in rows for prompt in stream.prompts]
-        given = {
-            "sample": latents.to(self.dtype),
-            "timestep": times,
-            "encoder_hidden_states": torch.cat([prompt.text for prompt in prompts]),
-            "added_cond_kwargs": self._added(prompts, latents),
-            "return_dict": False,
-        }
-        found = self.unet(**given, **self._controls(rows, given))[0].float()
-        if self._predicts_velocity:
-            signal, noise = self._signal[times].view(-1, 1, 1, 1), self._noise[times].view(-1, 1, 1, 1)
-            found = signal * found + noise * latents
-        return list(found.split([stream.latents.shape[0] for stream in rows]))
+    def prepare(self, settings: Settings) -> None:
+        """Work out, beside the frames, what a stream with these settings needs of prompts and times."""
+        prompts = [settings.positive] + ([] if settings.negative is None else [settings.negative])
+        times, size = [step.t for step in settings.steps], _pixels(settings.noise)
+        adapters = settings.adapters
+        view = self.view if adapters is None else adapters.view
+        self.conditions_of(view).prepare(prompts, times, size, adapters)
+        for control in settings.controls:
+            self.conditions_of(self.control_view(control.net)).prepare(prompts, times, size, None)
 
-    def _controls(self, rows: Sequence[Rows], given: dict[str, Any]) -> dict[str, Any]:
-        """What the nets add to the network's own layers, summed over the nets; each row by its own weight."""
-        down: list[torch.Tensor] = []
-        middle: torch.Tensor | None = None
-        for controls in zip(*(stream.controls for stream in rows), strict=True):
-            pictures = [control.picture.expand(control.scales.shape[0], -1, -1, -1) for control in controls]
-            scales = torch.cat([control.scales for control in controls]).to(self.dtype)
-            own, own_middle = controls[0].net(**given, controlnet_cond=torch.cat(pictures).to(self.dtype))
-            scaled = [layer * scales for layer in own]
-            down = [a + b for a, b in zip(down, scaled, strict=True)] if down else scaled
-            middle = own_middle * scales if middle is None else middle + own_middle * scales
-        if middle is None:
-            return {}
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    def conditioned(self, stream: Stream, rows: RowConstants) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Time and text of a stream's rows, for the network and then for each net."""
+        adapters, size = stream.settings.adapters, _pixels(rows.offset)
+        views = [(self.view if adapters is None else adapters.view, adapters)]
+        views += [(self.control_view(control.net), None) for control in stream.controls]
+        found = []
+        for view, own in views:
+            conditions = self.conditions_of(view)
+            if view not in rows.ready:
+                rows.ready[view] = (conditions.time(rows, size, own), conditions.text(rows, own))
+            found.append(rows.ready[view])
+        return found
 
-    def _added(
-        self, prompts: Sequence[Conditioning], latents: torch.Tensor
-    ) -> dict[str, torch.Tensor] | None:
-        if not self.is_xl:
-            return None
-        height, width = (side * LATENT_RATIO for side in latents.shape[-2:])
-        # Original size, crop, target size (SDXL, section 2.2).
-        size = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
-        pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
-        return {"text_embeds": torch.cat(pooled), "time_ids": size.expand(len(prompts), -1)}
+    def step_of(self, stream: Stream) -> Step:
+        """The step for streams with the nets and adapters of this one."""
+        key = stream.nets
+        found = self._steps.get(key)
+        if found is None:
+            adapters = stream.settings.adapters
+            nets = [control.net for control in stream.controls]
+            view = self.view if adapters is None else adapters.view
+            controls = tuple(self.control_view(net) for net in nets)
+            found = self._steps[key] = Step(view, controls, velocity=self._predicts_velocity).eval()
+            for one in (view, *nets):
+                # Its number may be another one's when it is gone.
+                weakref.finalize(one, _forget, weakref.ref(self), key)
+            while len(self._steps) > MAX_STEPS:
+                del self._steps[next(iter(self._steps))]
+        return found
+
+    def place(self, capacity: int, pictures: int, first: Stream) -> Place:
+        """Where a call of that many rows and pictures finds what it needs; the least used are given up."""
+        key = (capacity, pictures, first.nets, tuple(first.settings.noise.shape[1:]))
+        found = self._places.pop(key, None) or Place(capacity, pictures)
+        self._places[key] = found
+        while len(self._places) > MAX_PLACES:
+            self._places.pop(next(iter(self._places))).clear()
+        return found
+
+
+def _forget(networks: weakref.ref[Networks], nets: tuple[object, ...]) -> None:
+    own = networks()
+    if own is not None:
+        own._steps.pop(nets, None)
+        for key in [key for key in tuple(own._places) if key[2] == nets]:
+            own._places.pop(key, None)
+
+
+def view_of(network: Any, device: torch.device) -> NetworkView:
+    """On CUDA with copies of weights in the layout that it is fastest with."""
+    fast = device.type == "cuda"
+    return NetworkView(network, fused=fast, channels_last=fast).eval()
+
+
+def _pixels(latents: torch.Tensor) -> tuple[int, int]:
+    height, width = latents.shape[-2:]
+    return height * LATENT_RATIO, width * LATENT_RATIO
 
 
 def noise_schedule(config: Mapping[str, Any]) -> tuple[float, ...]:

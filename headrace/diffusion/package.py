@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from headrace.diffusion.asked import Guidance, GuidanceMode, Settings
+from headrace.diffusion.frame import advance
 from headrace.diffusion.networks import LATENT_RATIO, Networks
 from headrace.diffusion.schedule import check_indices, constants
 from headrace.diffusion.similarity import SimilarityFilter
-from headrace.diffusion.stream import Guidance, GuidanceMode, Settings, Stream
+from headrace.diffusion.stream import Stream
 from stream.errors import InvalidInput, ProcessorError
 
 _THUMBNAIL_STEP = 16
@@ -114,7 +116,7 @@ class StreamDiffusion:
             small = picture[..., ::_THUMBNAIL_STEP, ::_THUMBNAIL_STEP].cpu().numpy()
             if self._filter.skips(np.asarray(small, dtype=np.float32)) and self._last is not None:
                 return self._last
-        self._last = self._run(self._networks.encode(picture))
+        self._last = self._run(self._networks.encode(picture.permute(0, 2, 3, 1) / 2 + 0.5))
         return self._last
 
     @torch.inference_mode()
@@ -125,11 +127,10 @@ class StreamDiffusion:
         return torch.cat([self._run(torch.randn(shape).to(device)) for _ in range(batch_size)])
 
     def _run(self, latent: torch.Tensor) -> torch.Tensor:
-        stream = self._prepared()
-        clean = latent
-        for number in range(stream.rounds):
-            clean = stream.take(self._networks.predict([stream.rows(latent, number)])[0], number)
-        return self._networks.decode(clean)
+        networks = self._networks
+        clean = advance(networks, [self._prepared()], latent)
+        decoded: torch.Tensor = networks.decode(clean)
+        return decoded.permute(0, 3, 1, 2) * 2 - 1
 
     def _picture(self, x: Any) -> torch.Tensor:
         if not isinstance(x, torch.Tensor):

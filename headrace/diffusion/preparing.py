@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from headrace.diffusion.asked import Conditioning, Control, Guidance, Settings
 from headrace.diffusion.blending import blend, blend_noise, shares
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import ControlParams, StreamDiffusionParams
 from headrace.diffusion.preprocessors import preprocessor_of
 from headrace.diffusion.schedule import constants
-from headrace.diffusion.stream import Conditioning, Control, Guidance, Settings
 
 
 @torch.inference_mode()
@@ -24,13 +24,13 @@ def settings_for(
     width: int,
     nets: Mapping[str, Any] = MappingProxyType({}),
 ) -> Settings:
-    """All that a stream of pictures of ``height`` x ``width`` pixels needs; encodes prompts that are new.
+    """All that a stream of pictures of ``height`` x ``width`` pixels needs; works out what is new.
 
     ``nets``: the ControlNets by their ids.
     """
     guidance = Guidance(params.cfg_type, params.guidance_scale, params.delta)
     needs_negative = guidance.acting in ("full", "initialize")
-    return Settings(
+    settings = Settings(
         steps=constants(params.t_index_list, params.num_inference_steps, networks.alphas_cumprod),
         noise=_noise(params, networks, height, width),
         positive=_prompt(params, networks),
@@ -40,6 +40,8 @@ def settings_for(
         renoise=params.do_add_noise,
         sequential=not params.use_denoising_batch,
     )
+    networks.prepare(settings)
+    return settings
 
 
 def _control(params: ControlParams, nets: Mapping[str, Any]) -> Control:
@@ -57,6 +59,8 @@ def _prompt(params: StreamDiffusionParams, networks: Networks) -> Conditioning:
         [weight for _, weight in params.prompts], normalised=params.normalize_prompt_weights, field="prompt"
     )
     parts = [networks.encode_prompt(text) for text, _ in params.prompts]
+    if len(parts) == 1 and weights[0] == 1.0:
+        return parts[0]  # of which more is known already
     method = params.prompt_interpolation_method
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from headrace.diffusion import parameters
-from headrace.diffusion.frame import from_network, run, to_network
+from headrace.diffusion.asked import Settings
+from headrace.diffusion.frame import run
 from headrace.diffusion.loading import Loan, borrow
 from headrace.diffusion.networks import LATENT_RATIO
 from headrace.diffusion.parameters import StreamDiffusionParams
 from headrace.diffusion.preparing import settings_for
 from headrace.diffusion.similarity import SimilarityFilter, Thumbnail
-from headrace.diffusion.stream import Settings, Stream
+from headrace.diffusion.stream import Stream
 from stream.errors import ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor, Params, ProcessorInfo, VideoResult
@@ -219,4 +220,5 @@ def _resized(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def _through(held: Loan, picture: torch.Tensor) -> torch.Tensor:
     networks = held.networks
-    return from_network(networks.decode(networks.encode(to_network(picture))))
+    decoded: torch.Tensor = networks.decode(networks.encode(picture))
+    return decoded

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from headrace.diffusion.frame import run
+from headrace.diffusion.asked import Guidance, GuidanceMode, Settings
+from headrace.diffusion.frame import advance, run
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.package import StreamDiffusion
 from headrace.diffusion.schedule import constants
-from headrace.diffusion.stream import Conditioning, Guidance, GuidanceMode, Settings, Stream
+from headrace.diffusion.stream import Stream
 from stream.errors import InvalidInput, ProcessorError
 from tests.headrace.diffusion.tiny_networks import networks, pipeline
 
@@ -82,8 +83,7 @@ def test_equals_the_package_in_its_own_way_of_starting(
         with torch.no_grad():
             image = picture.permute(0, 3, 1, 2) * 2 - 1
             expected = theirs.predict_x0_batch(theirs.encode_image(image))
-            latent = sd.encode(image)
-            found = ours.take(sd.predict([ours.rows(latent)])[0])
+            found = advance(sd, [ours], sd.encode(picture))
         assert relative(found, expected) < 1e-5
 
 
@@ -99,12 +99,10 @@ def test_equals_the_package_step_after_step(folder: Path, sd: Networks, mode: Gu
     guidance = Guidance(mode, 1.0)
     ours = Stream(settings(sd, INDICES[2], guidance=guidance, renoise=False, sequential=True, noise=torch.cat(
         [noise_of(sd, 1, 2)] * 2)))  # fmt: skip
-    image = pictures(1)[0].permute(0, 3, 1, 2) * 2 - 1
+    picture = pictures(1)[0]
     with torch.no_grad():
-        expected = theirs.predict_x0_batch(theirs.encode_image(image))
-        latent = sd.encode(image)
-        for number in range(ours.rounds):
-            found = ours.take(sd.predict([ours.rows(latent, number)])[0], number)
+        expected = theirs.predict_x0_batch(theirs.encode_image(picture.permute(0, 3, 1, 2) * 2 - 1))
+        found = advance(sd, [ours], sd.encode(picture))
     assert relative(found, expected) < 1e-5
 
 
@@ -151,8 +149,8 @@ def test_other_steps_seeds_and_noise_hold_from_the_next_frame(sd: Networks) -> N
     play(sd, stream, frames[:5])
     other = settings(sd, [5, 45], seed=9, renoise=False)
     twin = Stream(other)
-    assert stream._chain is not None
-    twin._chain = stream._chain.clone()
+    assert stream.clean is not None
+    twin.clean = stream.clean.clone()
     stream.apply(other)
     assert torch.equal(run(sd, [stream], [frames[5]])[0], run(sd, [twin], [frames[5]])[0])
 
@@ -177,44 +175,14 @@ def test_a_full_batch_of_prompts_reaches_sdxl(folder: Path) -> None:
 
 
 def test_velocity_is_read_as_noise(sd: Networks) -> None:
-    """v = signal * eps - noise * x0 (Salimans and Ho 2022): a network that says v must give the same eps."""
-    t = 359
-    signal, noise = sd.alphas_cumprod[t] ** 0.5, (1 - sd.alphas_cumprod[t]) ** 0.5
-    clean, eps = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
-    latents = signal * clean + noise * eps
-
-    class Velocity:
-        config = sd.unet.config
-
-        def __call__(self, *_: Any, **__: Any) -> tuple[torch.Tensor]:
-            return (signal * eps - noise * clean,)
-
-    parts = {
-        **sd.parts,
-        "unet": Velocity(),
-        "scheduler": type("S", (), {"config": {"prediction_type": "v_prediction"}}),
-    }
-    net = Networks(parts, torch.device("cpu"), torch.float32)
-    stream = Stream(settings(net, [32]))
-    rows = stream.rows(torch.zeros(1, 4, 8, 8))
-    rows = type(rows)(latents, torch.tensor([t]), rows.prompts)
-    assert relative(net.predict([rows])[0], eps) < 1e-5
-
-
-def test_nothing_is_read_back_from_the_device_in_a_frame(sd: Networks) -> None:
-    """The stream's own part of a frame runs on tensors without data: reading one value back would fail."""
-    guidance = Guidance("initialize", 1.5, 0.5)
-    shape = sd.latent_shape(SIZE, SIZE)
-    given = settings(sd, INDICES[4], guidance=guidance)
-    meta = Settings(
-        given.steps, given.noise.to("meta"), Conditioning(given.positive.text.to("meta")),
-        Conditioning(given.positive.text.to("meta")), guidance,
-    )  # fmt: skip
-    stream = Stream(meta)
-    for _ in range(3):
-        rows = stream.rows(torch.empty((1, *shape), device="meta"))
-        out = stream.take(torch.empty_like(rows.latents))
-        assert out.shape == (1, *shape)
+    """v = signal * eps - noise * x0 (Salimans and Ho 2022): what such a network says becomes the picture."""
+    scheduler = type("S", (), {"config": {"prediction_type": "v_prediction"}})
+    net = Networks({**sd.parts, "scheduler": scheduler}, torch.device("cpu"), torch.float32)
+    given = settings(net, [32])
+    signal, noise = given.steps[0].signal, given.steps[0].noise
+    clean = torch.randn(1, 4, 8, 8)
+    net.view.forward = lambda *_: signal * given.noise - noise * clean  # type: ignore[method-assign]
+    assert relative(advance(net, [Stream(given)], clean), clean) < 1e-4
 
 
 @pytest.mark.parametrize("mode", ["none", "full"])

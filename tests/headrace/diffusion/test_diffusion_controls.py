@@ -15,11 +15,12 @@ from diffusers import ControlNetModel
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.diffusion.asked import Control, Guidance
 from headrace.diffusion.frame import run
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import ControlParams
 from headrace.diffusion.preprocessors import preprocessor_of
-from headrace.diffusion.stream import Control, Guidance, Stream
+from headrace.diffusion.stream import Stream
 from headrace.models.tiny import fill
 from stream.errors import InvalidInput
 from tests.headrace.diffusion.test_diffusion_batch import INDICES, pictures, play, relative, settings

@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from headrace.diffusion import calls
 from headrace.diffusion.processor import StreamDiffusionProcessor
 from headrace.models.live_cache import cache_of
 from stream.errors import InvalidInput
@@ -180,10 +181,8 @@ async def test_frames_of_several_sessions_go_through_one_call(monkeypatch: pytes
     sessions = [await loaded(**one) for one in wanted] + [await loaded(guidance_scale=1.5, cfg_type="full")]
     given = [frame(number) for number in range(5)] + [frame(5, 64, 72)]
     alone = [await result(await loaded(**one), made) for one, made in zip(wanted, given, strict=False)]
-    assert sessions[0]._held is not None
-    networks = sessions[0]._held.networks
-    predict = networks.predict
-    monkeypatch.setattr(networks, "predict", lambda found: rows.append(len(found)) or predict(found))
+    whole = calls.run
+    monkeypatch.setattr(calls, "run", lambda *given: rows.append(len(given[1])) or whole(*given))
     together = await asyncio.gather(*(result(*pair) for pair in zip(sessions, given, strict=True)))
     assert rows == [5, 1]  # three rows each: sixteen rows are the limit of a call
     for found, expected in zip(together, alone, strict=False):
@@ -212,11 +211,11 @@ async def test_a_call_that_fails_is_told_to_all_in_it_and_the_next_frame_works(
     assert sessions[0]._held is not None
     networks = sessions[0]._held.networks
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(networks, "predict", fail)
+        patch.setattr(networks, "step_of", fail)
         found = await asyncio.gather(*(result(one, frame(0)) for one in sessions), return_exceptions=True)
     assert [str(error) for error in found] == ["no memory", "no memory"]
     assert (await result(sessions[0], frame(1))).shape == (1, 64, 64, 3)
