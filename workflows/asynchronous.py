@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from workflows.failures import node_failed
+from workflows.inference import in_inference_mode
 from workflows.layout import Flow, Step
 from workflows.protocol import IS_BLOCKER
 from workflows.results import NotPlain
@@ -47,7 +48,7 @@ async def run_steps(flow: Flow, slots: list[Any], given: Given, plain: Plain) ->
             for slot in step.release:
                 slots[slot] = None
             if step.overlaps:
-                task = asyncio.create_task(_call(flow, step, arguments, plain))
+                task = asyncio.create_task(in_inference_mode(_call(flow, step, arguments, plain)))
                 tasks.append(task)
                 for index, slot in step.outputs:
                     slots[slot] = _Pending(task, index)

@@ -22,6 +22,7 @@ from stream.errors import ProcessorError
 from workflows.binding import SOURCES, UNCALLED, BoundNode
 from workflows.failures import node_failed
 from workflows.graph import Graph, Link, Node
+from workflows.inference import in_inference_mode
 from workflows.problems import invalid_workflow
 from workflows.protocol import DynamicPrompt, ExecutionBlocker, is_blocker, is_link, name_expansions
 from workflows.registry import NodeRegistry
@@ -282,7 +283,7 @@ class Evaluation:
         else:
             outcomes = run()
         if at_once and (self._ready or self._running):
-            self._running[asyncio.ensure_future(outcomes)] = node_id
+            self._running[asyncio.create_task(in_inference_mode(outcomes))] = node_id
         else:
             self._finish(node_id, await outcomes)
 

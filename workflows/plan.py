@@ -23,7 +23,7 @@ from workflows.failures import node_failed
 from workflows.graph import Graph
 from workflows.layout import AUDIO_SLOT, FRAME_SLOT, LAST_SOUND, Flow, Step
 from workflows.problems import invalid_workflow
-from workflows.protocol import IS_BLOCKER, is_blocker
+from workflows.protocol import IS_BLOCKER, TRIAL, is_blocker
 from workflows.questions import ALWAYS, fingerprint, refusals
 from workflows.registry import NodeRegistry
 from workflows.results import NotPlain, checked, read
@@ -307,9 +307,11 @@ class Plan:
     def trial(self) -> Iterator[None]:
         """What runs within leaves nothing behind: no text, nothing to show, no step of a rule."""
         shown = dict(self.shown)
+        mark = TRIAL.set(True)
         try:
             yield
         finally:
+            TRIAL.reset(mark)
             self._texts_due = True
             self.shown = shown
             self.blocked = dict(self._program.blocked)

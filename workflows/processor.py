@@ -27,6 +27,7 @@ from workflows.changes import (
 from workflows.check import prepare
 from workflows.compiler import Program
 from workflows.graph import Graph
+from workflows.inference import in_inference_mode
 from workflows.parameters import ParameterTable
 from workflows.pictures import as_frames, one_batch
 from workflows.plan import NeedsLoop, Plan
@@ -135,16 +136,14 @@ class WorkflowProcessor(FrameProcessor):
         self._size = Size()
         self._seen: tuple[Any, Any] | None = None
         self._progress: tuple[str, float | None] = ("Loading", None)
-        self._inference_mode: Any = None
 
     async def load_model(self, **kwargs: Any) -> None:
         """Compile, run the constant part, and warm up on made-up frames of ``width`` x ``height``.
 
         Raises `InvalidWorkflow` with the problems as its details, `ProcessorError` when a node fails.
         """
-        import torch
+        import torch  # noqa: F401 (from here on there is a mode to work in)
 
-        self._inference_mode = torch.inference_mode
         for side in ("width", "height"):
             if isinstance(kwargs.get(side), int) and kwargs[side] > 0:
                 setattr(self._size, side, kwargs[side])
@@ -152,7 +151,7 @@ class WorkflowProcessor(FrameProcessor):
         if getattr(self, "tensor_device", "cpu") == "engine":
             self._size.device = device
         self._runs = warming.runs_on(device) if self._warm_runs is None else self._warm_runs
-        self._running = await self._compile(self._first_graphs())
+        self._running = await in_inference_mode(self._compile(self._first_graphs()))
 
     def progress(self) -> tuple[str, float | None]:
         """What is being done before frames can be worked on, and how far it is (0 to 1)."""
@@ -185,28 +184,30 @@ class WorkflowProcessor(FrameProcessor):
             running = self._look_after(running)
         if running.is_passthrough:
             return frame
+        return await in_inference_mode(self._worked_on(frame, running))
+
+    async def _worked_on(self, frame: VideoFrame, running: _Running) -> VideoResult:
         source = frame.tensor
         self._seen = source.shape, source.device
         version = None if source.is_inference() else source._version
         video: Any = source
         label = "the workflow"
-        with self._inference_mode():
-            for plan in running.plans:
-                if not plan.sees:
-                    continue
-                image = one_batch(video, label)
-                result, texts = await self._run(plan, image)
-                for text in texts:
-                    self.emit("text", text)
-                if plan.has_video_output:
-                    video, label = result, plan.output_label
-                    if is_blocker(video) or video == []:
-                        return None
-                if plan.is_damaged:
-                    await plan.repair()
-            if video is source and version is not None and source._version == version:
-                return frame
-            return as_frames(frame, video, label)
+        for plan in running.plans:
+            if not plan.sees:
+                continue
+            image = one_batch(video, label)
+            result, texts = await self._run(plan, image)
+            for text in texts:
+                self.emit("text", text)
+            if plan.has_video_output:
+                video, label = result, plan.output_label
+                if is_blocker(video) or video == []:
+                    return None
+            if plan.is_damaged:
+                await plan.repair()
+        if video is source and version is not None and source._version == version:
+            return frame
+        return as_frames(frame, video, label)
 
     async def _run(self, plan: Plan, image: Any) -> tuple[Any, list[str]]:
         if not plan.is_async:
@@ -222,15 +223,17 @@ class WorkflowProcessor(FrameProcessor):
         running = self._loaded()
         if not any(plan.hears for plan in running.plans):
             return [frame]
+        return await in_inference_mode(self._listened_to(frame, running))
+
+    async def _listened_to(self, frame: AudioFrame, running: _Running) -> list[AudioFrame]:
         frames = [frame]
-        with self._inference_mode():
-            for plan, ear in zip(running.plans, running.ears, strict=True):
-                if plan.hears:
-                    frames, texts = await heard(plan, ear, frames)
-                    for text in texts:
-                        self.emit("text", text)
-                    if plan.is_damaged:
-                        await plan.repair()
+        for plan, ear in zip(running.plans, running.ears, strict=True):
+            if plan.hears:
+                frames, texts = await heard(plan, ear, frames)
+                for text in texts:
+                    self.emit("text", text)
+                if plan.is_damaged:
+                    await plan.repair()
         return frames
 
     async def prepare_params(self, params: Params) -> None:
@@ -259,8 +262,7 @@ class WorkflowProcessor(FrameProcessor):
         change, self._prepared = self._prepared, None
         if change is None or change.params != params or not change.fits(running):
             await self._end_asking()
-            with self._inference_mode():
-                change = await self._work_out(running, params)
+            change = await in_inference_mode(self._work_out(running, params))
         self._commit(change)
 
     async def on_stream_start(self, params: Params) -> None:
@@ -312,18 +314,17 @@ class WorkflowProcessor(FrameProcessor):
         return graphs
 
     async def _compile(self, graphs: Sequence[Graph]) -> _Running:
-        with self._inference_mode():
-            plans = []
-            for number, graph in enumerate(graphs):
-                self._report("Loading", 0.5 * number / len(graphs))
-                output_node = _choice(self._output_node, graph.nodes)
-                plans.append(await Plan.compile(graph, self._registry, output_node=output_node))
-            await warm_up(
-                plans,
-                self._frame_size(),
-                lambda text, done: self._report(text, 0.5 + 0.5 * done),
-                self._runs,
-            )
+        plans = []
+        for number, graph in enumerate(graphs):
+            self._report("Loading", 0.5 * number / len(graphs))
+            output_node = _choice(self._output_node, graph.nodes)
+            plans.append(await Plan.compile(graph, self._registry, output_node=output_node))
+        await warm_up(
+            plans,
+            self._frame_size(),
+            lambda text, done: self._report(text, 0.5 + 0.5 * done),
+            self._runs,
+        )
         return _Running.of(plans, self._registry)
 
     def _frame_size(self) -> Size:

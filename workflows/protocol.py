@@ -9,10 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import MethodType
 from typing import Any
 
 _MAX_KINDS = 4096
+
+TRIAL: ContextVar[bool] = ContextVar("trial", default=False)
+"""Whether nodes run on made-up pictures: one that remembers frames has to forget these."""
 
 
 class ExecutionBlocker:

@@ -49,12 +49,12 @@ class Loan:
             one.release()
 
 
-def borrow(params: StreamDiffusionParams, on_progress: Progress) -> Loan:
+def borrow(params: StreamDiffusionParams, on_progress: Progress, store: ModelStore | None = None) -> Loan:
     """Load, or share, what ``params`` name. Blocks; for a thread beside the frames.
 
     Raises `ModelNotFound` with the command that fetches the model, `InvalidInput` for one that cannot stream.
     """
-    store = ModelStore(Roots.from_environment())
+    store = store or ModelStore(Roots.from_environment())
     on_progress(0.05, f"loading {params.model_id}")
     device = device_of_engine()
     held = [hold_parts(store.find(params.model_id, variant=loading.variant_for(device)), store)]

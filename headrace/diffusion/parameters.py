@@ -18,11 +18,11 @@ MAX_PARTS = 16
 """Prompts, or seeds, in one mixture."""
 MAX_CONTROLS = 6
 _TEXT = 4096
-_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 Text = Annotated[str, Field(max_length=_TEXT)]
 Weight = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=_SEED)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Mixing = Literal["linear", "slerp"]
 
 RELOADS = frozenset({"model_id", "autoencoder"})
@@ -172,6 +172,20 @@ def needs_load(before: StreamDiffusionParams, after: StreamDiffusionParams) -> b
 def start(params: Mapping[str, Any]) -> StreamDiffusionParams:
     """The parameters of a stream that begins. Raises `InvalidInput` that names the first wrong field."""
     return _validated(params)
+
+
+def of_node(literals: Mapping[str, Any]) -> StreamDiffusionParams:
+    """Those of a node, whose ``t_index_list`` is a text such as ``12, 20, 32``. Raises as `start`."""
+    given = dict(literals)
+    name = "t_index_list"
+    if isinstance(given.get(name), str):
+        try:
+            given[name] = [int(part) for part in given[name].split(",")]
+        except ValueError:
+            raise InvalidInput(
+                f"{name} is {given[name]!r}; whole numbers with commas between them", field=name
+            ) from None
+    return start(given)
 
 
 def changed(before: StreamDiffusionParams, params: Mapping[str, Any]) -> StreamDiffusionParams:

@@ -28,15 +28,38 @@ def settings_for(
 
     ``nets``: the ControlNets by their ids.
     """
-    guidance = Guidance(params.cfg_type, params.guidance_scale, params.delta)
-    needs_negative = guidance.acting in ("full", "initialize")
+    needs_negative = guidance_of(params).acting in ("full", "initialize")
+    return assembled(
+        params,
+        networks,
+        (height, width),
+        _prompt(params, networks),
+        networks.encode_prompt(params.negative_prompt) if needs_negative else None,
+        tuple(_control(control, nets) for control in params.controlnets if control.enabled),
+    )
+
+
+def guidance_of(params: StreamDiffusionParams) -> Guidance:
+    return Guidance(params.cfg_type, params.guidance_scale, params.delta)
+
+
+@torch.inference_mode()
+def assembled(
+    params: StreamDiffusionParams,
+    networks: Networks,
+    size: tuple[int, int],
+    positive: Conditioning,
+    negative: Conditioning | None,
+    controls: tuple[Control, ...],
+) -> Settings:
+    """As `settings_for`, of prompts and nets that are there already. ``size``: height and width."""
     settings = Settings(
         steps=constants(params.t_index_list, params.num_inference_steps, networks.alphas_cumprod),
-        noise=_noise(params, networks, height, width),
-        positive=_prompt(params, networks),
-        negative=networks.encode_prompt(params.negative_prompt) if needs_negative else None,
-        guidance=guidance,
-        controls=tuple(_control(control, nets) for control in params.controlnets if control.enabled),
+        noise=_noise(params, networks, *size),
+        positive=positive,
+        negative=negative,
+        guidance=guidance_of(params),
+        controls=controls,
         renoise=params.do_add_noise,
         sequential=not params.use_denoising_batch,
     )

@@ -7,17 +7,16 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from headrace.diffusion import parameters
 from headrace.diffusion.asked import Settings
 from headrace.diffusion.frame import run
 from headrace.diffusion.loading import Loan, borrow
-from headrace.diffusion.networks import LATENT_RATIO
 from headrace.diffusion.parameters import StreamDiffusionParams
+from headrace.diffusion.pictures import fitting, resized, thumbnail
 from headrace.diffusion.preparing import settings_for
-from headrace.diffusion.similarity import SimilarityFilter, Thumbnail
+from headrace.diffusion.similarity import SimilarityFilter
 from headrace.diffusion.stream import Stream
 from stream.errors import ProcessorError
 from stream.frames import VideoFrame
@@ -26,7 +25,6 @@ from workflows.beside import run_beside
 
 log = logging.getLogger(__name__)
 
-_THUMBNAIL = 32
 _WARM_UP = 64
 """Side of the made-up picture that is taken through the networks before the first frame."""
 
@@ -98,16 +96,16 @@ class StreamDiffusionProcessor(FrameProcessor):
         """The result that is due with ``frame``, `Stream.delay` frames behind it."""
         held = self._loaded()
         source = frame.tensor
-        repeats = self._filter is not None and self._filter.skips(_thumbnail(source))
+        repeats = self._filter is not None and self._filter.skips(thumbnail(source))
         if repeats and self._last is not None:
             return frame.replace_tensor(self._last)
-        picture = _fitting(source)
+        picture = fitting(source)
         if self._params.skip_diffusion:
             with torch.inference_mode():
                 out = _through(held, picture)
         else:
             out = await held.calls.run(self._stream_for(held, picture), picture)
-        out = _resized(out, source.shape[1], source.shape[2])
+        out = resized(out, source.shape[1], source.shape[2])
         self._last = out if self._filter is not None else None
         return frame.replace_tensor(out)
 
@@ -194,28 +192,6 @@ def _filter_settings(params: StreamDiffusionParams) -> tuple[bool, float, int]:
 def _filter_of(params: StreamDiffusionParams) -> SimilarityFilter | None:
     enabled, threshold, max_skip = _filter_settings(params)
     return SimilarityFilter(threshold, max_skip) if enabled else None
-
-
-def _thumbnail(picture: torch.Tensor) -> Thumbnail:
-    small = torch.nn.functional.interpolate(
-        picture.permute(0, 3, 1, 2), (_THUMBNAIL, _THUMBNAIL), mode="area"
-    )
-    return np.asarray((small * 2 - 1).cpu().numpy(), dtype=np.float32)
-
-
-def _fitting(picture: torch.Tensor) -> torch.Tensor:
-    """The picture at a size that the autoencoder can halve three times."""
-    sides = [max(LATENT_RATIO, round(side / LATENT_RATIO) * LATENT_RATIO) for side in picture.shape[1:3]]
-    return _resized(picture, *sides)
-
-
-def _resized(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    if picture.shape[1:3] == (height, width):
-        return picture
-    resized = torch.nn.functional.interpolate(
-        picture.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False, antialias=True
-    )
-    return resized.permute(0, 2, 3, 1).contiguous()
 
 
 def _through(held: Loan, picture: torch.Tensor) -> torch.Tensor:

@@ -49,8 +49,8 @@ class Stream:
 
     @property
     def nets(self) -> tuple[object, ...]:
-        """Which nets and adapters act. Streams go through one call when they have the same ones."""
-        nets = tuple(id(control.net) for control in self._controls)
+        """Which nets and adapters act, and how long prompts are. Streams with the same ones share calls."""
+        nets = (self._settings.positive.text.shape[1], *(id(control.net) for control in self._controls))
         adapters = self._settings.adapters
         if adapters is None:
             return nets

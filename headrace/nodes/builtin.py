@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headrace.models.roots import Roots
-from headrace.nodes import control, latents, loaders, sampling, text_nodes, upscaling
+from headrace.nodes import control, latents, loaders, sampling, streaming, text_nodes, upscaling
 from headrace.nodes.files import ModelFiles
 from workflows.registry import NodeRegistry
 
@@ -18,7 +18,9 @@ _MODULES = (sampling, text_nodes, latents, control, upscaling)
 def registry(input_folder: Path | None = None, models_folder: Path | None = None) -> NodeRegistry:
     """All built-in nodes. ``input_folder`` is LoadImage's; ``models_folder`` as in `Roots`."""
     made = NodeRegistry.builtin(input_folder)
-    made.add(loaders.bound_to(ModelFiles(Roots.from_environment(models_folder))))
+    files = ModelFiles(Roots.from_environment(models_folder))
+    made.add(loaders.bound_to(files))
+    made.add(streaming.bound_to(files))
     for module in _MODULES:
         made.add(module.NODE_CLASS_MAPPINGS)
     return made

@@ -259,7 +259,7 @@ class UpscaleModelLoader(Loader):
         return (load(self.models(), model_name),)
 
 
-_LOADERS = (
+_LOADERS: tuple[type[Loader], ...] = (
     CheckpointLoaderSimple,
     UNETLoader,
     CLIPLoader,
@@ -272,6 +272,6 @@ _LOADERS = (
 )
 
 
-def bound_to(files: ModelFiles) -> dict[str, Any]:
+def bound_to(files: ModelFiles, loaders: tuple[type[Loader], ...] = _LOADERS) -> dict[str, Any]:
     """The loaders' classes, which find their files in ``files``."""
-    return {loader.__name__: type(loader.__name__, (loader,), {"files": files}) for loader in _LOADERS}
+    return {loader.__name__: type(loader.__name__, (loader,), {"files": files}) for loader in loaders}

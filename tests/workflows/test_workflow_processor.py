@@ -193,6 +193,30 @@ async def test_nodes_run_without_autograd() -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+async def test_sessions_that_wait_in_turns_leave_autograd_as_it_was() -> None:
+    """The mode is the thread's: two that end in the order in which they began would leave it on."""
+    steps = [asyncio.Event(), asyncio.Event()]
+    seen = []
+
+    class Waits(GivesBack):
+        async def run(self, image: Any) -> Any:
+            await steps[round(float(image.mean()))].wait()
+            seen.append(torch.is_inference_mode_enabled())
+            return (image + 1,)
+
+    one_session, other = [await loaded(one("Waits"), with_nodes(Waits), warm_runs=0) for _ in range(2)]
+    first = asyncio.create_task(one_session.process_video_async(frame(0.0)))
+    second = asyncio.create_task(other.process_video_async(frame(1.0)))
+    await asyncio.sleep(0)
+    assert not torch.is_inference_mode_enabled()
+    steps[0].set()
+    await first
+    steps[1].set()
+    await second
+    assert seen == [True, True]
+    assert not torch.is_inference_mode_enabled()
+
+
 async def test_several_workflows_in_a_row_each_take_the_pictures_of_the_one_before() -> None:
     assert await shown(await loaded([INVERT, INVERT, INVERT])) == pytest.approx(0.75)
     processor = await loaded([INVERT, load("passthrough"), blend(1.0)])

@@ -47,7 +47,8 @@ def net_for(unet: Any, seed: str) -> Any:
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16, 16, 32))
     net = fill(net, seed)
     # Its last layers begin at zero, which is how training leaves the network alone at first.
-    for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+    ends = (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out)
+    for layer in ends:
         torch.nn.init.normal_(layer.weight, std=0.2, generator=torch.Generator().manual_seed(len(seed)))
     return net.eval()
 

@@ -1,0 +1,191 @@
+"""Real-time diffusion as nodes: a model whose calls streams share, and a sampler that remembers its frames.
+
+What it does and how it differs from StreamDiffusion: `headrace.diffusion.stream`. Declared without torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace.diffusion import parameters
+from headrace.diffusion.schedule import MAX_STEPS
+from headrace.nodes.files import ModelFiles
+from headrace.nodes.loaders import Loader
+from headrace.nodes.loaders import bound_to as bound
+from stream.errors import InvalidInput
+from workflows.nodes.stream import InputTypes
+
+if TYPE_CHECKING:
+    import torch
+
+    from headrace.diffusion.loading import Loan
+    from headrace.nodes.denoising import Conditioning
+    from headrace.nodes.handles import Clip, ControlNet
+    from headrace.nodes.stream_state import Steering
+
+_CATEGORY = "stream diffusion"
+_SHARE = {"min": 0.0, "max": 1.0, "step": 0.001}
+_PREPROCESSORS = ["passthrough", "tile", "color", "canny", "soft_edge"]
+
+
+class StreamDiffusionLoader(Loader):
+    """A checkpoint for `StreamDiffusionSampler`, as repository, folder, file or demo, and its text encoders.
+
+    All graphs and pipelines of an engine on the same model and autoencoder share weights and calls.
+    """
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Loads a model for real-time diffusion, and its text encoders."
+    RETURN_TYPES = ("STREAM_DIFFUSION", "CLIP")
+    FUNCTION = "load_stream"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        return {
+            "required": {
+                "model_id": ("STRING", {"default": "stabilityai/sd-turbo"}),
+                "autoencoder": ("STRING", {"default": "auto"}),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_id: Any, autoencoder: Any) -> bool | str:  # noqa: N802
+        return _verdict(model_id=model_id, autoencoder=autoencoder)
+
+    def load_stream(self, model_id: str, autoencoder: str) -> tuple[Loan, Clip]:
+        from headrace.diffusion.loading import borrow
+        from headrace.models.store import ModelStore
+        from headrace.nodes.handles import Clip
+
+        if model_id in self.files.names("checkpoints"):
+            model_id = self.files.ref("checkpoints", model_id)
+        params = parameters.start({"model_id": model_id, "autoencoder": autoencoder})
+        loan = borrow(params, lambda fraction, what: None, ModelStore(self.files.roots))
+        return loan, Clip.of((loan.held[0],), self.files)
+
+
+class StreamDiffusionControl:
+    """A control network of a stream, from `ControlNetLoader`. Several may follow on each other.
+
+    It sees the frame through its ``preprocessor``, or ``image`` as it is where that is linked.
+    """
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Holds a real-time stream to edges, colours or another picture."
+    RETURN_TYPES = ("STREAM_CONTROL",)
+    FUNCTION = "steer"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        return {
+            "required": {
+                "control_net": ("CONTROL_NET",),
+                "preprocessor": (_PREPROCESSORS,),
+                "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01}),
+                "start_percent": ("FLOAT", {"default": 0.0, **_SHARE}),
+                "end_percent": ("FLOAT", {"default": 1.0, **_SHARE}),
+            },
+            "optional": {"before": ("STREAM_CONTROL",), "image": ("IMAGE",)},
+        }
+
+    def steer(
+        self,
+        control_net: ControlNet,
+        preprocessor: str,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        before: tuple[Steering, ...] = (),
+        image: torch.Tensor | None = None,
+    ) -> tuple[tuple[Steering, ...]]:
+        from headrace.nodes.stream_state import Steering
+
+        if len(before) >= parameters.MAX_CONTROLS:
+            raise ValueError(f"at most {parameters.MAX_CONTROLS} control networks act on a stream")
+        one = Steering(control_net, preprocessor, strength, start_percent, end_percent, image)
+        return ((*before, one),)
+
+
+class StreamDiffusionSampler:
+    """Takes every frame of a stream through the network. One node object has the frames of one stream.
+
+    A change of anything here, or of a text, holds from the next frame on, and the frames under way go on.
+    """
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Paints every frame of a stream anew, as the texts say."
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "sample"
+    PACKAGES = ("diffusers", "transformers")
+
+    def __init__(self) -> None:
+        from headrace.nodes.stream_state import StreamState
+
+        self._state = StreamState()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        steps = ("INT", {"default": 50, "min": 1, "max": MAX_STEPS})
+        threshold = ("FLOAT", {"default": 0.98, **_SHARE})
+        return {
+            "required": {
+                "stream_model": ("STREAM_DIFFUSION",),
+                "image": ("IMAGE",),
+                "positive": ("CONDITIONING",),
+                "t_index_list": ("STRING", {"default": "12, 20, 32"}),
+                "num_inference_steps": steps,
+                "seed": ("INT", {"default": 789, "min": 0, "max": parameters.MAX_SEED}),
+                "cfg_type": (["self", "none", "initialize", "full"],),
+                "guidance_scale": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 30.0, "step": 0.05}),
+                "delta": ("FLOAT", {"default": 0.7, "min": 0.0, "max": 10.0, "step": 0.05}),
+                "do_add_noise": ("BOOLEAN", {"default": True}),
+                "use_denoising_batch": ("BOOLEAN", {"default": True}),
+                "enable_similar_image_filter": ("BOOLEAN", {"default": False}),
+                "similar_image_filter_threshold": threshold,
+                "similar_image_filter_max_skip_frame": ("INT", {"default": 10, "min": 0, "max": 10_000}),
+            },
+            "optional": {"negative": ("CONDITIONING",), "controls": ("STREAM_CONTROL",)},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, **literals: Any) -> bool | str:  # noqa: N802
+        given = _without_links(literals)
+        scale, kind = given.get("guidance_scale"), given.get("cfg_type")
+        guides = kind in ("full", "initialize") and isinstance(scale, int | float) and scale > 1
+        if guides and "negative" not in literals:
+            return f"cfg_type {kind} above a guidance_scale of 1 needs a negative condition"
+        return _verdict(**given)
+
+    async def sample(
+        self,
+        stream_model: Loan,
+        image: torch.Tensor,
+        positive: Conditioning,
+        negative: Conditioning | None = None,
+        controls: tuple[Steering, ...] = (),
+        **literals: Any,
+    ) -> tuple[torch.Tensor]:
+        return (await self._state.run(stream_model, image, positive, negative, controls, literals),)
+
+
+def _without_links(literals: dict[str, Any]) -> dict[str, Any]:
+    """Of what is asked about: what is not None, as that stands for what another node will give."""
+    return {name: value for name, value in literals.items() if value is not None}
+
+
+def _verdict(**literals: Any) -> bool | str:
+    """True, or what is wrong with them by the bounds of the pipeline `stream-diffusion`."""
+    try:
+        parameters.of_node(_without_links(literals))
+    except InvalidInput as error:
+        return error.message
+    return True
+
+
+def bound_to(files: ModelFiles) -> dict[str, Any]:
+    """The classes; the loader finds its files in ``files``."""
+    return {
+        **bound(files, (StreamDiffusionLoader,)),
+        "StreamDiffusionControl": StreamDiffusionControl,
+        "StreamDiffusionSampler": StreamDiffusionSampler,
+    }
