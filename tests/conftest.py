@@ -59,6 +59,12 @@ def pytest_collection(session: pytest.Session) -> None:
         sys.path.remove(str(path.parent))
 
 
+def pytest_collection_finish() -> None:
+    # Nothing that was imported goes away, and looking through it takes a collection half a second.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not _cuda():
@@ -79,10 +85,16 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves non-daemon threads, child processes or, when marked so, descriptors."""
     counts_descriptors = request.node.get_closest_marker("descriptors") is not None
     threads, children = set(threading.enumerate()), _children()
+    shared_loop = _runs_in_the_modules_loop(request)
+
+    def may_stay(thread: threading.Thread) -> bool:
+        # A loop keeps the threads of `asyncio.to_thread` until it is closed.
+        return thread.daemon or (shared_loop and thread.name.startswith("asyncio_"))
+
     descriptors = _descriptors() if counts_descriptors else Counter[str]()
     yield
     left: list[str] = []
-    if strays := _wait(lambda: {t for t in threading.enumerate() if not t.daemon} - threads):
+    if strays := _wait(lambda: {t for t in threading.enumerate() if not may_stay(t)} - threads):
         left.append(f"threads {sorted(thread.name for thread in strays)}")
     if orphans := _wait(lambda: _children() - children):
         left.append(f"processes {[_end(process) for process in orphans]}")
@@ -97,14 +109,34 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
 def no_tasks_left(request: pytest.FixtureRequest, nothing_left_running: None) -> None:
     """Fails an asynchronous test that leaves tasks (pytest-asyncio cancels them silently)."""
     if inspect.iscoroutinefunction(getattr(request.node, "function", None)):
-        request.getfixturevalue("loop_without_leftovers")
+        shared = _runs_in_the_modules_loop(request)
+        request.getfixturevalue("module_loop_without_leftovers" if shared else "loop_without_leftovers")
+
+
+def _runs_in_the_modules_loop(request: pytest.FixtureRequest) -> bool:
+    marker = request.node.get_closest_marker("asyncio")
+    return marker is not None and marker.kwargs.get("loop_scope") == "module"
 
 
 @pytest_asyncio.fixture
 async def loop_without_leftovers() -> AsyncIterator[None]:
+    async with _nothing_left_in_the_loop():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def module_loop_without_leftovers() -> AsyncIterator[None]:
+    # What serves a connection that the module keeps open stays with it.
+    async with _nothing_left_in_the_loop(but="RequestHandler.start"):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _nothing_left_in_the_loop(but: str = "") -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     late = asyncio.all_tasks() - before - {asyncio.current_task()}
+    late = {task for task in late if getattr(task.get_coro(), "__qualname__", "") != but}
     if late:
         _, late = await asyncio.wait(late, timeout=GRACE_S)
     assert not late, f"left behind: tasks {sorted(map(repr, late))}"

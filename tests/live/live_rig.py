@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from stream.trickle.server import TrickleServer, TrickleServerSettings
 from stream.trickle.subscriber import TrickleSubscriber
 
 ENGINE = 30.0
+_tests = itertools.count(1)
 
 
 @dataclass
@@ -92,15 +94,29 @@ class Rig:
     http: aiohttp.ClientSession
     base: str
     folder: Path
+    prefix: str = ""
+    """Before the names of sessions and channels, where several tests share a worker."""
+
+    def fresh(self) -> Rig:
+        """The same worker for another test, whose sessions and channels have names of their own."""
+        return replace(self, prefix=f"test{next(_tests)}-")
+
+    async def end_sessions(self) -> None:
+        """Stop what this test has left running."""
+        left = [session for session in self.worker.table if session.id.startswith(self.prefix)]
+        for session in left:
+            session.stop("the test is over")
+        for session in left:
+            assert await self.worker.table.wait_ended(session.id), f"session {session.id} does not end"
 
     def channel(self, name: str) -> str:
-        return f"{self.trickle.url.rstrip('/')}/{name}"
+        return f"{self.trickle.url.rstrip('/')}/{self.prefix}{name}"
 
     async def start(
         self, session: str = "one", *, route: str = "/stream/start", **change: Any
     ) -> tuple[int, Any]:
         body: dict[str, Any] = {
-            "gateway_request_id": session,
+            "gateway_request_id": self.prefix + session,
             "subscribe_url": self.channel(f"{session}-in"),
             "publish_url": self.channel(f"{session}-out"),
             "params": {"width": 128, "height": 128},
@@ -109,6 +125,8 @@ class Rig:
         return await self.post(route, body)
 
     async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        if "X-Stream-Id" in headers:
+            headers["X-Stream-Id"] = self.prefix + headers["X-Stream-Id"]
         async with self.http.post(self.base + path, json=body, headers=headers) as response:
             return response.status, await response.json()
 
@@ -118,13 +136,13 @@ class Rig:
 
     async def report(self, session: str = "one") -> dict[str, Any]:
         """The session's own figures."""
-        return (await self.get(f"/stream/status?stream_id={session}"))["session"]
+        return (await self.get(f"/stream/status?stream_id={self.prefix}{session}"))["session"]
 
     async def until(self, wanted: Any, session: str = "one", timeout: float = 20.0) -> dict[str, Any]:
         """Wait until the report of ``session`` is as ``wanted`` says."""
         end = time.monotonic() + timeout
         while True:
-            report = (await self.get(f"/stream/status?stream_id={session}")).get("session")
+            report = (await self.get(f"/stream/status?stream_id={self.prefix}{session}")).get("session")
             if report is not None and wanted(report):
                 return report
             assert time.monotonic() < end, f"still not so: {report}"

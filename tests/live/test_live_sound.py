@@ -7,9 +7,12 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from live_rig import INVERT, Rig, Viewer, clip, is_processed, running
+import pytest
+from live_rig import INVERT, Rig, Viewer, clip, is_processed
 
 from byoc.mock import clip as clips
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RATE = 48_000
 
@@ -43,39 +46,35 @@ async def _watch(rig: Rig, segments, **params) -> Viewer:
     return viewer
 
 
-async def test_a_stream_of_sound_alone_goes_through_and_counts_as_online(tmp_path):
-    async with running(tmp_path) as rig:
-        watching = asyncio.create_task(_watch(rig, sound_alone(6)))
-        await rig.until(lambda r: r["state"] == "ONLINE" and r["counts"]["audio_in"] > 100)
-        viewer = await watching
+async def test_a_stream_of_sound_alone_goes_through_and_counts_as_online(rig):
+    watching = asyncio.create_task(_watch(rig, sound_alone(6)))
+    await rig.until(lambda r: r["state"] == "ONLINE" and r["counts"]["audio_in"] > 100)
+    viewer = await watching
     assert viewer.pictures == []
     assert viewer.sounds[-1][1] - viewer.sounds[0][1] > 4
     assert len(viewer.segments) >= 2
 
 
-async def test_sound_that_joins_late_is_heard(tmp_path):
+async def test_sound_that_joins_late_is_heard(rig):
     silent, loud = clip(2, audio=None), clip(3)
     later = [[replace(chunk, due=chunk.due + 2) for chunk in segment] for segment in loud]
-    async with running(tmp_path) as rig:
-        viewer = await _watch(rig, [*silent, *later], workflow=INVERT)
+    viewer = await _watch(rig, [*silent, *later], workflow=INVERT)
     assert len(viewer.sounds) > 60
     assert len([p for p in viewer.pictures if is_processed(p)]) > 90
 
 
-async def test_stereo_is_kept_and_a_processor_may_touch_it(tmp_path):
-    async with running(tmp_path) as rig:
-        report = asyncio.create_task(rig.until(lambda r: r["counts"]["audio_in"] > 50))
-        viewer = await _watch(rig, clip(4), processor="tests.live.live_processors:LeftOnly")
-        await asyncio.gather(report, return_exceptions=True)
+async def test_stereo_is_kept_and_a_processor_may_touch_it(rig):
+    report = asyncio.create_task(rig.until(lambda r: r["counts"]["audio_in"] > 50))
+    viewer = await _watch(rig, clip(4), processor="tests.live.live_processors:LeftOnly")
+    await asyncio.gather(report, return_exceptions=True)
     assert {channels for _, _, channels in viewer.sounds} == {2}
     left, right = (np.mean([loud[side] for loud in viewer.loudness[20:]]) for side in (0, 1))
     assert left > 0.01
     assert right < left / 50
 
 
-async def test_sound_leaves_when_the_picture_of_its_time_has_left(tmp_path):
-    async with running(tmp_path) as rig:
-        viewer = await _watch(rig, clip(6), processor="tests.live.live_processors:Slow")
+async def test_sound_leaves_when_the_picture_of_its_time_has_left(rig):
+    viewer = await _watch(rig, clip(6), processor="tests.live.live_processors:Slow")
     lags = []
     for at, time, _ in viewer.sounds[50:-50]:
         shown = [p for p in viewer.pictures if p.at <= at]
@@ -86,23 +85,19 @@ async def test_sound_leaves_when_the_picture_of_its_time_has_left(tmp_path):
     assert max(lags) < 0.3
 
 
-async def test_nonsense_for_sound_is_named_and_the_original_goes_on(tmp_path):
-    async with running(tmp_path) as rig:
-        watching = asyncio.create_task(
-            _watch(rig, clip(4), processor="tests.live.live_processors:BreaksSound")
-        )
-        report = await rig.until(lambda r: r["error"] is not None)
-        viewer = await watching
+async def test_nonsense_for_sound_is_named_and_the_original_goes_on(rig):
+    watching = asyncio.create_task(_watch(rig, clip(4), processor="tests.live.live_processors:BreaksSound"))
+    report = await rig.until(lambda r: r["error"] is not None)
+    viewer = await watching
     assert "list" in report["error"]["message"] or "int" in report["error"]["message"]
     assert len(viewer.sounds) > 100
     assert len(viewer.pictures) > 90
 
 
-async def test_a_processor_that_only_looks_is_online(tmp_path):
-    async with running(tmp_path) as rig:
-        feeding = asyncio.create_task(rig.play(clip(6)))
-        await rig.start(publish_url="", params={"processor": "tests.live.live_processors:Withholds"})
-        report = await rig.until(lambda r: r["counts"]["withheld"] > 120)
-        assert report["state"] == "ONLINE"
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+async def test_a_processor_that_only_looks_is_online(rig):
+    feeding = asyncio.create_task(rig.play(clip(6)))
+    await rig.start(publish_url="", params={"processor": "tests.live.live_processors:Withholds"})
+    report = await rig.until(lambda r: r["counts"]["withheld"] > 120)
+    assert report["state"] == "ONLINE"
+    feeding.cancel()
+    await asyncio.gather(feeding, return_exceptions=True)

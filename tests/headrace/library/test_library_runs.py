@@ -26,7 +26,7 @@ from workflows import library
 
 pytest.importorskip("torch")
 
-LIMIT = aiohttp.ClientTimeout(total=60)
+LIMIT = aiohttp.ClientTimeout(total=90)
 SLOW = {
     "1": {"class_type": "LoadTensor", "inputs": {}},
     **{
@@ -49,8 +49,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[PageServer]:
     settings = {"HEADRACE_WORKFLOWS": str(folder), "HEADRACE_CLIP_SECONDS": "3", "HEADRACE_BATCH_QUEUE": "1"}
-    with page_server("--demo", "--workflow", "edges", environment=settings) as running:
+    with page_server(environment=settings) as running:
         yield running
+
+
+@pytest.fixture
+def showing(folder: Path) -> Iterator[PageServer]:
+    """A worker with a stream that runs."""
+    with page_server("--demo", "--workflow", "edges", environment={"HEADRACE_WORKFLOWS": str(folder)}) as it:
+        yield it
 
 
 @asynccontextmanager
@@ -230,12 +237,12 @@ async def test_who_leaves_gives_up_the_run_and_a_full_queue_says_when_to_come_ag
 
 
 async def test_what_was_tuned_on_a_stream_is_saved_into_the_file_it_came_from(
-    server: PageServer, folder: Path
+    showing: PageServer, folder: Path
 ) -> None:
     workflow = library.load("edges")
     workflow["2"]["_meta"]["note"] = "left alone"
     (folder / "night sky.json").write_text(json.dumps(workflow))
-    async with client_of(server) as client:
+    async with client_of(showing) as client:
 
         async def post(path: str, body: Any, **headers: str) -> tuple[int, Any]:
             async with client.post(path, json=body, headers=headers) as answer:

@@ -18,8 +18,8 @@ OPTIONS = (
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",
-    # The camera is a picture of its own: green, with a clock's hand.
-    "--use-fake-device-for-media-stream",
+    # The camera is a picture of its own: green, with a clock's hand. Few pictures: they are coded in software.
+    "--use-fake-device-for-media-stream=fps=10",
     "--autoplay-policy=no-user-gesture-required",
 )
 HELP = "; on Debian and Ubuntu: apt install chromium, and pip install playwright (extra dev)"
