@@ -5,14 +5,18 @@ For the engine alone: imports torch and transformers. Reading needs the package 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located
@@ -50,7 +54,9 @@ def _convert(found: Located, folder: Path) -> None:
     hide_progress_bars()
     work = Path(tempfile.mkdtemp(prefix=".gguf-", dir=folder.parent))
     try:
-        read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+        with _reading_once():
+            read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
         config = read.config
         # A model that says it is quantised cannot be saved; its tensors no longer are.
         if hasattr(config, "quantization_config"):
@@ -63,8 +69,36 @@ def _convert(found: Located, folder: Path) -> None:
         model.generation_config = generation
         del read
         model.save_pretrained(work)
-        AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(work)
+        tokenizer.save_pretrained(work)
         work.chmod(0o755)
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _reading_once() -> Iterator[None]:
+    """Spare transformers most of its time with a file of this kind, as long as nobody else loads one.
+
+    It reads all of the header, a string at a time, for the configuration, the weights and the tokenizer each,
+    and makes a table of all names of tensors for every module.
+    """
+    import gguf
+    import numpy as np
+
+    class Reader(gguf.GGUFReader):
+        @property
+        def data(self) -> Any:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            # A slice of a plain array takes a third of the time that one of `numpy.memmap` takes.
+            self._data = np.asarray(mapped)
+
+    originals = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(Reader), functools.cache(originals[1])
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = originals

@@ -194,28 +194,26 @@ def test_words_have_times_of_their_own(store: ModelStore, models: ModelCache, sp
 
 @hears
 @speaks
-def test_a_recording_longer_than_a_window_is_heard_to_its_end(
-    store: ModelStore, models: ModelCache, spoken: bytes
-) -> None:
-    once = decode_audio(spoken, 16_000)
-    last = decode_audio(say(store, models, "This is the very end.").blobs["speech.wav"], 16_000)
-    recording = np.concatenate([*([once] * 6), last])
+def test_a_recording_longer_than_a_window_is_heard_to_its_end(store: ModelStore, models: ModelCache) -> None:
+    first, last = (
+        decode_audio(say(store, models, text).blobs["speech.wav"], 16_000)
+        for text in ("The quick brown fox.", "This is the very end.")
+    )
+    recording = np.concatenate([first, np.zeros(32 * 16_000 - len(first), np.float32), last])
     heard = Heard()
     body = hear(store, models, wav(recording, 16_000), listener=heard)
-    assert body["duration"] > 35
+    assert body["duration"] > 33
+    assert words_in(body["text"])[:2] == ["the", "quick"]
     assert words_in(body["text"])[-2:] == ["very", "end"]
-    assert body["chunks"][-1]["timestamp"][1] > 33
+    assert body["chunks"][-1]["timestamp"][0] >= 30
     steps = [p.step for p in heard.told if p.phase == "running"]
     assert steps == sorted(steps)
     assert steps[-1] >= 15
 
 
-@hears
-@speaks
-def test_hearing_can_be_cancelled_between_two_tokens(
-    store: ModelStore, models: ModelCache, spoken: bytes
-) -> None:
-    job = job_for(store, "audio-to-text", WHISPER, {}, {"audio": spoken})
+def test_hearing_can_be_cancelled_between_two_tokens(store: ModelStore, models: ModelCache) -> None:
+    audio = {"audio": wav(tone(0.1, 16_000), 16_000)}
+    job = job_for(store, "audio-to-text", "demo:tiny-whisper", {"language": "en"}, audio)
 
     class Leaves(Heard):
         def progress(self, progress: Any) -> None:
@@ -243,7 +241,7 @@ def test_an_english_model_says_that_it_is_one(
 def test_a_model_of_several_languages_takes_one_or_finds_it_out(
     store: ModelStore, models: ModelCache
 ) -> None:
-    audio = wav(tone(1.0, 16_000), 16_000)
+    audio = wav(tone(0.1, 16_000), 16_000)
     body = hear(store, models, audio, "demo:tiny-whisper", language="German", task="translate", temperature=1)
     assert (body["language"], body["weights"]) == ("de", "random")
     assert (
