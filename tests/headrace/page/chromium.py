@@ -18,7 +18,7 @@ OPTIONS = (
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",
-    # The camera is a picture of its own: green, with a clock's hand. Few pictures: they are coded in software.
+    # The camera is a picture of its own, green with a clock's hand; not many, since software codes them.
     "--use-fake-device-for-media-stream=fps=10",
     "--autoplay-policy=no-user-gesture-required",
 )
