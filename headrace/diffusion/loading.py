@@ -10,6 +10,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from headrace.diffusion import loras
+from headrace.diffusion.adapters import Kit
 from headrace.diffusion.calls import SharedCalls
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import StreamDiffusionParams
@@ -25,6 +27,11 @@ Progress = Callable[[float, str], None]
 
 SMALL_AUTOENCODERS = {False: "madebyollin/taesd", True: "madebyollin/taesdxl"}
 """TAESD (MIT) for the latents of Stable Diffusion, and for those of SDXL (True)."""
+LCM_LORAS = {
+    False: "latent-consistency/lcm-lora-sdv1-5",
+    True: "latent-consistency/lcm-lora-sdxl",
+}
+"""Luo et al. 2023, arXiv 2311.05556; for Stable Diffusion 1, and for SDXL (True)."""
 _CALLS: WeakValueDictionary[tuple[int, int], SharedCalls] = WeakValueDictionary()
 """By the UNet and the autoencoder: sessions with the same ones share calls."""
 _LOCK = threading.Lock()
@@ -36,6 +43,7 @@ class Loan:
 
     calls: SharedCalls
     nets: dict[str, Any]
+    kit: Kit
     autoencoder: str
     weights: str
     held: list[Held]
@@ -70,8 +78,11 @@ def borrow(params: StreamDiffusionParams, on_progress: Progress, store: ModelSto
             on_progress(0.5, f"loading {control.model_id}")
             held.append(_control_net(control.model_id, calls.networks, store))
             nets[control.model_id] = held[-1].model
+        wanted = _loras(params, calls.networks, store, on_progress)
+        held += [lora.held for lora in wanted]
         name = str(found.ref) if found is not None else "the model's own"
-        return Loan(calls, nets, name, held[0].weights, held)
+        kit = Kit(calls.networks, wanted)
+        return Loan(calls, nets, kit, name, held[0].weights, held)
     except BaseException:
         for one in held:
             one.release()
@@ -121,6 +132,27 @@ def _control_net(name: str, networks: Networks, store: ModelStore) -> Held:
             field="controlnets",
         )
     return held
+
+
+def _loras(
+    params: StreamDiffusionParams, networks: Networks, store: ModelStore, on_progress: Progress
+) -> list[loras.LoraFile]:
+    """Those of ``lora_dict`` by name, then the LCM-LoRA. What is loaded goes back if one fails."""
+    wanted = [(name, "lora_dict") for name in sorted(params.lora_dict or ())]
+    if params.takes_lcm_lora:
+        given = params.lcm_lora_id
+        by_family = given is None or given in LCM_LORAS.values()
+        wanted.append((LCM_LORAS[networks.is_xl] if by_family or not given else given, "lcm_lora_id"))
+    found: list[loras.LoraFile] = []
+    try:
+        for name, field in wanted:
+            on_progress(0.7, f"loading {name}")
+            found.append(loras.find(name, store, field))
+    except BaseException:
+        for lora in found:
+            lora.held.release()
+        raise
+    return found
 
 
 def _network(found: Located, kind: Any, field: str, store: ModelStore) -> Held:

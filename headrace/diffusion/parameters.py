@@ -17,6 +17,7 @@ from stream.errors import InvalidInput
 MAX_PARTS = 16
 """Prompts, or seeds, in one mixture."""
 MAX_CONTROLS = 6
+MAX_LORAS = 4
 _TEXT = 4096
 MAX_SEED = 2**63 - 1
 
@@ -31,7 +32,6 @@ RELOADS = frozenset({"model_id", "autoencoder"})
 NOT_BUILT: Mapping[str, str] = {
     "ip_adapter": "IP-Adapter",
     "ip_adapter_style_image_url": "IP-Adapter",
-    "lora_dict": "LoRAs",
     "cached_attention": "cached attention",
     "image_preprocessing": "processors around the pipeline",
     "image_postprocessing": "processors around the pipeline",
@@ -106,9 +106,23 @@ class StreamDiffusionParams(BaseModel):
     similar_image_filter_threshold: float = Field(0.98, ge=0.0, le=1.0, description="similarity, cosine")
     similar_image_filter_max_skip_frame: int = Field(10, ge=0, le=10_000, description="most repeats in a row")
 
+    lora_dict: (
+        Annotated[
+            dict[
+                Annotated[str, Field(min_length=1, max_length=512)],
+                Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)],
+            ],
+            Field(max_length=MAX_LORAS),
+        ]
+        | None
+    ) = Field(None, description="LoRAs (a file, or the repository or folder that it is in) and their weights")
+    use_lcm_lora: bool = Field(
+        False, description="LCM-LoRA, for few steps; turbo models need none and leave it out"
+    )
+    lcm_lora_id: str | None = Field(
+        None, max_length=512, description="another than that of the model's family"
+    )
     acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
-    use_lcm_lora: bool = Field(False, description="must be false but for turbo models, which need none")
-    lcm_lora_id: str | None = Field(None, description="accepted, not used")
     use_safety_checker: bool = Field(False, description="must be false")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
 
@@ -149,14 +163,18 @@ class StreamDiffusionParams(BaseModel):
             and self.cfg_type in ("self", "initialize")
         ):
             raise ValueError(f"cfg_type {self.cfg_type} needs use_denoising_batch; take full or none")
-        for name in ("use_lcm_lora", "use_safety_checker"):
-            if getattr(self, name) and not (name == "use_lcm_lora" and "turbo" in self.model_id):
-                raise ValueError(f"{name}: this pipeline has no such thing yet; send false or leave it out")
+        if self.use_safety_checker:
+            raise ValueError("use_safety_checker: there is no such thing yet; send false or leave it out")
         return self
 
     @property
     def prompts(self) -> Sequence[tuple[str, float]]:
         return [(self.prompt, 1.0)] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def takes_lcm_lora(self) -> bool:
+        """Turbo models have few steps of their own."""
+        return self.use_lcm_lora and "turbo" not in self.model_id.lower()
 
     @property
     def seeds(self) -> Sequence[tuple[int, float]]:
@@ -165,8 +183,18 @@ class StreamDiffusionParams(BaseModel):
 
 def needs_load(before: StreamDiffusionParams, after: StreamDiffusionParams) -> bool:
     """Whether weights are loaded, or let go of, between the two."""
-    nets = [{control.model_id for control in params.controlnets} for params in (before, after)]
-    return nets[0] != nets[1] or any(getattr(before, name) != getattr(after, name) for name in RELOADS)
+    return _loaded(before) != _loaded(after) or any(
+        getattr(before, name) != getattr(after, name) for name in RELOADS
+    )
+
+
+def _loaded(params: StreamDiffusionParams) -> tuple[object, ...]:
+    """What is loaded beside the model."""
+    return (
+        {control.model_id for control in params.controlnets},
+        set(params.lora_dict or ()),
+        params.takes_lcm_lora and (params.lcm_lora_id or True),
+    )
 
 
 def start(params: Mapping[str, Any]) -> StreamDiffusionParams:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from headrace.diffusion.asked import Conditioning, Control, Guidance, Settings
+from headrace.diffusion.asked import Adapters, Conditioning, Control, Guidance, Settings
 from headrace.diffusion.blending import blend, blend_noise, shares
+from headrace.diffusion.loading import Loan
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import ControlParams, StreamDiffusionParams
 from headrace.diffusion.preprocessors import preprocessor_of
@@ -17,17 +17,9 @@ from headrace.diffusion.schedule import constants
 
 
 @torch.inference_mode()
-def settings_for(
-    params: StreamDiffusionParams,
-    networks: Networks,
-    height: int,
-    width: int,
-    nets: Mapping[str, Any] = MappingProxyType({}),
-) -> Settings:
-    """All that a stream of pictures of ``height`` x ``width`` pixels needs; works out what is new.
-
-    ``nets``: the ControlNets by their ids.
-    """
+def settings_for(params: StreamDiffusionParams, loan: Loan, height: int, width: int) -> Settings:
+    """All that a stream of pictures of ``height`` x ``width`` pixels needs; works out what is new."""
+    networks, given = loan.networks, params.lora_dict or {}
     needs_negative = guidance_of(params).acting in ("full", "initialize")
     return assembled(
         params,
@@ -35,7 +27,8 @@ def settings_for(
         (height, width),
         _prompt(params, networks),
         networks.encode_prompt(params.negative_prompt) if needs_negative else None,
-        tuple(_control(control, nets) for control in params.controlnets if control.enabled),
+        tuple(_control(control, loan.nets) for control in params.controlnets if control.enabled),
+        loan.kit.adapters([given.get(lora.name, 1.0) for lora in loan.kit.loras]),
     )
 
 
@@ -51,8 +44,9 @@ def assembled(
     positive: Conditioning,
     negative: Conditioning | None,
     controls: tuple[Control, ...],
+    adapters: Adapters | None,
 ) -> Settings:
-    """As `settings_for`, of prompts and nets that are there already. ``size``: height and width."""
+    """As `settings_for`, of prompts, nets and adapters that are there already. ``size``: height and width."""
     settings = Settings(
         steps=constants(params.t_index_list, params.num_inference_steps, networks.alphas_cumprod),
         noise=_noise(params, networks, *size),
@@ -62,6 +56,7 @@ def assembled(
         controls=controls,
         renoise=params.do_add_noise,
         sequential=not params.use_denoising_batch,
+        adapters=adapters,
     )
     networks.prepare(settings)
     return settings

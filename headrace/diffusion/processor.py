@@ -112,7 +112,7 @@ class StreamDiffusionProcessor(FrameProcessor):
     def _stream_for(self, held: Loan, picture: torch.Tensor) -> Stream:
         size = (picture.shape[1], picture.shape[2])
         if self._stream is None or size != self._size:
-            self._stream = Stream(settings_for(self._params, held.networks, *size, held.nets))
+            self._stream = Stream(settings_for(self._params, held, *size))
             self._size = size
         return self._stream
 
@@ -136,9 +136,7 @@ class StreamDiffusionProcessor(FrameProcessor):
         after = parameters.changed(before, params)
         if held is None or parameters.needs_load(before, after):
             held = await self._acquire(after)
-        settings = (
-            settings_for(after, held.networks, *self._size, held.nets) if self._size is not None else None
-        )
+        settings = settings_for(after, held, *self._size) if self._size is not None else None
         return _Change(before, dict(params), after, held, settings)
 
     def _commit(self, change: _Change) -> None:
@@ -167,7 +165,7 @@ class StreamDiffusionProcessor(FrameProcessor):
         held = await asyncio.to_thread(borrow, params, tell)
         try:
             tell(0.9, "warming up")
-            settings = settings_for(params, held.networks, _WARM_UP, _WARM_UP, held.nets)
+            settings = settings_for(params, held, _WARM_UP, _WARM_UP)
             picture = torch.rand((1, _WARM_UP, _WARM_UP, 3), device=held.networks.device)
             run(held.networks, [Stream(settings)], [picture])
         except BaseException:

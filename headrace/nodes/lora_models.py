@@ -8,9 +8,9 @@ import logging
 from headrace.models import loading
 from headrace.models.cache import Loaded, LoadProgress
 from headrace.models.live_cache import Held, hold
+from headrace.models.loras import changed, changes_for
 from headrace.nodes.access import Models
 from headrace.nodes.handles import Clip, Encoder, Model
-from headrace.nodes.loras import changed, changes_for
 
 log = logging.getLogger(__name__)
 

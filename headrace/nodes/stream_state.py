@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from headrace.diffusion import frame, parameters
-from headrace.diffusion.asked import Conditioning, Control, Settings
+from headrace.diffusion.adapters import Kit
+from headrace.diffusion.asked import Adapters, Conditioning, Control, Settings
 from headrace.diffusion.loading import Loan
+from headrace.diffusion.loras import LoraFile
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import ControlParams, StreamDiffusionParams
 from headrace.diffusion.pictures import fitting, resized, thumbnail
@@ -24,6 +26,25 @@ from workflows.protocol import TRIAL
 
 Condition = list[list[Any]]
 """As ComfyUI's nodes hand it on: pairs of the states of a text [1, T, C] and options."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamModel:
+    """A model for streams, and the LoRAs on it with their weights. None of it is ever changed."""
+
+    loan: Loan
+    loras: tuple[tuple[LoraFile, float], ...] = ()
+    adapters: Adapters | None = None
+
+    @property
+    def networks(self) -> Networks:
+        return self.loan.networks
+
+    def with_lora(self, lora: LoraFile, strength: float) -> StreamModel:
+        """Raises `InvalidInput` where it does not fit the model."""
+        loras = (*self.loras, (lora, strength))
+        kit = Kit(self.networks, [one for one, _ in loras], "lora_name")
+        return StreamModel(self.loan, loras, kit.adapters([scale for _, scale in loras]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +68,7 @@ class Steering:
 class _Wanted:
     """What a frame is asked to be worked on with."""
 
-    loan: Loan
+    model: StreamModel
     positive: Condition
     negative: Condition | None
     controls: tuple[tuple[Any, ...], ...]
@@ -56,7 +77,7 @@ class _Wanted:
     def equals(self, other: _Wanted | None) -> bool:
         return (
             other is not None
-            and self.loan is other.loan
+            and self.model is other.model
             and self.positive is other.positive
             and self.negative is other.negative
             and self.controls == other.controls
@@ -80,7 +101,7 @@ class StreamState:
 
     async def run(
         self,
-        loan: Loan,
+        model: StreamModel,
         image: torch.Tensor,
         positive: Condition,
         negative: Condition | None,
@@ -93,33 +114,35 @@ class StreamState:
         """
         if TRIAL.get():
             trial = StreamState()
-            trial._prepare(loan, image, positive, negative, controls, literals)
-            return torch.cat([trial._alone(loan, one, controls) for one in torch.split(image, 1)])
-        self._prepare(loan, image, positive, negative, controls, literals)
-        return torch.cat([await self._next(loan, one, controls) for one in torch.split(image, 1)])
+            trial._prepare(model, image, positive, negative, controls, literals)
+            return torch.cat([trial._alone(model, one, controls) for one in torch.split(image, 1)])
+        self._prepare(model, image, positive, negative, controls, literals)
+        return torch.cat([await self._next(model, one, controls) for one in torch.split(image, 1)])
 
     # -- frames ----------------------------------------------------------------------------------------
 
-    async def _next(self, loan: Loan, image: torch.Tensor, controls: tuple[Steering, ...]) -> torch.Tensor:
+    async def _next(
+        self, model: StreamModel, image: torch.Tensor, controls: tuple[Steering, ...]
+    ) -> torch.Tensor:
         repeats = self._filter is not None and self._filter.skips(thumbnail(image[..., :3]))
         if repeats and self._last is not None:
             return self._last
-        picture = self._taken(loan, image, controls)
+        picture = self._taken(model, image, controls)
         assert self._stream is not None
-        out = await loan.calls.run(self._stream, picture)
+        out = await model.loan.calls.run(self._stream, picture)
         out = resized(out, image.shape[1], image.shape[2]).to(image.device)
         self._last = out if self._filter is not None else None
         return out
 
-    def _alone(self, loan: Loan, image: torch.Tensor, controls: tuple[Steering, ...]) -> torch.Tensor:
+    def _alone(self, model: StreamModel, image: torch.Tensor, controls: tuple[Steering, ...]) -> torch.Tensor:
         """A made-up frame, in a call of its own: others are none of the loop that it runs in."""
-        picture = self._taken(loan, image, controls)
+        picture = self._taken(model, image, controls)
         assert self._stream is not None
-        (out,) = frame.run(loan.networks, [self._stream], [picture])
+        (out,) = frame.run(model.networks, [self._stream], [picture])
         return resized(out, image.shape[1], image.shape[2]).to(image.device)
 
-    def _taken(self, loan: Loan, image: torch.Tensor, controls: tuple[Steering, ...]) -> torch.Tensor:
-        device = loan.networks.device
+    def _taken(self, model: StreamModel, image: torch.Tensor, controls: tuple[Steering, ...]) -> torch.Tensor:
+        device = model.networks.device
         picture = fitting(image[..., :3].float().to(device))
         for place, control in enumerate(controls):
             given = control.picture
@@ -134,7 +157,7 @@ class StreamState:
 
     def _prepare(
         self,
-        loan: Loan,
+        model: StreamModel,
         image: torch.Tensor,
         positive: Condition,
         negative: Condition | None,
@@ -142,13 +165,13 @@ class StreamState:
         literals: Mapping[str, Any],
     ) -> None:
         """Put what is wanted in force, where it is not."""
-        wanted = _Wanted(loan, positive, negative, tuple(one.fixed for one in controls), dict(literals))
+        wanted = _Wanted(model, positive, negative, tuple(one.fixed for one in controls), dict(literals))
         size = (image.shape[1], image.shape[2])
         if size == self._size and wanted.equals(self._wanted):
             return
         params = parameters.of_node(literals)
         settings = self._settings(params, wanted, image, controls)
-        other_model = self._wanted is None or self._wanted.loan.networks is not loan.networks
+        other_model = self._wanted is None or self._wanted.model.networks is not model.networks
         if self._stream is None or other_model or size != self._size:
             # Latents of another model, or another size, are another language.
             self._stream = Stream(settings)
@@ -168,7 +191,7 @@ class StreamState:
         image: torch.Tensor,
         controls: tuple[Steering, ...],
     ) -> Settings:
-        networks = wanted.loan.networks
+        networks = wanted.model.networks
         small = fitting(image[:1, ..., :1].float()).shape[1:3]
         positive = self._conditioning(wanted.positive, networks, "positive")
         needs_negative = guidance_of(params).acting in ("full", "initialize")
@@ -180,7 +203,8 @@ class StreamState:
             positive, negative = _as_long(positive, negative)
         self._pictures = [None] * len(controls)
         steered = tuple(self._control(place, one, networks) for place, one in enumerate(controls))
-        return assembled(params, networks, (int(small[0]), int(small[1])), positive, negative, steered)
+        sides = int(small[0]), int(small[1])
+        return assembled(params, networks, sides, positive, negative, steered, wanted.model.adapters)
 
     def _conditioning(self, condition: Condition, networks: Networks, name: str) -> Conditioning:
         known = self._known.get(name)

@@ -18,10 +18,9 @@ from workflows.nodes.stream import InputTypes
 if TYPE_CHECKING:
     import torch
 
-    from headrace.diffusion.loading import Loan
     from headrace.nodes.denoising import Conditioning
     from headrace.nodes.handles import Clip, ControlNet
-    from headrace.nodes.stream_state import Steering
+    from headrace.nodes.stream_state import Steering, StreamModel
 
 _CATEGORY = "stream diffusion"
 _SHARE = {"min": 0.0, "max": 1.0, "step": 0.001}
@@ -52,16 +51,49 @@ class StreamDiffusionLoader(Loader):
     def VALIDATE_INPUTS(cls, model_id: Any, autoencoder: Any) -> bool | str:  # noqa: N802
         return _verdict(model_id=model_id, autoencoder=autoencoder)
 
-    def load_stream(self, model_id: str, autoencoder: str) -> tuple[Loan, Clip]:
+    def load_stream(self, model_id: str, autoencoder: str) -> tuple[StreamModel, Clip]:
         from headrace.diffusion.loading import borrow
         from headrace.models.store import ModelStore
         from headrace.nodes.handles import Clip
+        from headrace.nodes.stream_state import StreamModel
 
         if model_id in self.files.names("checkpoints"):
             model_id = self.files.ref("checkpoints", model_id)
         params = parameters.start({"model_id": model_id, "autoencoder": autoencoder})
         loan = borrow(params, lambda fraction, what: None, ModelStore(self.files.roots))
-        return loan, Clip.of((loan.held[0],), self.files)
+        return StreamModel(loan), Clip.of((loan.held[0],), self.files)
+
+
+class StreamDiffusionLora(Loader):
+    """A LoRA on a model for streams, as branches beside shared weights; several may follow on each other.
+
+    Streams with the same LoRAs share calls, whatever their strengths, which are live. What the file has for
+    text encoders is left out.
+    """
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Applies a LoRA to a model for real-time diffusion."
+    RETURN_TYPES = ("STREAM_DIFFUSION",)
+    FUNCTION = "load_stream_lora"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        return {
+            "required": {
+                "stream_model": ("STREAM_DIFFUSION",),
+                "lora_name": cls.choice("loras"),
+                "strength": ("FLOAT", {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.01}),
+            }
+        }
+
+    def load_stream_lora(
+        self, stream_model: StreamModel, lora_name: str, strength: float
+    ) -> tuple[StreamModel]:
+        from headrace.diffusion.loras import find
+        from headrace.models.store import ModelStore
+
+        found = find(self.files.ref("loras", lora_name), ModelStore(self.files.roots), "lora_name")
+        return (stream_model.with_lora(found, strength),)
 
 
 class StreamDiffusionControl:
@@ -158,7 +190,7 @@ class StreamDiffusionSampler:
 
     async def sample(
         self,
-        stream_model: Loan,
+        stream_model: StreamModel,
         image: torch.Tensor,
         positive: Conditioning,
         negative: Conditioning | None = None,
@@ -183,9 +215,9 @@ def _verdict(**literals: Any) -> bool | str:
 
 
 def bound_to(files: ModelFiles) -> dict[str, Any]:
-    """The classes; the loader finds its files in ``files``."""
+    """The classes; loaders find their files in ``files``."""
     return {
-        **bound(files, (StreamDiffusionLoader,)),
+        **bound(files, (StreamDiffusionLoader, StreamDiffusionLora)),
         "StreamDiffusionControl": StreamDiffusionControl,
         "StreamDiffusionSampler": StreamDiffusionSampler,
     }

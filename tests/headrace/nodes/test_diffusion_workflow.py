@@ -176,7 +176,7 @@ def test_a_lora_is_a_private_copy_of_what_it_changes(folders: Path) -> None:
 
 
 def test_loras_with_the_names_of_the_original_network_are_read(folders: Path) -> None:
-    from headrace.nodes.loras import changes_for
+    from headrace.models.loras import changes_for
 
     unet = ldm.small_unet()
     table = list(ldm.unet_names(2, 1, (True, False), ""))

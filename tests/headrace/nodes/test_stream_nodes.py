@@ -15,10 +15,13 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from safetensors.torch import save_file
+
 from headrace.diffusion.processor import StreamDiffusionProcessor
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
+from headrace.models import tiny_diffusion
 from headrace.nodes import builtin
 from headrace.nodes.handles import ControlNet
 from headrace.server.definitions import WorkerDefinitions
@@ -26,6 +29,7 @@ from headrace.server.specs import Specs
 from stream.errors import InvalidWorkflow
 from stream.frames import Picture, Timeline, VideoFrame
 from tests.headrace.diffusion.test_diffusion_controls import net_for
+from tests.headrace.diffusion.test_diffusion_loras import lora_for
 from tests.headrace.diffusion.test_diffusion_processor import frame, result
 from workflows.check import prepare
 from workflows.parameters import ParameterTable
@@ -36,13 +40,15 @@ PROMPT, NEGATIVE = (DOCUMENTED[node]["inputs"]["text"] for node in "34")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    models = tmp_path_factory.mktemp("models")
+    (models / "loras").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HEADRACE_MODELS_FOLDER", str(tmp_path_factory.mktemp("models")))
+        patch.setenv("HEADRACE_MODELS_FOLDER", str(models))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield
+        yield models
         torch.set_num_threads(threads)
 
 
@@ -168,16 +174,16 @@ async def test_frames_that_look_alike_repeat_the_result() -> None:
 
 async def test_control_networks_steer_by_the_frame_or_a_linked_picture() -> None:
     classes = builtin.registry()
-    loan, clip = classes.node_class("StreamDiffusionLoader")().load_stream("demo:tiny-sd", "auto")
+    model, clip = classes.node_class("StreamDiffusionLoader")().load_stream("demo:tiny-sd", "auto")
     (positive,) = classes.node_class("CLIPTextEncode")().encode(clip, PROMPT)
-    net = ControlNet(net_for(loan.networks.unet, "edges"), loan.held[0])
+    net = ControlNet(net_for(model.networks.unet, "edges"), model.loan.held[0])
     steer = classes.node_class("StreamDiffusionControl")().steer
     picture = frame(3).tensor
 
     async def painted(controls: Any) -> torch.Tensor:
         sample = classes.node_class("StreamDiffusionSampler")().sample
         (made,) = await sample(
-            loan, frame(1).tensor, positive, controls=controls, t_index_list="32", num_inference_steps=50
+            model, frame(1).tensor, positive, controls=controls, t_index_list="32", num_inference_steps=50
         )
         out: torch.Tensor = made
         return out
@@ -192,6 +198,22 @@ async def test_control_networks_steer_by_the_frame_or_a_linked_picture() -> None
     assert not torch.equal(await painted(by_picture), await painted(by_frame))
     # A linked picture is taken as it is, whatever the preprocessor.
     assert torch.equal(await painted(by_the_same), await painted(by_frame))
+
+
+async def test_loras_are_links_of_the_model(folder: Path) -> None:
+    save_file(lora_for(tiny_diffusion._unet(), 1), folder / "loras" / "oil.safetensors")
+    data = graph(t_index_list="32")
+    lora = {"stream_model": ["2", 0], "lora_name": "oil.safetensors", "strength": 0.5}
+    data["7"] = {"class_type": "StreamDiffusionLora", "inputs": lora}
+    data["5"]["inputs"]["stream_model"] = ["7", 0]
+    nodes = await loaded(data)
+    expected = await pipeline(t_index_list=[32], lora_dict={"loras/oil.safetensors": 0.5})
+    for number, strength in enumerate((0.5, -1.0)):
+        await nodes.update_params({"7.strength": strength})
+        await expected.update_params({"lora_dict": {"loras/oil.safetensors": strength}})
+        made = await shown(nodes, frame(number))
+        torch.testing.assert_close(made, await result(expected, frame(number)), atol=1e-4, rtol=0)
+    await expected.on_stream_stop()
 
 
 async def test_the_documented_workflow_runs_in_an_engine() -> None:
