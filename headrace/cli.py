@@ -172,6 +172,12 @@ def serve(
     custom_nodes: Annotated[
         Path | None, typer.Option(help="Folder of custom nodes for our engine (HEADRACE_CUSTOM_NODES).")
     ] = None,
+    object_info: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL", help="A ComfyUI's nodes, to check workflows by (docs/workflows.md)."
+        ),
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Show a test pattern through the workflow.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings (HEADRACE_CONFIG).")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: listen by TLS.")] = None,
@@ -202,6 +208,7 @@ def serve(
         "comfyui": comfyui,
         "comfyui_python": comfyui_python,
         "custom_nodes": custom_nodes,
+        "object_info": object_info,
         "demo": demo or None,
         "config": config,
         "tls_certificate": tls_certificate,

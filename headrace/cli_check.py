@@ -102,7 +102,7 @@ def _console() -> Any:
 
 
 def _definitions_of(source: str) -> Any:
-    from headrace.checking.object_info import load_object_info
+    from headrace.checking.object_info import load_object_info, told_age
     from workflows.registry import definitions_from_object_info
 
     try:
@@ -111,8 +111,7 @@ def _definitions_of(source: str) -> Any:
         sys.stderr.write(f"headrace: error: {error.message}\n")
         raise SystemExit(UNREADABLE) from None
     if info.age is not None:
-        hours = info.age / 3600
-        told = f"{hours:.0f} h" if hours >= 1 else f"{info.age / 60:.0f} min"
+        told = told_age(info.age)
         sys.stderr.write(f"headrace: {info.origin} does not answer; using what it said {told} ago\n")
     return definitions_from_object_info(info.data)
 

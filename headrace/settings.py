@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     comfyui_args: str = Field(
         "", description="further arguments for that ComfyUI, as its `main.py` takes them"
     )
+    object_info: str | None = Field(
+        None,
+        description="file or URL: a ComfyUI's `/object_info`, by which workflows are checked whose nodes no "
+        "engine here has",
+    )
     comfyui_prefer: bool = Field(False, description="run in ComfyUI what our own nodes could do as well")
     comfyui_classes: Names = Field(
         (), description="node classes that callers may use in ComfyUI, as `KSampler*` (none: all)"

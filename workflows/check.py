@@ -14,7 +14,7 @@ from workflows import stream_rules
 from workflows.definitions import Definitions, InputDefinition, NodeDefinition, accepts
 from workflows.dynamic import inputs_of
 from workflows.graph import LIMITS, Graph, Limits, Link, Node
-from workflows.model_files import is_file_choice, may_be_there, missing_file
+from workflows.model_files import is_file_choice, is_there, may_be_there, missing_file
 from workflows.networks import install, missing_packages
 from workflows.problems import Problem, invalid_workflow
 from workflows.reading import read
@@ -146,15 +146,21 @@ def _check_node(node: Node, definition: NodeDefinition) -> Iterator[Problem]:
 
 
 def _check_literal(node: Node, declared: InputDefinition, value: Any) -> Iterator[Problem]:
+    there = is_there(declared, value)
     try:
         check_value(declared, value)
+        if there is not False:
+            return
+        code, message = "missing_file", missing_file(node.class_type, declared, value)
     except ValueRefused as refused:
         code, message = refused.code, str(refused)
         if code == "not_a_choice" and is_file_choice(node.class_type, declared, value):
-            if may_be_there(declared, value):
+            if there or (there is None and may_be_there(declared, value)):
                 return
             code, message = "missing_file", missing_file(node.class_type, declared, value)
-        yield node.problem(code, message, declared.name)
+    problem = node.problem(code, message, declared.name)
+    listed = code in ("missing_file", "not_a_choice")
+    yield replace(problem, choices=declared.choices) if listed else problem
 
 
 def _is_absent(declared: InputDefinition, value: Any) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from workflows.definitions import InputDefinition
 from workflows.values import nearest, show
 
 INPUT_FOLDER = "input"
+FOLDERS = "folders"
+"""Option of an input whose files are on this machine: their folder by kind (``input``, ``output``, ``temp``).
+Null is a folder that is not known, and of a kind without an entry there is none."""
 
 _FOLDER_OF_INPUT = {
     "ckpt_name": "checkpoints",
@@ -38,6 +43,7 @@ _FOLDER_OF = {
     ("LoadImage", "image"): INPUT_FOLDER,
     ("LoadImageMask", "image"): INPUT_FOLDER,
 }
+_ANNOTATED = re.compile(r"(.*?)\s*\[(input|output|temp)\]\s*", re.DOTALL)
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "mesh_upload")
 _SUFFIXES = frozenset(
     {".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx", ".engine"}
@@ -59,15 +65,48 @@ def is_file_choice(class_type: str, declared: InputDefinition, value: object) ->
 def folder_of(class_type: str, declared: InputDefinition) -> str | None:
     """The folder class that a file of this input belongs in, where that is known."""
     known = _FOLDER_OF.get((class_type, declared.name)) or _FOLDER_OF_INPUT.get(declared.name)
-    if known is None and any(declared.options.get(option) for option in _UPLOADS):
+    if known is None and takes_uploads(declared):
         return INPUT_FOLDER
     return known
 
 
+def is_there(declared: InputDefinition, value: object) -> bool | None:
+    """Whether a file is offered, or is in the folders that an input declares (`FOLDERS`); None where these
+    are not known, and for paths that may lead elsewhere."""
+    folders = declared.options.get(FOLDERS)
+    if not isinstance(folders, Mapping) or not isinstance(value, str):
+        return None
+    if value in (declared.choices or ()):
+        return True
+    annotated = _ANNOTATED.fullmatch(value)
+    name, kind = (annotated[1], annotated[2]) if annotated else (value, INPUT_FOLDER)
+    if folders.get(kind, "") is None:
+        return None
+    if kind in folders and file_in(Path(folders[kind]), name) is not None:
+        return True
+    return None if Path(name).is_absolute() else False
+
+
+def file_in(folder: Path, name: str) -> Path | None:
+    """The file of that name in ``folder`` or in one below it, never outside; None when there is none."""
+    try:
+        top = folder.resolve()
+        path = (top / name.replace("\\", "/")).resolve()
+        return path if path.is_relative_to(top) and path.is_file() else None
+    except (OSError, ValueError):  # a name that is too long, or has a NUL in it
+        return None
+
+
+def takes_uploads(declared: InputDefinition) -> bool:
+    """Whether the input chooses a file that a person brings, out of the input folder."""
+    return any(declared.options.get(option) for option in _UPLOADS)
+
+
 def may_be_there(declared: InputDefinition, value: object) -> bool:
     """Whether a file may exist that is not offered: the offered ones of an upload are those of one folder."""
-    uploads = any(declared.options.get(option) for option in _UPLOADS)
-    return uploads and isinstance(value, str) and ("/" in value or value.rstrip().endswith("]"))
+    return (
+        takes_uploads(declared) and isinstance(value, str) and ("/" in value or value.rstrip().endswith("]"))
+    )
 
 
 def missing_file(class_type: str, declared: InputDefinition, value: str) -> str:
@@ -76,6 +115,8 @@ def missing_file(class_type: str, declared: InputDefinition, value: str) -> str:
     # Our own nodes say where on this machine the folder is.
     shown = declared.options.get("folder") or (folder and _shown_folder(folder))
     place = f" in the folder {shown}" if shown else ""
+    if declared.options.get(FOLDERS) == {}:
+        return f"the file {show(value)} is missing: no input folder is set"
     offered = [choice for choice in declared.choices or () if isinstance(choice, str)]
     if not offered:
         hint = "; there is no such file at all" if folder is None else "; the folder is empty"

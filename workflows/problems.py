@@ -8,13 +8,16 @@ from typing import Any
 
 from stream.errors import InvalidWorkflow
 
+MAX_CHOICES = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that keeps a workflow from running.
 
     ``code`` is for programs and stays the same between releases; ``message`` is for people. ``node_id``,
-    ``class_type``, ``title`` and ``input`` say where, as far as there is a place.
+    ``class_type``, ``title`` and ``input`` say where, as far as there is a place; ``choices`` what the input
+    takes (the first `MAX_CHOICES`), where that is a list.
     """
 
     code: str
@@ -23,11 +26,13 @@ class Problem:
     class_type: str | None = None
     title: str | None = None
     input: str | None = None
+    choices: tuple[Any, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON data, without the fields that are not known."""
         fields = ("code", "node_id", "class_type", "title", "input", "message")
-        return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        found = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        return found if self.choices is None else {**found, "choices": list(self.choices[:MAX_CHOICES])}
 
     def __str__(self) -> str:
         if self.node_id is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
@@ -21,6 +22,10 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from headrace.models.roots import Roots
 from stream.errors import InvalidInput, NotFound, SourceError, TooLarge
+from workflows.definitions import Definitions
+from workflows.registry import definitions_from_object_info
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024 * 1024
 TIMEOUT = 20.0
@@ -52,6 +57,24 @@ def load_object_info(source: str, cache: Path | None = None) -> ObjectInfo:
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror or error}", field=_OPTION) from error
     return ObjectInfo(_parse(text, str(path)), str(path))
+
+
+def elsewhere(source: str) -> Definitions:
+    """The classes of ``source`` for a worker, which goes on without them where a ComfyUI does not answer.
+    Raises as `load_object_info` does for anything else."""
+    try:
+        info = load_object_info(source)
+    except SourceError as error:
+        log.warning("%s; workflows are checked without its nodes", error.message)
+        return {}
+    if info.age is not None:
+        log.warning("%s does not answer; using what it said %s ago", info.origin, told_age(info.age))
+    return definitions_from_object_info(info.data)
+
+
+def told_age(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.0f} h" if hours >= 1 else f"{seconds / 60:.0f} min"
 
 
 def _from_url(source: str, cache: Path) -> ObjectInfo:

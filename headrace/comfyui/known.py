@@ -7,8 +7,14 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from workflows.definitions import Definitions, InputDefinition
+from workflows.model_files import FOLDERS, takes_uploads
+from workflows.registry import definitions_from_object_info
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +71,30 @@ class KnownClasses:
             for old in (path, path.with_suffix(".facts")):
                 with contextlib.suppress(FileNotFoundError):
                     old.unlink()
+
+
+def definitions_of(info: Mapping[str, Any], facts: Mapping[str, Any]) -> Definitions:
+    """An installation's classes; those that choose uploaded files know where these lie on this machine."""
+    found = definitions_from_object_info(info)
+    folder = facts.get("input_folder")
+    if not isinstance(folder, str):
+        return found
+    # Those of an engine's outputs change with each start.
+    folders = {"input": folder, "output": None, "temp": None}
+
+    def placed(one: InputDefinition) -> InputDefinition:
+        return replace(one, options={**one.options, FOLDERS: folders}) if _is_upload(one) else one
+
+    for class_type, definition in list(found.items()):
+        if any(map(_is_upload, definition.inputs.values())):
+            inputs = {name: placed(one) for name, one in definition.inputs.items()}
+            found[class_type] = replace(definition, inputs=inputs)
+    return found
+
+
+def _is_upload(one: InputDefinition) -> bool:
+    place = one.options.get("image_folder", "input")
+    return one.choices is not None and takes_uploads(one) and place == "input"
 
 
 def read_object_info(data: bytes) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from headrace.comfyui import scratch
 from headrace.comfyui.host.options import MODULE, ComfyOptions
 from headrace.comfyui.installation import Installation
-from headrace.comfyui.known import KnownClasses, read_object_info
+from headrace.comfyui.known import KnownClasses, definitions_of, read_object_info
 from headrace.comfyui.memory import ComfyMemory, room_for_another
 from headrace.engine.blobs import Blobs
 from headrace.engine.guardian import Engine
@@ -27,7 +27,6 @@ from headrace.engine.settings import EngineSettings
 from headrace.models.ledger_service import LedgerService
 from stream.errors import EngineError
 from workflows.definitions import Definitions
-from workflows.registry import definitions_from_object_info
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class ComfyService:
         self._ending: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         if (kept := self._known.load(self._state)) is not None:
-            self._learn(definitions_from_object_info(kept))
+            self._learn(definitions_of(kept, self._known.facts(self._state) or {}))
 
     def _make(self, name: str) -> Engine:
         settings = self.settings
@@ -258,7 +257,7 @@ class ComfyService:
         if facts is None or not isinstance(facts.get("packs"), list) or info is None:
             return None
         self._known.save(self._state, parts["object_info"], parts["facts"])
-        return facts, definitions_from_object_info(info)
+        return facts, definitions_of(info, facts)
 
     async def wait_introduced(self, timeout: float) -> None:
         """Return when an engine has said what the installation has. Raises `EngineError` after that time."""

@@ -100,7 +100,7 @@ class ComfyBeside:
 
     def _choose(self, data: Any) -> str | None:
         """Raises `InvalidWorkflow` for a workflow that needs both, `EngineError` while nobody can know."""
-        used, builtin = used_classes(data), self._specs.definitions.of({})
+        used, builtin = used_classes(data), self._specs.definitions.ours()
         if not self.service.definitions:
             foreign = [one.class_type for one in used if one.class_type not in builtin]
             if any(name not in _EDITOR_ONLY and len(name) != _UUID_LENGTH for name in foreign):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from headrace.checking.object_info import elsewhere
 from headrace.library.files import to_keep
 from headrace.library.names import Library
 from headrace.models.remote import Remote
@@ -44,8 +45,11 @@ class FolderShelf:
     def __init__(self, folder: Path | None) -> None:
         settings = load_settings({"workflows": folder})
         self._names = Library(settings.workflows)
+        definitions = WorkerDefinitions(settings.input_folder, settings.models_folder)
+        if settings.object_info is not None:
+            definitions.elsewhere = elsewhere(settings.object_info)
         self._specs = Specs(
-            WorkerDefinitions(settings.input_folder, settings.models_folder),
+            definitions,
             local=settings.engine_python is None,
             named=self._names.load,
         )

@@ -15,6 +15,7 @@ from byoc.registration.report import CapabilityRoute, RegistrationCollector
 from headrace.batch import setup as batch
 from headrace.batch.front import Front
 from headrace.batch.metrics import BatchCollector
+from headrace.checking.object_info import elsewhere
 from headrace.comfyui.routes import ComfyRoutes
 from headrace.comfyui.setup import ComfyBeside
 from headrace.engine.client import EngineProcessor
@@ -85,6 +86,8 @@ class Worker:
         self.engine = Engine(engine_settings(settings, self.holders.addresses))
         self.holders.watch(self.engine)
         self.definitions = WorkerDefinitions(settings.input_folder, settings.models_folder)
+        if settings.object_info is not None:
+            self.definitions.elsewhere = elsewhere(settings.object_info)
         self.library = Library(settings.workflows)
         self.specs = Specs(
             self.definitions, local=self.engine.settings.python is None, named=self.library.load

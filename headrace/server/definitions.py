@@ -8,8 +8,11 @@ from typing import Any
 
 from headrace.nodes import builtin
 from workflows.definitions import Definitions, NodeDefinition
+from workflows.graph import Graph
+from workflows.problems import Problem
 
 BUILTIN = "builtin"
+ELSEWHERE = "object info"
 
 
 class WorkerDefinitions(Mapping[str, NodeDefinition]):
@@ -34,6 +37,8 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
         """Origins whose classes run in an engine of their own and never beside those of ours."""
         self.version = 0
         """Grows with every `put` and `drop`."""
+        self.elsewhere: Definitions = {}
+        """Classes that are known, but that no engine here has: of a ComfyUI's ``/object_info``."""
 
     def put(self, origin: str, definitions: Definitions) -> None:
         """Have the definitions of ``origin`` (``comfyui``, ``custom nodes``), in place of any it had."""
@@ -51,11 +56,30 @@ class WorkerDefinitions(Mapping[str, NodeDefinition]):
 
     def of(self, spec: Mapping[str, Any]) -> Mapping[str, NodeDefinition]:
         """The definitions that hold for a workflow's spec: those of the engine that it names, or else those
-        of ours."""
+        of ours; and those that no engine has, to be refused by `only_elsewhere`."""
+        return Layers([*self._of(spec), (ELSEWHERE, self.elsewhere)])
+
+    def ours(self) -> Mapping[str, NodeDefinition]:
+        """The definitions of our own engine."""
+        return Layers(self._of({}))
+
+    def _of(self, spec: Mapping[str, Any]) -> list[tuple[str, Definitions]]:
         chosen = spec.get("engine")
         apart = {chosen} if chosen is not None else set(self.apart)
-        layers = [(origin, known) for origin, known in self._layers() if (origin in apart) == bool(chosen)]
-        return Layers(layers)
+        return [(origin, known) for origin, known in self._layers() if (origin in apart) == bool(chosen)]
+
+    def only_elsewhere(self, graph: Graph, spec: Mapping[str, Any]) -> Iterator[Problem]:
+        """What to say of nodes whose classes the engine of a workflow's spec does not have."""
+        if not self.elsewhere:
+            return
+        known = self.of(spec)
+        for node in graph:
+            if node.class_type in known and known[node.class_type] is self.elsewhere.get(node.class_type):
+                yield node.problem(
+                    "elsewhere",
+                    f"{node.class_type} is known by the object info alone; an engine that has it is started "
+                    "with --comfyui DIR",
+                )
 
     def refresh(self) -> None:
         """Read anew what may have changed on the disk: pictures and files of models."""

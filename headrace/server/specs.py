@@ -98,6 +98,7 @@ class Specs:
             graph, found = examine(load_json(item) if isinstance(item, str) else item, definitions)
             graphs.append(graph)
             problems += found
+            problems += self.definitions.only_elsewhere(graph, spec)
         if problems:
             raise invalid_workflow(problems)
         return [normalise(graph, definitions) for graph in graphs]

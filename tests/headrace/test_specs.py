@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from headrace.checking.object_info import elsewhere
 from headrace.engine.processors import build
 from headrace.engine.settings import EngineSettings
 from headrace.library.names import Library
@@ -163,13 +165,18 @@ def test_process_looks_beside_the_workflow_file_or_where_it_is_told(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "own.json").write_text(json.dumps(OVERLAY))
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    beside, told_of = tmp_path_factory.mktemp("beside"), tmp_path_factory.mktemp("told")
+    monkeypatch.chdir(beside)
+    with pytest.raises(InvalidWorkflow, match=r"logo\.png"):
+        _what_to_run(options(workflow=json.dumps(OVERLAY)))
+    for other in (beside, told_of):
+        shutil.copy(folder / "logo.png", other)
     named = str(folder / "own.json")
     assert _what_to_run(options(workflow=named))[0]["input_folder"] == str(folder)
     assert _what_to_run(options(workflow="edges"))[0]["input_folder"] == str(Path.cwd())
     assert _what_to_run(options(workflow=json.dumps(OVERLAY)))[0]["input_folder"] == str(Path.cwd())
-    told = _what_to_run(options(workflow=named, input_folder=folder.parent))
-    assert told[0]["input_folder"] == str(folder.parent)
+    told = _what_to_run(options(workflow=named, input_folder=told_of))
+    assert told[0]["input_folder"] == str(told_of)
 
 
 def test_process_knows_the_workflows_that_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +190,35 @@ def test_an_input_folder_that_is_not_there_is_refused_at_the_start(folder: Path)
     assert load_settings({"input_folder": str(folder)}).input_folder == folder
     with pytest.raises(InvalidInput, match="input_folder: Path does not point to a directory"):
         load_settings({"input_folder": folder / "gone"})
+
+
+def test_classes_that_are_known_from_elsewhere_alone_are_checked_and_then_refused(folder: Path) -> None:
+    """By ``--object-info``: a worker says what is wrong, and that no engine of its has the nodes."""
+    definitions = WorkerDefinitions(folder)
+    one = {"input": {"required": {"image": ["IMAGE"], "by": ["FLOAT", {"min": 0.0, "max": 1.0}]}}}
+    shadow = {"input": {"required": {}}, "output": []}
+    definitions.elsewhere = definitions_from_object_info(
+        {"Foreign": {**one, "output": ["IMAGE"]}, "ImageCompositeMasked": shadow}
+    )
+    made = Specs(definitions)
+    made.of_workflow(OVERLAY)  # its classes are ours
+    graph = {**OVERLAY, "3": {"class_type": "Foreign", "inputs": {"image": ["1", 0], "by": 3.0}}}
+    with pytest.raises(InvalidWorkflow) as caught:
+        made.of_workflow(graph)
+    assert [(found["code"], found["node_id"]) for found in caught.value.details] == [
+        ("above_maximum", "3"),
+        ("elsewhere", "3"),
+    ]
+    assert "Foreign" not in definitions
+    assert "Foreign" not in definitions.ours()
+
+
+def test_a_worker_reads_the_object_info_of_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "info.json"
+    file.write_text(
+        json.dumps({"Foreign": {"input": {"required": {"image": ["IMAGE"]}}, "output": ["IMAGE"]}})
+    )
+    assert "Foreign" in elsewhere(str(load_settings({"object_info": str(file)}).object_info))
+    assert elsewhere("http://127.0.0.1:9") == {}, "a ComfyUI that is off keeps no worker from starting"
+    with pytest.raises(NotFound):
+        elsewhere(str(tmp_path / "none.json"))

@@ -11,6 +11,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from stream.errors import InvalidWorkflow  # noqa: E402
 from stream.frames import VideoFrame  # noqa: E402
+from workflows.check import examine  # noqa: E402
 from workflows.nodes.load_image import bound_to  # noqa: E402
 from workflows.processor import WorkflowProcessor  # noqa: E402
 from workflows.registry import NodeRegistry  # noqa: E402
@@ -108,6 +109,25 @@ async def test_a_reference_picture_stands_beside_the_stream(folder: Path) -> Non
 async def test_a_missing_reference_picture_is_a_problem_of_its_node(folder: Path) -> None:
     processor = WorkflowProcessor(blend("gone.png"), NodeRegistry.builtin(folder))
     with pytest.raises(
-        InvalidWorkflow, match=r'node 2 "Overlay" \(LoadImage\): there is no picture \'gone.png\''
-    ):
+        InvalidWorkflow,
+        match=r'node 2 "Overlay" \(LoadImage\), input image: the file \'gone.png\' is missing',
+    ) as caught:
         await processor.load_model()
+    [detail] = caught.value.details
+    assert (detail["code"], detail["node_id"], detail["input"]) == ("missing_file", "2", "image")
+    assert "a.png" in detail["choices"]
+
+
+@pytest.mark.parametrize("name", ["sub/b.png", "sub\\b.png", "a.png [input]", "later.png"])
+def test_a_picture_that_is_in_the_folder_is_no_problem(folder: Path, name: str) -> None:
+    definitions = NodeRegistry.builtin(folder).definitions
+    assert definitions["LoadImage"].inputs["image"].choices
+    Image.new("RGB", (4, 4)).save(folder / "later.png")  # after the folder was listed
+    assert examine(blend(name), definitions)[1] == []
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE[:3], "nothing.png", "a.png [output]", "a\0.png"])
+def test_a_picture_that_is_not_there_is_found_before_anything_runs(folder: Path, name: str) -> None:
+    for registry in (NodeRegistry.builtin(folder), NodeRegistry.builtin()):
+        [problem] = examine(blend(name), registry.definitions)[1]
+        assert (problem.code, problem.node_id, problem.input) == ("missing_file", "2", "image")

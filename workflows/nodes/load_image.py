@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from workflows.model_files import FOLDERS, INPUT_FOLDER, file_in
 from workflows.nodes.image import MAX_PIXELS
 from workflows.nodes.stream import InputTypes
 
@@ -37,7 +38,10 @@ class LoadImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
-        return {"required": {"image": (_pictures_in(cls.folder), {"image_upload": True})}}
+        # Without a folder there is none for any kind of file.
+        folders = {} if cls.folder is None else {INPUT_FOLDER: str(cls.folder)}
+        options = {"image_upload": True, FOLDERS: folders}
+        return {"required": {"image": (_pictures_in(cls.folder), options)}}
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # noqa: N802
@@ -57,14 +61,8 @@ class LoadImage:
         """The file that ``name`` means. Raises `ValueError` when there is none inside the folder."""
         if cls.folder is None:
             raise ValueError(f"no input folder is set, so the picture {name!r} cannot be loaded")
-        name = str(name).removesuffix(" [input]").replace("\\", "/")
-        folder = cls.folder.resolve()
-        try:
-            path = (folder / name).resolve()
-            inside = path.is_relative_to(folder) and path.is_file()
-        except (OSError, ValueError):  # a name that is too long, or has a NUL in it
-            inside = False
-        if not inside:
+        path = file_in(cls.folder, str(name).removesuffix(" [input]"))
+        if path is None:
             raise ValueError(f"there is no picture {name!r} in the input folder")
         if path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{name!r} is not a picture of a known kind ({', '.join(sorted(SUFFIXES))})")

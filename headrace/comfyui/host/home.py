@@ -77,6 +77,7 @@ class ComfyHome:
             "python": sys.version.split()[0],
             "packs": [pack.as_dict() for pack in started.packs],
             "classes": len(started.nodes.NODE_CLASS_MAPPINGS),
+            "input_folder": started.folder_paths.get_input_directory(),
             "server_uses": dict(started.server.uses) if started.server is not None else {},
         }
 

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from headrace.comfyui.host.options import ComfyOptions
 from headrace.comfyui.host.paths import chooses_file, may_be_computed, trouble_with
 from headrace.comfyui.installation import Installation
+from headrace.comfyui.known import definitions_of
 from headrace.comfyui.memory import RESERVE, room_for_another
 from headrace.comfyui.routing import Used, place_of, used_classes
 from headrace.comfyui.service import _arguments
 from stream.errors import InvalidInput, InvalidWorkflow
+from workflows.check import examine
 
 OURS = {"LoadTensor", "SaveTensor", "Edges", "ImageInvert"}
 THEIRS = {"LoadTensor", "SaveTensor", "KSampler", "ImageInvert"}
@@ -184,3 +186,39 @@ def test_options_survive_the_command_line() -> None:
     assert ComfyOptions.from_dict(options.as_dict()) == options
     listed = {**options.as_dict(), "arguments": ["--cpu"], "classes": ["A*"], "unknown": 1}
     assert ComfyOptions.from_dict(listed) == options
+
+
+@pytest.mark.parametrize(
+    ("picture", "fine"),
+    [
+        ("listed.png", True),
+        ("sub/there.png", True),
+        ("there.png [input]", True),
+        ("x.png [output]", True),
+        ("/elsewhere/x.png", True),
+        ("none.png", False),
+        ("sub/none.png", False),
+        ("none.png [input]", False),
+        ("../out.png", False),
+    ],
+)
+def test_pictures_below_the_input_folder_are_looked_for_before_anything_runs(
+    tmp_path: Path, picture: str, fine: bool
+) -> None:
+    """ComfyUI lists what lies directly in the folder, and takes names of all that lies below it."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("in/there.png", "in/sub/there.png", "out.png"):
+        (tmp_path / name).touch()
+    masks = {"input": {"required": {"image": [["listed.png"], {"image_upload": True}]}}, "output": ["MASK"]}
+    paste = {"input": {"required": {"image": ["IMAGE"], "mask": ["MASK"]}}, "output": ["IMAGE"]}
+    info = {"LoadImageMask": masks, "Paste": paste}
+    graph = {
+        "1": {"class_type": "LoadTensor", "inputs": {}},
+        "2": {"class_type": "LoadImageMask", "inputs": {"image": picture}},
+        "3": {"class_type": "Paste", "inputs": {"image": ["1", 0], "mask": ["2", 0]}},
+        "4": {"class_type": "SaveTensor", "inputs": {"images": ["3", 0]}},
+    }
+    _, problems = examine(graph, definitions_of(info, {"input_folder": str(tmp_path / "in")}))
+    assert [(one.code, one.node_id) for one in problems] == ([] if fine else [("missing_file", "2")])
+    _, problems = examine(graph, definitions_of(info, {}))
+    assert not problems or picture == "none.png", "where that folder is not known, only the list is"
