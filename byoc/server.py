@@ -210,6 +210,9 @@ class StreamServer:
 
     # -- for the routes ----------------------------------------------------------------------------------
 
+    async def prepare(self, request: StreamStart) -> None:
+        """Nothing of a request takes long to check."""
+
     def make_session(
         self,
         session_id: str,
@@ -217,6 +220,7 @@ class StreamServer:
         *,
         ingest: Ingest | None = None,
         side: SideChannels | None = None,
+        prepared: None = None,
     ) -> Session:
         """A session for that request, not yet started. Raises `InvalidInput` or `ProcessorError`."""
         params = checked_params(request.params or {})

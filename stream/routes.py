@@ -36,6 +36,11 @@ class Host(Protocol):
 
     table: SessionTable
 
+    async def prepare(self, request: StreamStart) -> Any:
+        """What of a request takes long to check, so that other streams go on meanwhile; raises as
+        `make_session` does, which is handed what this gives."""
+        ...
+
     def make_session(
         self,
         session_id: str,
@@ -43,6 +48,7 @@ class Host(Protocol):
         *,
         ingest: Ingest | None = None,
         side: SideChannels | None = None,
+        prepared: Any = None,
     ) -> Session:
         """A session for that request, not yet started; raises `HeadraceError` when it cannot run."""
         ...
@@ -84,7 +90,8 @@ class StreamRoutes:
         )
         self._host.table.check_room(session_id)
         with about_session(session_id):
-            session = self._host.make_session(session_id, wanted)
+            prepared = await self._host.prepare(wanted)
+            session = self._host.make_session(session_id, wanted, prepared=prepared)
             self._host.table.add(session)
             log.info("stream %s accepted", session_id)
         return web.json_response(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -34,10 +34,10 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-SchemaOf = Callable[[Session], dict[str, Any]]
+SchemaOf = Callable[[Session], Awaitable[dict[str, Any]]]
 
 
-def schema_of(session: Session) -> dict[str, Any]:
+async def schema_of(session: Session) -> dict[str, Any]:
     """What the processor says of its parameters; nothing until it is loaded."""
     return session.processor.info().schema
 
@@ -60,7 +60,7 @@ class EventRoutes:
     async def schema(self, request: web.Request) -> web.Response:
         """JSON Schema of the live parameters, with their present values as defaults."""
         session = self._table.find(named_session(request))
-        return web.json_response(self._schema(session), headers={"Cache-Control": "no-store"})
+        return web.json_response(await self._schema(session), headers={"Cache-Control": "no-store"})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The session's news from its present state on, until it ends or the reader goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import os
@@ -76,6 +77,15 @@ from stream.trickle.live import trickle_session
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Start:
+    """A request for a session, checked."""
+
+    media: MediaParams
+    spec: Spec
+    params: Params
+
+
 class Worker:
     """What the routes act on: the session table and the live engine."""
 
@@ -125,6 +135,19 @@ class Worker:
 
     # -- for the routes --------------------------------------------------------------------------------
 
+    async def prepare(self, request: StreamStart) -> _Start:
+        """Check a workflow in a thread: a large one takes a tenth of a second."""
+        return await asyncio.to_thread(self._start_of, request)
+
+    def _start_of(self, request: StreamStart) -> _Start:
+        media, rest = take_media_params(request.params or {})
+        spec, params = self.specs.of_start(
+            rest,
+            default=self.settings.workflow if self._processor is None else self._processor,
+            allow_processors=self.settings.allow_processors,
+        )
+        return _Start(media, spec, params)
+
     def make_session(
         self,
         session_id: str,
@@ -132,6 +155,7 @@ class Worker:
         *,
         ingest: Ingest | None = None,
         side: SideChannels | None = None,
+        prepared: _Start | None = None,
     ) -> Session:
         """A session whose processor runs in the engine, over trickle where ``request`` says so; others may
         publish to it by ``ingest``, and ``side`` may take the place of its side channels."""
@@ -139,22 +163,16 @@ class Worker:
             if url := request.url(name):
                 self._hosts.check_url(url, f"{name}_url")
         self._hosts.bind()
-        media, rest = take_media_params(request.params or {})
-        settings = self.settings
-        spec, params = self.specs.of_start(
-            rest,
-            default=settings.workflow if self._processor is None else self._processor,
-            allow_processors=settings.allow_processors,
-        )
-        processor = self.make_processor(spec, session_id, params)
+        settings, start = self.settings, prepared or self._start_of(request)
+        processor = self.make_processor(start.spec, session_id, start.params)
         # The default size is what gateways expect of trickle streams; cameras and OBS keep their own.
-        pipeline = self._pipeline_settings(media, sized=ingest is None)
+        pipeline = self._pipeline_settings(start.media, sized=ingest is None)
         session = trickle_session(
             session_id,
             request,
             Pausable(processor),
             SessionSettings(pipeline=pipeline, input_timeout=settings.input_timeout),
-            start_params=params,
+            start_params=start.params,
             verify_tls=settings.verify_tls,
             ingest=ingest,
             side=side,

@@ -52,6 +52,7 @@ class Host(Protocol):
 
     table: SessionTable
 
+    async def prepare(self, request: StreamStart) -> Any: ...
     def make_session(
         self,
         session_id: str,
@@ -59,6 +60,7 @@ class Host(Protocol):
         *,
         ingest: Ingest | None = None,
         side: SideChannels | None = None,
+        prepared: Any = None,
     ) -> Session: ...
     def health(self) -> Health: ...
     def ready(self) -> bool: ...
@@ -247,12 +249,14 @@ class ComfyStreamRoutes:
                 raise
 
     async def _own_place(self, wanted: Wanted) -> _Place:
+        start = _with_workflow(wanted.start)
+        prepared = await self._host.prepare(start)
         await self._publications.make_room()
         name = new_session_id()
         self._host.table.check_room(name)
         with about_session(name):
             ingest = Ingest(grace=OWN_GRACE)
-            session = self._host.make_session(name, _with_workflow(wanted.start), ingest=ingest)
+            session = self._host.make_session(name, start, ingest=ingest, prepared=prepared)
             self._host.table.add(session)
         return _Place(session, ingest, own=True)
 

@@ -97,7 +97,8 @@ class Demo:
         Raises `NotFound` or `InvalidWorkflow` and leaves alone what runs; `AtCapacity`, `Conflict`.
         """
         async with self._lock:
-            chosen = self._choose(workflow, title)
+            # In a thread: other streams go on while a large one is checked.
+            chosen = await asyncio.to_thread(self._choose, workflow, title)
             await self._end("another workflow was chosen")
             processor = self._make(chosen.spec, DEMO_ID)
             with about_session(DEMO_ID):

@@ -118,6 +118,7 @@ class PageRoutes:
         """
         host, wanted = self._host, request.query.get("session")
         session = self._chosen(wanted)
+        runs = None if session is None else await self._running.of(session)
         ended = host.table.last_status(wanted or DEMO_ID) if session is None else None
         body = {
             "version": self._version,
@@ -127,7 +128,7 @@ class PageRoutes:
             "engine": _engine(host.engine),
             "demo": host.demo.describe() if host.demo is not None else None,
             "sessions": [{"id": each.id, "state": str(each.state)} for each in host.table],
-            "session": session_state_of_page(session, self._running.of(session)) if session else None,
+            "session": session_state_of_page(session, runs) if session and runs else None,
             "failure": self._failure_of(wanted) if wanted else None,
             "workflow": target_of(host.settings) or host.settings.workflow,
             "ended": ended,

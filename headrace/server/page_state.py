@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ class RunningWorkflows:
         self._specs = specs
         self._names = names
         self._known: WeakKeyDictionary[Session, RunningWorkflow] = WeakKeyDictionary()
+        self._turn = asyncio.Lock()
         self._version = names.store.version
 
-    def of(self, session: Session) -> RunningWorkflow:
+    async def of(self, session: Session) -> RunningWorkflow:
         """What ``session`` runs; for what is no workflow, the parameters that the processor tells of."""
         processor = innermost(session.processor)
         spec = processor.spec if isinstance(processor, EngineProcessor) else {}
@@ -49,10 +51,12 @@ class RunningWorkflows:
             # What runs may have a name now, or no longer.
             self._version = self._names.store.version
             self._known.clear()
-        known = self._known.get(session)
-        if known is None or known.spec is not spec:
-            known = self._known[session] = self._examined(spec)
-        return known
+        # Many pages may ask; one large workflow at a time is looked at, in a thread.
+        async with self._turn:
+            known = self._known.get(session)
+            if known is None or known.spec is not spec:
+                known = self._known[session] = await asyncio.to_thread(self._examined, spec)
+            return known
 
     def _examined(self, spec: dict[str, Any]) -> RunningWorkflow:
         try:

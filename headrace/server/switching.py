@@ -55,13 +55,14 @@ def running(session: Session, specs: Specs) -> Running:
     return Running(tuple(graphs), ParameterTable(graphs, definitions), definitions, spec)
 
 
-def schema_of(session: Session, specs: Specs) -> dict[str, Any]:
+async def schema_of(session: Session, specs: Specs) -> dict[str, Any]:
     """JSON Schema of a session's live parameters, known for a workflow before it is loaded."""
     schema = session.processor.info().schema
     if schema:
         return schema
     try:
-        return running(session, specs).table.schema()
+        found = await asyncio.to_thread(running, session, specs)
+        return found.table.schema()
     except InvalidInput:
         return {}
 

@@ -294,7 +294,7 @@ class Timing:
 
 
 def session_requests(
-    session: Session, schema: Callable[[Session], dict[str, Any]], timing: Timing
+    session: Session, schema: Callable[[Session], Awaitable[dict[str, Any]]], timing: Timing
 ) -> dict[str, Request]:
     """What can be asked of any session."""
 
@@ -306,7 +306,7 @@ def session_requests(
         return await session.update_params(params)
 
     async def get_schema(message: Message) -> Message:
-        return {"schema": schema(session)}
+        return {"schema": await schema(session)}
 
     async def get_status(message: Message) -> Message:
         return {"status": session_report(session)}

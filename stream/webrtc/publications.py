@@ -138,11 +138,13 @@ class Publications:
         when it has another publisher or source, `AtCapacity` when there is no room, and what
         `Host.make_session` raises.
         """
+        prepared = None
         if self.find(name) is None and not self._is_taken(name):
+            prepared = await self._host.prepare(request)
             await self.make_room()
         publication = self.find(name)
         if publication is None:
-            publication = self._make(name, request, once)
+            publication = self._make(name, request, once, prepared)
         else:
             publication.check(request)
             if not takeover:
@@ -156,13 +158,13 @@ class Publications:
             if not publication.joining and not publication.joined:
                 publication.session.stop("its first publisher could not be taken")
 
-    def _make(self, name: str, request: StreamStart, once: bool) -> Publication:
+    def _make(self, name: str, request: StreamStart, once: bool, prepared: Any) -> Publication:
         if self._is_taken(name):
             raise Conflict(f"the session {name!r} has a source of its own, or is ending", field="session")
         self._host.table.check_room(name)
         with about_session(name):
             ingest = Ingest(grace=self._grace, end_on_bye=once)
-            session = self._host.make_session(name, request, ingest=ingest)
+            session = self._host.make_session(name, request, ingest=ingest, prepared=prepared)
             self._host.table.add(session)
             log.info("session %s waits for its publisher", name)
         publication = Publication(session, ingest, dict(request.params or {}), _urls(request))

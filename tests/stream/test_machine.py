@@ -28,7 +28,10 @@ class Program:
     def __init__(self):
         self.table = SessionTable(2, session_report)
 
-    def make_session(self, session_id, request):
+    async def prepare(self, request):
+        return None
+
+    def make_session(self, session_id, request, prepared=None):
         return quiet_session(session_id)
 
     def health(self):

@@ -181,9 +181,7 @@ def test_a_real_model_answers_and_ends_by_itself(ask: Asking) -> None:
 @smol
 def test_a_real_model_says_the_same_to_several_at_once_as_to_each_alone(ask: Asking) -> None:
     asked = [("Name a colour.", 0), ("Count to five in words, please.", 0), ("What is water?", 7)]
-    alone = [
-        ask(SMOL, text, max_tokens=8, temperature=0.8 if seed else 0, seed=seed) for text, seed in asked
-    ]
+    alone = [ask(SMOL, text, max_tokens=8, temperature=0.8 if seed else 0, seed=seed) for text, seed in asked]
     with ThreadPoolExecutor(3) as pool:
         jobs = [
             pool.submit(ask, SMOL, text, max_tokens=8, temperature=0.8 if seed else 0, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,9 +16,11 @@ from page_server import PageServer, page_server
 
 from headrace.server.app import Worker, build_app
 from headrace.server.page import FILES
+from headrace.server.specs import Specs
 from headrace.settings import Settings
 from workflows import library
 
+EDGES = library.load_bundled("edges")
 LIMIT = aiohttp.ClientTimeout(total=30)
 
 
@@ -59,6 +62,29 @@ async def test_the_bundled_workflows_are_listed() -> None:
     assert [entry["name"] for entry in listed] == library.names()
     assert all(entry["title"] and entry["description"] for entry in listed)
     assert all(entry["problem"] is None for entry in listed if entry["name"] in ("cartoon", "edges"))
+
+
+async def test_workflows_are_checked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes a tenth of a second, in which no frame of any stream would move."""
+    requests = ["/stream/start", "/api/demo/start", "/stream/schema", "/api/page"]
+    threads: dict[str, set[str]] = {}
+    graphs = Specs.graphs
+
+    def watched(self: Specs, spec: Any) -> Any:
+        threads.setdefault(request, set()).add(threading.current_thread().name)
+        return graphs(self, spec)
+
+    monkeypatch.setattr(Specs, "graphs", watched)
+    async with idle_worker(demo=True) as client:
+        for request in requests:
+            if request in ("/stream/schema", "/api/page"):
+                answer = await client.get(request, params={"stream_id": "demo", "session": "demo"})
+            else:
+                body = {"params": {"workflow": EDGES}, "workflow": EDGES}
+                answer = await client.post(request, json=body)
+            await answer.read()
+    assert list(threads) == requests
+    assert threading.main_thread().name not in set.union(*threads.values())
 
 
 async def test_a_workflow_is_checked_without_a_stream_and_its_problems_name_their_nodes() -> None:

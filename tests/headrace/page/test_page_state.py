@@ -147,16 +147,16 @@ async def test_what_a_session_runs_is_known_by_name_and_with_its_own_values_befo
     processor = EngineProcessor(Engine(EngineSettings()), spec, session="one")
     one = pattern_session("one", processor, SessionSettings(), PatternSettings(width=64, height=64))
     workflows = RunningWorkflows(SPECS, LIBRARY)
-    running = workflows.of(one)
+    running = await workflows.of(one)
     assert running.names == ("edges",)
     assert running.schema["properties"]["2.low_threshold"]["default"] == 0.4
-    assert workflows.of(one) is running
+    assert await workflows.of(one) is running
     processor._spec = {**spec, "workflow": "cartoon"}
-    assert workflows.of(one).names == ("cartoon",)
+    assert (await workflows.of(one)).names == ("cartoon",)
     own = library.load_bundled("edges")
     own["2"]["inputs"]["low_threshold"] = 0.1
     processor._spec = {**spec, "workflow": own}
-    running = workflows.of(one)
+    running = await workflows.of(one)
     assert running.names == ()
     assert running.schema["properties"]["2.low_threshold"]["default"] == 0.1
 

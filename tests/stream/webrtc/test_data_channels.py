@@ -201,9 +201,13 @@ async def test_what_is_too_large_for_a_browser_is_said_instead_of_sent():
     requests.close()
 
 
+async def no_parameters(session):
+    return {"type": "object"}
+
+
 async def test_parameters_schema_and_status_of_a_session():
     session, channel = quiet_session("one"), TestChannel("control")
-    requests = RequestChannel(channel, session_requests(session, lambda _: {"type": "object"}, Timing(None)))
+    requests = RequestChannel(channel, session_requests(session, no_parameters, Timing(None)))
     assert await channel.ask({"type": "get_schema"}) == {"type": "schema", "schema": {"type": "object"}}
     assert (await channel.ask({"type": "get_status"}))["status"]["id"] == "one"
     answer = await channel.ask({"type": "update_params", "params": {}, "id": 1})
@@ -220,7 +224,7 @@ async def test_timing_is_told_while_it_is_wanted(monkeypatch):
     monkeypatch.setattr(channels, "TIMING_INTERVAL", 0.01)
     sent = iter([[["stale"]], [[90, 180, 4.5]]])
     timing, channel = Timing(lambda: next(sent, [])), TestChannel("control")
-    requests = RequestChannel(channel, session_requests(quiet_session("one"), lambda _: {}, timing))
+    requests = RequestChannel(channel, session_requests(quiet_session("one"), no_parameters, timing))
     timing.outlet = requests.outlet
     assert (await channel.ask({"type": "timing", "on": True, "id": 2}))["id"] == 2
     assert (await channel.until(lambda m: m["type"] == "timing"))["frames"] == [[90, 180, 4.5]]

@@ -58,6 +58,9 @@ class Host:
     def __init__(self, capacity: int = 8) -> None:
         self.table = SessionTable(capacity, session_report)
 
+    async def prepare(self, request: StreamStart) -> None:
+        return None
+
     def make_session(
         self,
         session_id: str,
@@ -65,6 +68,7 @@ class Host:
         *,
         ingest: Ingest | None = None,
         side: SideChannels | None = None,
+        prepared: None = None,
     ) -> Session:
         media, rest = take_media_params(request.params or {})
         if rest.get("workflow") == "unknown":
