@@ -86,7 +86,7 @@ def _reading_once() -> Iterator[None]:
     import gguf
     import numpy as np
 
-    class Reader(gguf.GGUFReader):
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
         @property
         def data(self) -> Any:
             return self._data

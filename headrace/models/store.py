@@ -162,9 +162,8 @@ class ModelStore:
         )
 
     def _choice(self, ref: ModelRef, path: Path, variant: str | None) -> Choice:
-        names = [file.relative_to(path).as_posix() for file in _walk(path)]
         index = _read_json(path / "model_index.json") or None
-        return choose(names, variant=variant, index=index, name=f"model {ref}")
+        return choose(_names(path), variant=variant, index=index, name=f"model {ref}")
 
     # -- the hub's cache -------------------------------------------------------------------------------
 
@@ -309,6 +308,16 @@ def _walk(folder: Path) -> Iterator[Path]:
     for top, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(top, name) for name in sorted(names))
+
+
+def _names(folder: Path) -> list[str]:
+    """What `_walk` finds, by names relative to ``folder``: for every request, so without paths of their own."""
+    start = len(os.path.join(folder, ""))
+    return [
+        f"{top[start:]}/{name}" if top[start:] else name
+        for top, _, files in os.walk(folder)
+        for name in files
+    ]
 
 
 def _kind_of_file(path: Path) -> ModelKind:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,18 @@ class Checkpoint:
     parts: loading.Components
     index: str
     options: dict[str, Any] = field(default_factory=dict)
+    _unused: dict[Hashable, Any] = field(default_factory=dict)
+
+    def scheduler(self, kind: type[Any] | None = None, **changes: Any) -> Any:
+        """A fresh scheduler with the configuration of the model's own, of its class or another ``kind``."""
+        key = (kind, *sorted(changes.items()))
+        if key not in self._unused:
+            self._unused[key] = loading.fresh_scheduler(self.parts["scheduler"], kind, **changes)
+        return loading.unused_copy(self._unused[key])
 
     def view(self, kind: type[Any], parts: loading.Components | None = None, *, scheduler: Any = None) -> Any:
         """A fresh pipeline of ``kind``, over ``parts`` in place of the shared ones where given."""
-        import inspect
-
-        takes = inspect.signature(kind.__init__).parameters
+        takes = loading.arguments_of(kind)
         options = {name: value for name, value in self.options.items() if name in takes}
         options.pop("requires_safety_checker", None)
         if "add_watermarker" in takes:

@@ -131,6 +131,9 @@ def on_step(job: Job, begun: int, number: int, count: int) -> Callable[[Any, int
 
 def to_pixels(picture: Any) -> Pixels:
     """Floats of 0 to 1 as bytes; what is no number becomes black."""
-    finite = np.nan_to_num(np.asarray(picture, dtype=np.float32), nan=0.0)
-    pixels: Pixels = (finite * 255).round().clip(0, 255).astype(np.uint8)
+    scaled = np.multiply(picture, 255, dtype=np.float32)
+    np.nan_to_num(scaled, copy=False, nan=0.0)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, 0, 255, out=scaled)
+    pixels: Pixels = scaled.astype(np.uint8)
     return pixels

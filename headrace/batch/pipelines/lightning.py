@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def load_unet(base: Located, unet: Located, *, cache: Path, device: str, dtype: 
     return module
 
 
-def scheduler_for(checkpoint_scheduler: Any) -> Any:
-    """Euler with trailing spacing, as its makers say."""
+def scheduler_for(fresh: Callable[..., Any]) -> Any:
+    """Euler with trailing spacing, as its makers say; ``fresh``: `Checkpoint.scheduler` of the model."""
     from diffusers import EulerDiscreteScheduler
 
-    return loading.fresh_scheduler(checkpoint_scheduler, EulerDiscreteScheduler, timestep_spacing="trailing")
+    return fresh(EulerDiscreteScheduler, timestep_spacing="trailing")

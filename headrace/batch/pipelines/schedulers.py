@@ -7,7 +7,6 @@ from typing import Any
 from headrace.batch.contract import Job
 from headrace.batch.pipelines import lightning
 from headrace.batch.pipelines.diffusion import Checkpoint
-from headrace.models import loading
 from stream.errors import InvalidInput
 
 SCHEDULERS = {
@@ -31,12 +30,12 @@ def scheduler_for(job: Job, checkpoint: Checkpoint) -> Any:
 
     own = checkpoint.parts["scheduler"]
     if lightning.base_of(job.model):
-        return lightning.scheduler_for(own)
+        return lightning.scheduler_for(checkpoint.scheduler)
     name = job.inputs.get("scheduler") or ""
     if not name:
         if "InstructPix2Pix" in checkpoint.index:
-            return loading.fresh_scheduler(own, diffusers.EulerAncestralDiscreteScheduler)
-        return loading.fresh_scheduler(own)
+            return checkpoint.scheduler(diffusers.EulerAncestralDiscreteScheduler)
+        return checkpoint.scheduler()
     if name not in SCHEDULERS:
         raise InvalidInput(f"scheduler is {name!r}; there are {', '.join(SCHEDULERS)}", field="scheduler")
     if type(own).__name__.startswith("FlowMatch"):
@@ -45,4 +44,4 @@ def scheduler_for(job: Job, checkpoint: Checkpoint) -> Any:
             field="scheduler",
         )
     kind, changes = SCHEDULERS[name]
-    return loading.fresh_scheduler(own, getattr(diffusers, kind), **changes)
+    return checkpoint.scheduler(getattr(diffusers, kind), **changes)
