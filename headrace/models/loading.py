@@ -11,7 +11,7 @@ import importlib
 import inspect
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -175,9 +175,10 @@ def steady(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @functools.cache
-def arguments_of(kind: type[Any]) -> Mapping[str, inspect.Parameter]:
+def arguments_of(kind: Any) -> Mapping[str, inspect.Parameter]:
     """The arguments of a pipeline's class."""
-    return inspect.signature(kind.__init__).parameters
+    found: Mapping[str, inspect.Parameter] = inspect.signature(kind.__init__).parameters
+    return found
 
 
 def view(kind: type[P], parts: Mapping[str, Any], *, scheduler: Any = None, **more: Any) -> P:
@@ -187,7 +188,7 @@ def view(kind: type[P], parts: Mapping[str, Any], *, scheduler: Any = None, **mo
     ``more``: other arguments of the class, such as ``requires_safety_checker=False``. Components that the
     class does not take are left out, optional ones that are not there are None. ``parts`` are not changed.
     """
-    takes = arguments_of(kind)
+    takes = arguments_of(cast(Any, kind))
     given: dict[str, Any] = {name: part for name, part in parts.items() if name in takes}
     for name in getattr(kind, "_optional_components", ()):
         if name in takes:
@@ -213,13 +214,13 @@ def view(kind: type[P], parts: Mapping[str, Any], *, scheduler: Any = None, **mo
         raise InvalidInput(
             f"{kind.__name__} needs {', '.join(missing)}, which this model does not have", field="model_id"
         )
-    made = _on_one_device(kind)(**given)
+    made = cast(P, _on_one_device(cast(Any, kind))(**given))
     cast(Any, made).set_progress_bar_config(disable=True)
     return made
 
 
 @functools.cache
-def _on_one_device(kind: type[P]) -> type[P]:
+def _on_one_device(kind: Hashable) -> Any:
     """``kind``, for modules that stay where they are: diffusers' own looks through all of them for hooks that
     move them, several times in a call, which takes milliseconds."""
     base: Any = kind
@@ -234,8 +235,8 @@ def _on_one_device(kind: type[P]) -> type[P]:
         def _execution_device(self) -> torch.device:
             return self.device
 
-    View.__name__ = View.__qualname__ = kind.__name__
-    return cast(type[P], View)
+    View.__name__ = View.__qualname__ = base.__name__
+    return View
 
 
 def fresh_scheduler(scheduler: Any, kind: type | None = None, **changes: Any) -> Any:

@@ -311,7 +311,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _names(folder: Path) -> list[str]:
-    """What `_walk` finds, by names relative to ``folder``: for every request, so without paths of their own."""
+    """What `_walk` finds, by names relative to ``folder``; each request asks, so no path is made."""
     start = len(os.path.join(folder, ""))
     return [
         f"{top[start:]}/{name}" if top[start:] else name

@@ -11,7 +11,7 @@ import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -70,7 +70,7 @@ class Checkpoint:
 
     def view(self, kind: type[Any], parts: loading.Components | None = None, *, scheduler: Any = None) -> Any:
         """A fresh pipeline of ``kind``, over ``parts`` in place of the shared ones where given."""
-        takes = loading.arguments_of(kind)
+        takes = loading.arguments_of(cast(Any, kind))
         options = {name: value for name, value in self.options.items() if name in takes}
         options.pop("requires_safety_checker", None)
         if "add_watermarker" in takes:
