@@ -6,10 +6,11 @@ from typing import Any
 
 from workflows.definitions import InputDefinition, NodeDefinition
 
-# What holds weights, by ComfyUI's names, and one of Headrace's own.
+# What holds weights, by ComfyUI's names, and two of Headrace's own.
 _WEIGHTS = frozenset(
     {"AUDIO_ENCODER", "CLIP", "CLIP_VISION", "CONTROL_NET", "GLIGEN", "LORA_MODEL", "MODEL", "MODEL_PATCH"}
-    | {"PHOTOMAKER", "STREAM_DIFFUSION", "STYLE_MODEL", "UPSCALE_MODEL", "VAE"}
+    | {"PHOTOMAKER", "STREAM_DIFFUSION", "STREAM_IP_ADAPTER", "STYLE_MODEL"}
+    | {"UPSCALE_MODEL", "VAE"}
 )
 _FILES = (".bin", ".ckpt", ".gguf", ".onnx", ".pt", ".pt2", ".pth", ".safetensors", ".sft")
 

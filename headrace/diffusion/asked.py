@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -62,11 +62,13 @@ class Adapters:
     """What changes the network for a stream: a ``view`` with branches, and what these are given for its rows.
 
     ``given``: tensors 1 x ..., the same for every row of the stream, by name; all streams with the same view
-    give the same names and shapes. Another one of these is made for every change.
+    give the same names and shapes. ``negative``: others in their place, for rows of the negative prompt.
+    Another one of these is made for every change.
     """
 
     view: NetworkView
     given: Mapping[str, torch.Tensor]
+    negative: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

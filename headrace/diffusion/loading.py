@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from headrace.diffusion import loras
+from headrace.diffusion import image_prompts, loras
 from headrace.diffusion.adapters import Kit
 from headrace.diffusion.calls import SharedCalls
 from headrace.diffusion.networks import Networks
@@ -32,6 +32,14 @@ LCM_LORAS = {
     True: "latent-consistency/lcm-lora-sdxl",
 }
 """Luo et al. 2023, arXiv 2311.05556; for Stable Diffusion 1, and for SDXL (True)."""
+IP_ADAPTERS = {
+    False: ("h94/IP-Adapter/models/ip-adapter_sd15.safetensors", "h94/IP-Adapter/models/image_encoder"),
+    True: (
+        "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors",
+        "h94/IP-Adapter/sdxl_models/image_encoder",
+    ),
+}
+"""The adapter and the image encoder that it was trained on, for Stable Diffusion 1, and for SDXL (True)."""
 _CALLS: WeakValueDictionary[tuple[int, int], SharedCalls] = WeakValueDictionary()
 """By the UNet and the autoencoder: sessions with the same ones share calls."""
 _LOCK = threading.Lock()
@@ -80,8 +88,9 @@ def borrow(params: StreamDiffusionParams, on_progress: Progress, store: ModelSto
             nets[control.model_id] = held[-1].model
         wanted = _loras(params, calls.networks, store, on_progress)
         held += [lora.held for lora in wanted]
+        image = _image_adapter(params, calls.networks, store, held, on_progress)
         name = str(found.ref) if found is not None else "the model's own"
-        kit = Kit(calls.networks, wanted)
+        kit = Kit(calls.networks, wanted, image)
         return Loan(calls, nets, kit, name, held[0].weights, held)
     except BaseException:
         for one in held:
@@ -153,6 +162,26 @@ def _loras(
             lora.held.release()
         raise
     return found
+
+
+def _image_adapter(
+    params: StreamDiffusionParams,
+    networks: Networks,
+    store: ModelStore,
+    held: list[Held],
+    on_progress: Progress,
+) -> image_prompts.ImageAdapter | None:
+    """What it stands on is added to ``held``."""
+    wanted = params.image_prompt
+    if wanted is None:
+        return None
+    adapter, encoder = IP_ADAPTERS[networks.is_xl]
+    on_progress(0.8, f"loading {wanted.model_id or adapter}")
+    files = image_prompts.find(
+        wanted.model_id or adapter, wanted.image_encoder or encoder, store, "ip_adapter"
+    )
+    held += [files.tensors, files.encoder]
+    return image_prompts.on(networks, files, "ip_adapter")
 
 
 def _network(found: Located, kind: Any, field: str, store: ModelStore) -> Held:

@@ -6,6 +6,8 @@ validates with it.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +20,8 @@ MAX_PARTS = 16
 """Prompts, or seeds, in one mixture."""
 MAX_CONTROLS = 6
 MAX_LORAS = 4
+MAX_PICTURE = 16 * 2**20
+"""Characters of a picture in base64."""
 _TEXT = 4096
 MAX_SEED = 2**63 - 1
 
@@ -30,8 +34,6 @@ RELOADS = frozenset({"model_id", "autoencoder"})
 """Parameters for which all weights are loaded anew."""
 
 NOT_BUILT: Mapping[str, str] = {
-    "ip_adapter": "IP-Adapter",
-    "ip_adapter_style_image_url": "IP-Adapter",
     "cached_attention": "cached attention",
     "image_preprocessing": "processors around the pipeline",
     "image_postprocessing": "processors around the pipeline",
@@ -63,6 +65,22 @@ class ControlParams(BaseModel):
     @classmethod
     def _none_is_empty(cls, value: Any) -> Any:
         return {} if value is None else value
+
+
+class ImagePromptParams(BaseModel):
+    """An IP-Adapter (Ye et al. 2023, arXiv 2308.06721): a picture as a prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    type: Literal["regular"] = Field("regular", description="its kind; none for faces is there")
+    scale: float = Field(1.0, ge=0.0, le=10.0, description="how much it has to say")
+    weight_type: Literal["linear", "style transfer", "composition", "style and composition"] | None = Field(
+        None, description="which layers it acts in; all but linear are for SDXL"
+    )
+    insightface_model_name: str | None = Field(None, max_length=512, description="accepted, not used")
+    enabled: bool = Field(True, description="whether it acts")
+    model_id: str | None = Field(None, max_length=512, description="another file than the family's")
+    image_encoder: str | None = Field(None, max_length=512, description="another folder than the family's")
 
 
 class StreamDiffusionParams(BaseModel):
@@ -122,9 +140,20 @@ class StreamDiffusionParams(BaseModel):
     lcm_lora_id: str | None = Field(
         None, max_length=512, description="another than that of the model's family"
     )
+    ip_adapter: ImagePromptParams | None = Field(None, description="lets the style picture be a prompt")
+    ip_adapter_style_image_url: Annotated[str, Field(max_length=MAX_PICTURE)] | None = Field(
+        None, description="the style picture: a data URL, or its base64 alone"
+    )
     acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
     use_safety_checker: bool = Field(False, description="must be false")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
+
+    @field_validator("ip_adapter_style_image_url")
+    @classmethod
+    def _is_picture(cls, value: str | None) -> str | None:
+        if value:
+            picture_of(value)
+        return value or None
 
     @field_validator("controlnets", mode="before")
     @classmethod
@@ -172,6 +201,12 @@ class StreamDiffusionParams(BaseModel):
         return [(self.prompt, 1.0)] if isinstance(self.prompt, str) else self.prompt
 
     @property
+    def image_prompt(self) -> ImagePromptParams | None:
+        """The IP-Adapter, where there is a picture for it."""
+        own = self.ip_adapter
+        return own if own is not None and own.enabled and self.ip_adapter_style_image_url else None
+
+    @property
     def takes_lcm_lora(self) -> bool:
         """Turbo models have few steps of their own."""
         return self.use_lcm_lora and "turbo" not in self.model_id.lower()
@@ -194,7 +229,21 @@ def _loaded(params: StreamDiffusionParams) -> tuple[object, ...]:
         {control.model_id for control in params.controlnets},
         set(params.lora_dict or ()),
         params.takes_lcm_lora and (params.lcm_lora_id or True),
+        params.image_prompt and (params.image_prompt.model_id, params.image_prompt.image_encoder),
     )
+
+
+def picture_of(text: str) -> bytes:
+    """The file that is in a data URL (RFC 2397), or in base64 alone. Raises `ValueError`."""
+    if text.startswith(("http:", "https:")):
+        raise ValueError("this pipeline fetches no addresses; send the picture itself as a data URL")
+    head, comma, rest = text.partition(",")
+    if comma and not (head.startswith("data:") and head.endswith(";base64")):
+        raise ValueError("a picture is a data URL in base64: data:image/png;base64,...")
+    try:
+        return base64.b64decode(rest if comma else text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the picture is not base64: {error}") from None
 
 
 def start(params: Mapping[str, Any]) -> StreamDiffusionParams:
@@ -256,10 +305,11 @@ def _is_off(value: Any) -> bool:
 def _problem(item: Mapping[str, Any]) -> tuple[str, str]:
     place = list(map(str, item["loc"])) or ["params"]
     # What follows is the kind that a value was tried as, but for the parts of a net.
-    name = ".".join(place) if place[0] == "controlnets" else place[0]
+    name = ".".join(place) if place[0] in ("controlnets", "ip_adapter") else place[0]
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         return name, f"there is no parameter {name}"
     given = item.get("input")
+    given = f"{given[:60]}..." if isinstance(given, str) and len(given) > 80 else given
     shown = f", not {given!r}" if item["loc"] and isinstance(given, str | int | float | bool) else ""
     return name, f"{name}: {message}{shown}"

@@ -186,5 +186,8 @@ class Place:
 def _given(stream: Stream, rows: RowConstants, name: str) -> torch.Tensor:
     adapters = stream.settings.adapters
     assert adapters is not None
-    value = adapters.given[name]
-    return value.expand(rows.count, *value.shape[1:])
+    value, negative = adapters.given[name], adapters.negative.get(name)
+    if negative is None:
+        return value.expand(rows.count, *value.shape[1:])
+    parts = [(negative, rows.negatives), (value, rows.count - rows.negatives)]
+    return torch.cat([part.expand(count, *part.shape[1:]) for part, count in parts])

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from headrace.batch.pipelines.pictures import read_picture
 from headrace.diffusion.asked import Adapters, Conditioning, Control, Guidance, Settings
 from headrace.diffusion.blending import blend, blend_noise, shares
 from headrace.diffusion.loading import Loan
 from headrace.diffusion.networks import Networks
-from headrace.diffusion.parameters import ControlParams, StreamDiffusionParams
+from headrace.diffusion.parameters import ControlParams, StreamDiffusionParams, picture_of
 from headrace.diffusion.preprocessors import preprocessor_of
 from headrace.diffusion.schedule import constants
 
@@ -19,7 +20,7 @@ from headrace.diffusion.schedule import constants
 @torch.inference_mode()
 def settings_for(params: StreamDiffusionParams, loan: Loan, height: int, width: int) -> Settings:
     """All that a stream of pictures of ``height`` x ``width`` pixels needs; works out what is new."""
-    networks, given = loan.networks, params.lora_dict or {}
+    networks = loan.networks
     needs_negative = guidance_of(params).acting in ("full", "initialize")
     return assembled(
         params,
@@ -28,7 +29,7 @@ def settings_for(params: StreamDiffusionParams, loan: Loan, height: int, width: 
         _prompt(params, networks),
         networks.encode_prompt(params.negative_prompt) if needs_negative else None,
         tuple(_control(control, loan.nets) for control in params.controlnets if control.enabled),
-        loan.kit.adapters([given.get(lora.name, 1.0) for lora in loan.kit.loras]),
+        _adapters(params, loan),
     )
 
 
@@ -60,6 +61,18 @@ def assembled(
     )
     networks.prepare(settings)
     return settings
+
+
+def _adapters(params: StreamDiffusionParams, loan: Loan) -> Adapters | None:
+    given, kit, wanted = params.lora_dict or {}, loan.kit, params.image_prompt
+    # An LCM-LoRA is none of those that have weights.
+    scales = [given.get(lora.name, 1.0) for lora in kit.loras]
+    if wanted is None or kit.image is None:
+        return kit.adapters(scales)
+    assert params.ip_adapter_style_image_url is not None
+    picture = read_picture(picture_of(params.ip_adapter_style_image_url), "ip_adapter_style_image_url")
+    weights = kit.image.scales(wanted.scale, wanted.weight_type or "linear")
+    return kit.adapters(scales, kit.image.prompt(picture), weights)
 
 
 def _control(params: ControlParams, nets: Mapping[str, Any]) -> Control:

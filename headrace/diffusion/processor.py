@@ -86,7 +86,10 @@ class StreamDiffusionProcessor(FrameProcessor):
 
     def info(self) -> ProcessorInfo:
         schema = StreamDiffusionParams.model_json_schema()
-        for name, value in self._params.model_dump(mode="json").items():
+        # A picture is no default for anybody to see.
+        for name, value in self._params.model_dump(
+            mode="json", exclude={"ip_adapter_style_image_url"}
+        ).items():
             schema["properties"][name]["default"] = value
         return ProcessorInfo(video=True, audio=False, schema=schema)
 

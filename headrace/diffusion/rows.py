@@ -45,6 +45,8 @@ class RowConstants:
     source: tuple[int, ...]
     residual_from: tuple[int, ...]
     partner: tuple[int, ...]
+    negatives: int = 0
+    """How many of them stand for the negative prompt; these come first."""
     ready: dict[Any, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     """Time and text for them, by the view that worked them out."""
 
@@ -105,6 +107,7 @@ class _Maker:
             partner=tuple(range(negatives)) + tuple(
                 min(index, negatives - 1) if negatives else index for index in range(len(self.places))
             ),
+            negatives=negatives,
         )  # fmt: skip
 
     def _columns(self, place: int, positive: bool) -> list[float]:

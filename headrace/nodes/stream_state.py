@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from headrace.diffusion import frame, parameters
 from headrace.diffusion.adapters import Kit
 from headrace.diffusion.asked import Adapters, Conditioning, Control, Settings
+from headrace.diffusion.image_prompts import AdapterFiles, ImageAdapter, ImagePrompt, on
 from headrace.diffusion.loading import Loan
 from headrace.diffusion.loras import LoraFile
 from headrace.diffusion.networks import Networks
@@ -30,10 +31,14 @@ Condition = list[list[Any]]
 
 @dataclass(frozen=True, eq=False)
 class StreamModel:
-    """A model for streams, and the LoRAs on it with their weights. None of it is ever changed."""
+    """A model for streams, with LoRAs and their weights, and a picture as a prompt and its weight in each
+    layer. None of it is ever changed."""
 
     loan: Loan
     loras: tuple[tuple[LoraFile, float], ...] = ()
+    image: ImageAdapter | None = None
+    picture: ImagePrompt | None = None
+    weights: tuple[float, ...] = ()
     adapters: Adapters | None = None
 
     @property
@@ -42,9 +47,22 @@ class StreamModel:
 
     def with_lora(self, lora: LoraFile, strength: float) -> StreamModel:
         """Raises `InvalidInput` where it does not fit the model."""
-        loras = (*self.loras, (lora, strength))
-        kit = Kit(self.networks, [one for one, _ in loras], "lora_name")
-        return StreamModel(self.loan, loras, kit.adapters([scale for _, scale in loras]))
+        return replace(self, loras=(*self.loras, (lora, strength)))._adapted()
+
+    def with_picture(
+        self, files: AdapterFiles, image: torch.Tensor, strength: float, weight_type: str
+    ) -> StreamModel:
+        """``image``: [B, H, W, C], of which the first counts. Raises as `with_lora`."""
+        adapter = on(self.networks, files, "ip_adapter")
+        pixels = (image[0, ..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+        weights = adapter.scales(strength, weight_type)
+        made = replace(self, image=adapter, picture=adapter.prompt(pixels), weights=weights)
+        return made._adapted()
+
+    def _adapted(self) -> StreamModel:
+        kit = Kit(self.networks, [one for one, _ in self.loras], self.image, "lora_name")
+        adapters = kit.adapters([scale for _, scale in self.loras], self.picture, self.weights)
+        return replace(self, adapters=adapters)
 
 
 @dataclass(frozen=True, eq=False)

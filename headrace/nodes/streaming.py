@@ -18,12 +18,14 @@ from workflows.nodes.stream import InputTypes
 if TYPE_CHECKING:
     import torch
 
+    from headrace.diffusion.image_prompts import AdapterFiles
     from headrace.nodes.denoising import Conditioning
     from headrace.nodes.handles import Clip, ControlNet
     from headrace.nodes.stream_state import Steering, StreamModel
 
 _CATEGORY = "stream diffusion"
 _SHARE = {"min": 0.0, "max": 1.0, "step": 0.001}
+_WEIGHT_TYPES = ["linear", "style transfer", "composition", "style and composition"]
 _PREPROCESSORS = ["passthrough", "tile", "color", "canny", "soft_edge"]
 
 
@@ -94,6 +96,63 @@ class StreamDiffusionLora(Loader):
 
         found = find(self.files.ref("loras", lora_name), ModelStore(self.files.roots), "lora_name")
         return (stream_model.with_lora(found, strength),)
+
+
+class StreamDiffusionIPAdapterLoader(Loader):
+    """An IP-Adapter's file, and the folder of the image encoder that it was trained on."""
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Loads an IP-Adapter and its image encoder."
+    RETURN_TYPES = ("STREAM_IP_ADAPTER",)
+    FUNCTION = "load_adapter"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        top = "h94/IP-Adapter/models"
+        return {
+            "required": {
+                "adapter": ("STRING", {"default": f"{top}/ip-adapter_sd15.safetensors"}),
+                "image_encoder": ("STRING", {"default": f"{top}/image_encoder"}),
+            }
+        }
+
+    def load_adapter(self, adapter: str, image_encoder: str) -> tuple[AdapterFiles]:
+        from headrace.diffusion.image_prompts import find
+        from headrace.models.store import ModelStore
+
+        return (find(adapter, image_encoder, ModelStore(self.files.roots), "adapter"),)
+
+
+class StreamDiffusionIPAdapter:
+    """A picture as a prompt beside the text. Of several on one model the last counts."""
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Lets a picture be a prompt of a real-time stream."
+    RETURN_TYPES = ("STREAM_DIFFUSION",)
+    FUNCTION = "apply"
+    PACKAGES = ("diffusers", "transformers")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:  # noqa: N802
+        return {
+            "required": {
+                "stream_model": ("STREAM_DIFFUSION",),
+                "ip_adapter": ("STREAM_IP_ADAPTER",),
+                "image": ("IMAGE",),
+                "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01}),
+                "weight_type": (_WEIGHT_TYPES,),
+            }
+        }
+
+    def apply(
+        self,
+        stream_model: StreamModel,
+        ip_adapter: AdapterFiles,
+        image: torch.Tensor,
+        strength: float,
+        weight_type: str,
+    ) -> tuple[StreamModel]:
+        return (stream_model.with_picture(ip_adapter, image, strength, weight_type),)
 
 
 class StreamDiffusionControl:
@@ -217,7 +276,8 @@ def _verdict(**literals: Any) -> bool | str:
 def bound_to(files: ModelFiles) -> dict[str, Any]:
     """The classes; loaders find their files in ``files``."""
     return {
-        **bound(files, (StreamDiffusionLoader, StreamDiffusionLora)),
+        **bound(files, (StreamDiffusionLoader, StreamDiffusionLora, StreamDiffusionIPAdapterLoader)),
+        "StreamDiffusionIPAdapter": StreamDiffusionIPAdapter,
         "StreamDiffusionControl": StreamDiffusionControl,
         "StreamDiffusionSampler": StreamDiffusionSampler,
     }

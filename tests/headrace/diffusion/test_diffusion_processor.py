@@ -115,7 +115,7 @@ async def test_what_is_refused_leaves_everything_as_it_was() -> None:
         ({"prompt": [["a", 0.0]]}, "params"),
         ({"guidance_scale": -1}, "guidance_scale"),
         ({"controlnets": [{"model_id": "x", "enabled": True}]}, "controlnets"),
-        ({"ip_adapter": {"enabled": True}}, "ip_adapter"),
+        ({"latent_preprocessing": {"enabled": True}}, "latent_preprocessing"),
         ({"colour": "red"}, "colour"),
         ({"model_id": "nobody/nothing"}, "model_id"),
     ):

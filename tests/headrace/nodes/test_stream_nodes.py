@@ -15,6 +15,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from PIL import Image
 from safetensors.torch import save_file
 
 from headrace.diffusion.processor import StreamDiffusionProcessor
@@ -28,7 +29,9 @@ from headrace.server.definitions import WorkerDefinitions
 from headrace.server.specs import Specs
 from stream.errors import InvalidWorkflow
 from stream.frames import Picture, Timeline, VideoFrame
+from tests.headrace.diffusion import tiny_adapters
 from tests.headrace.diffusion.test_diffusion_controls import net_for
+from tests.headrace.diffusion.test_diffusion_image_prompts import OWN, PICTURE, encoded
 from tests.headrace.diffusion.test_diffusion_loras import lora_for
 from tests.headrace.diffusion.test_diffusion_processor import frame, result
 from workflows.check import prepare
@@ -211,6 +214,33 @@ async def test_loras_are_links_of_the_model(folder: Path) -> None:
     for number, strength in enumerate((0.5, -1.0)):
         await nodes.update_params({"7.strength": strength})
         await expected.update_params({"lora_dict": {"loras/oil.safetensors": strength}})
+        made = await shown(nodes, frame(number))
+        torch.testing.assert_close(made, await result(expected, frame(number)), atol=1e-4, rtol=0)
+    await expected.on_stream_stop()
+
+
+async def test_a_picture_is_a_prompt_of_the_model(folder: Path) -> None:
+    tiny_adapters.write(folder, tiny_diffusion._unet())
+    Image.fromarray(PICTURE).save(folder / "style.png")
+    data = graph(t_index_list="32")
+    adapter = {"adapter": OWN["model_id"], "image_encoder": OWN["image_encoder"]}
+    data["7"] = {"class_type": "StreamDiffusionIPAdapterLoader", "inputs": adapter}
+    data["8"] = {"class_type": "LoadImage", "inputs": {"image": "style.png"}}
+    links = {"stream_model": ["2", 0], "ip_adapter": ["7", 0], "image": ["8", 0]}
+    own = {"strength": 0.5, "weight_type": "linear"}
+    data["9"] = {"class_type": "StreamDiffusionIPAdapter", "inputs": {**links, **own}}
+    data["5"]["inputs"]["stream_model"] = ["9", 0]
+    registry = builtin.registry(folder)
+    nodes = WorkflowProcessor(data, registry, input_node="1")
+    await nodes.load_model(width=64, height=64)
+    costs = {name: found["cost"] for name, found in nodes.info().schema["properties"].items()}
+    assert (costs["7.adapter"], costs["7.image_encoder"]) == ("reload", "reload")
+    assert costs["9.strength"] == "recompute"
+    picture = {"ip_adapter_style_image_url": encoded()}
+    expected = await pipeline(t_index_list=[32], ip_adapter={**OWN, "scale": 0.5}, **picture)
+    for number, strength in enumerate((0.5, 1.0)):
+        await nodes.update_params({"9.strength": strength})
+        await expected.update_params({"ip_adapter": {**OWN, "scale": strength}})
         made = await shown(nodes, frame(number))
         torch.testing.assert_close(made, await result(expected, frame(number)), atol=1e-4, rtol=0)
     await expected.on_stream_stop()
