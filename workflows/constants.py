@@ -158,7 +158,10 @@ class GraphConstants:
                 return made
             entry = Entry(None, made)
         else:
-            found = await self._shared.get(key, run)
+            # The guard comes first: whoever computes a constant has it, so that nobody who has it waits for
+            # one who does not.
+            with item.guard():
+                found = await self._shared.get(key, run)
             if isinstance(found, list):
                 self.keys[node_id] = None
                 return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import arithmetic_pack
 import pytest
 
 from stream.errors import InvalidWorkflow
+from workflows.beside import run_beside
 from workflows.graph import Graph, Node
 from workflows.plan import Plan
 from workflows.problems import Problem
@@ -25,11 +27,14 @@ GRAPH = {
 
 
 class Wary(NodeRegistry):
-    """Refuses the constant 13."""
+    """Refuses the constant 13. ``guarded`` counts how often its lock went to somebody; ``asked`` is set when
+    another thread than the main one wants it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.guarded = 0
+        self.guarded = self._depth = 0
+        self._lock = threading.RLock()
+        self.asked = threading.Event()
 
     def refusals(self, graph: Graph, node: Node) -> Iterable[Problem]:
         if node.inputs.get("value") == 13:
@@ -37,8 +42,15 @@ class Wary(NodeRegistry):
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        self.guarded += 1
-        yield
+        if threading.current_thread() is not threading.main_thread():
+            self.asked.set()
+        with self._lock:
+            self.guarded += not self._depth
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
 
 
 def wary() -> Wary:
@@ -69,3 +81,16 @@ def test_what_the_registry_refuses_is_neither_compiled_nor_changed_to() -> None:
     assert caught.value.details[0]["code"] == "confined"
     assert not arithmetic_pack.Node.calls
     assert plan.run(4)[0] == 5
+
+
+async def test_whoever_has_the_guard_does_not_wait_for_one_who_waits_for_it() -> None:
+    """A frame's thread has ComfyUI's lock and needs a constant that a load beside it is about to compute."""
+    registry = wary()
+    arithmetic_pack.Node.calls.clear()
+    with registry.guard():
+        beside = asyncio.create_task(run_beside(lambda: Plan.compile(GRAPH, registry)))
+        assert await asyncio.to_thread(registry.asked.wait, 10)
+        plan = await asyncio.wait_for(Plan.compile(GRAPH, registry), 5)
+    other = await asyncio.wait_for(beside, 10)
+    assert plan.run(4)[0] == other.run(4)[0] == 5
+    assert arithmetic_pack.Node.calls["Constant"] == 1, "whoever comes second finds it made"

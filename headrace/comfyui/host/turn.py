@@ -27,14 +27,11 @@ class Turn:
         self._lock = threading.RLock()
         self._enter = enter
         self._since = 0.0
-        self.beside = False
-        """Whether something is run beside the frames now."""
         self.frame_at = float("-inf")
         """When a frame was last worked on, `time.monotonic`."""
 
     def __enter__(self) -> Turn:
         self._lock.acquire()
-        self.beside = threading.current_thread() is not threading.main_thread()
         self._since = time.monotonic()
         self._entered()
         return self
@@ -47,7 +44,6 @@ class Turn:
             raise
 
     def __exit__(self, *exc_info: Any) -> None:
-        self.beside = False
         self._lock.release()
 
     async def of_frame(self) -> Turn:
