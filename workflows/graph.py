@@ -27,6 +27,7 @@ AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize", "increment-wra
 """What becomes of a value after each run of the graph, as ComfyUI's editor offers it."""
 
 _CONTROL = "control_after_generate"
+SHARED = "shared_value"
 RULE = f".{_CONTROL}"
 """Behind the name of an input: its rule, one of `AFTER_GENERATE`."""
 
@@ -59,6 +60,7 @@ class Node:
 
     ``origin`` is the class and title that the node had in the file, where a rule has replaced them.
     ``after_generate`` says of literals what becomes of them after each run, one of `AFTER_GENERATE`.
+    ``shared`` names the value of the file that a literal is, where several inputs have that one value.
     """
 
     id: str
@@ -67,6 +69,7 @@ class Node:
     inputs: Mapping[str, Any]
     origin: tuple[str, str] | None = None
     after_generate: Mapping[str, str] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -143,7 +146,8 @@ class Graph:
                 "inputs": {name: _value_to_api(value) for name, value in node.inputs.items()},
                 "class_type": node.class_type,
                 "_meta": {"title": node.title}
-                | ({_CONTROL: dict(node.after_generate)} if node.after_generate else {}),
+                | ({_CONTROL: dict(node.after_generate)} if node.after_generate else {})
+                | ({SHARED: dict(node.shared)} if node.shared else {}),
             }
             for node in self
         }
@@ -262,22 +266,23 @@ def _read_node(node_id: Any, entry: Any, limits: Limits) -> tuple[Node | None, l
             inputs[str(name)] = _read_value(value, limits)
         except ValueError as error:
             problems.append(place.problem("bad_value", str(error), str(name)))
-    after = _read_after_generate(meta, inputs)
-    return replace(place, inputs=MappingProxyType(inputs), after_generate=after), problems
-
-
-def _read_after_generate(meta: Any, inputs: Mapping[str, Any]) -> Mapping[str, str]:
-    """Of literals alone: a link has its value from elsewhere."""
-    given = meta.get(_CONTROL) if isinstance(meta, Mapping) else None
-    if not isinstance(given, Mapping):
-        return MappingProxyType({})
-    return MappingProxyType(
-        {
-            name: rule
-            for name, rule in given.items()
-            if rule in AFTER_GENERATE and name in inputs and not isinstance(inputs[name], Link)
-        }
+    after = {name: rule for name, rule in _of_literals(meta, _CONTROL, inputs) if rule in AFTER_GENERATE}
+    shared = {name: value for name, value in _of_literals(meta, SHARED, inputs) if isinstance(value, str)}
+    node = replace(
+        place,
+        inputs=MappingProxyType(inputs),
+        after_generate=MappingProxyType(after),
+        shared=MappingProxyType(shared),
     )
+    return node, problems
+
+
+def _of_literals(meta: Any, key: str, inputs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What ``_meta`` says of literals by name: a link has its value from elsewhere."""
+    given = meta.get(key) if isinstance(meta, Mapping) else None
+    for name, value in given.items() if isinstance(given, Mapping) else ():
+        if name in inputs and not isinstance(inputs[name], Link):
+            yield name, value
 
 
 def _read_value(value: Any, limits: Limits) -> Any:

@@ -13,7 +13,7 @@ from workflows.constants import copied
 from workflows.evaluation import Outputs, Residual
 from workflows.graph import Graph, Link, Node
 from workflows.results import NotPlain, mapped, mapped_async, taking_lists
-from workflows.rules import Rule
+from workflows.rules import Rule, by_rule
 
 Slot = int
 Output = tuple[str, int]
@@ -59,6 +59,10 @@ class Step:
         return self.call, self.static.copy, kept, taken, self.width, self.outputs
 
 
+Tick = tuple[Rule, tuple[tuple[dict[str, Any], str], ...]]
+"""A rule, and the arguments by name that have its value in a run."""
+
+
 @dataclass(frozen=True)
 class Sinks:
     """What a flow gives: nodes whose input goes out, and nodes that are run for what they do."""
@@ -101,7 +105,7 @@ class Flow:
     texts: tuple[Slot, ...] = ()
     held_in: tuple[tuple[Slot, Output], ...] = ()
     held_out: tuple[tuple[Slot, Output], ...] = ()
-    ticks: tuple[tuple[Rule, dict[str, Any], str], ...] = ()
+    ticks: tuple[Tick, ...] = ()
     is_async: bool = False
     slot_of: Mapping[Output, Slot] = field(default_factory=dict)
     lists: frozenset[Output] = frozenset()
@@ -250,13 +254,14 @@ class Layout:
             return each(call, list_inputs, item.lists_out, width, item.outputs)
         return call
 
-    def _ticks(self, steps: Iterable[Step]) -> tuple[tuple[Rule, dict[str, Any], str], ...]:
+    def _ticks(self, steps: Iterable[Step]) -> tuple[Tick, ...]:
         statics = {step.node.id: step.static for step in steps}
-        return tuple(
-            (rule, statics[node_id], name)
-            for (node_id, name), rule in self._rules.items()
-            if node_id in statics
-        )
+        ticks = []
+        for rule, places in by_rule(self._rules):
+            found = tuple((statics[node_id], name) for node_id, name in places if node_id in statics)
+            if found:
+                ticks.append((rule, found))
+        return tuple(ticks)
 
 
 def _plain(values: list[Any]) -> Any:

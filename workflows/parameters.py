@@ -77,6 +77,8 @@ class ParameterTable:
     def __init__(self, graphs: Sequence[Graph], definitions: Definitions) -> None:
         self.parameters: dict[str, Parameter] = {}
         self._names: dict[str, list[str]] = {}
+        self._shared: dict[tuple[int, str], list[Parameter]] = {}
+        self._shares: dict[Place, tuple[int, str]] = {}
         for index, graph in enumerate(graphs):
             per_frame = downstream(graph, stream_rules.frame_sources(graph))
             for node in graph:
@@ -98,18 +100,28 @@ class ParameterTable:
             key = f"{prefix}{node.id}.{name}"
             place = Place(index, node.id, name)
             costs = "frame" if cost == "frame" else recompute_cost(definition, declared, name, value)
-            self._add(Parameter(key, place, title, class_type, declared, value, costs), prefix)
+            one = Parameter(key, place, title, class_type, declared, value, costs)
+            self._add(one, prefix)
+            self._share(one, node.shared.get(name))
             if can_have_rule(declared, name) or name in node.after_generate:
                 rule = InputDefinition(name + RULE, "COMBO", choices=AFTER_GENERATE, default=FIXED)
                 place = Place(index, node.id, name + RULE)
                 present = node.after_generate.get(name, FIXED)
-                self._add(Parameter(key + RULE, place, title, class_type, rule, present, costs), prefix)
+                one = Parameter(key + RULE, place, title, class_type, rule, present, costs)
+                self._add(one, prefix)
+                self._share(one, node.shared[name] + RULE if name in node.shared else None)
 
     def _add(self, parameter: Parameter, prefix: str) -> None:
         self.parameters[parameter.key] = parameter
         node_id, name = parameter.place.node_id, parameter.place.input
         for owner in {prefix + node_id, node_id, parameter.title, parameter.class_type}:
             self._names.setdefault(f"{owner}.{name}".lower(), []).append(parameter.key)
+
+    def _share(self, parameter: Parameter, name: str | None) -> None:
+        if name is not None:
+            of_file = (parameter.place.graph, name)
+            self._shares[parameter.place] = of_file
+            self._shared.setdefault(of_file, []).append(parameter)
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of a parameter object with canonical keys; JSON data."""
@@ -144,12 +156,12 @@ class ParameterTable:
         parameter = self.find(name)
         try:
             value = parse_text(parameter.definition, text)
-            return value if parameter.definition is None else check_value(parameter.definition, value)
+            return _checked(parameter, value)
         except ValueRefused as refused:
             raise InvalidInput(f"{name}: {refused}", field=name) from refused
 
     def resolve(self, params: Mapping[str, Any]) -> dict[Place, Any]:
-        """Checked values for the literals that ``params`` names.
+        """Checked values for the literals that ``params`` names, and for those that share a value with them.
 
         Raises `InvalidInput` that lists everything wrong with ``params``; then nothing of it may be used.
         """
@@ -159,7 +171,7 @@ class ParameterTable:
         for name, value in self._flat(params):
             try:
                 parameter = self.find(name)
-                checked = value if parameter.definition is None else check_value(parameter.definition, value)
+                checked = _checked(parameter, value)
             except InvalidInput as refusal:
                 refusals.append(refusal)
                 continue
@@ -172,6 +184,13 @@ class ParameterTable:
                     InvalidInput(f"{name} and {given_as[place]} are the same parameter", field=name)
                 )
             values[place], given_as[place] = checked, name
+        for place, name in given_as.items():
+            for other in self._shared.get(self._shares.get(place, (0, "")), ()):
+                try:
+                    if other.place not in values:
+                        values[other.place] = _checked(other, values[place])
+                except ValueRefused as refused:
+                    refusals.append(InvalidInput(f"{name}, which {other.key} shares: {refused}", field=name))
         if refusals:
             raise _together(refusals)
         return values
@@ -184,6 +203,10 @@ class ParameterTable:
             else:
                 flat.append((name, value))
         return flat
+
+
+def _checked(parameter: Parameter, value: Any) -> Any:
+    return value if parameter.definition is None else check_value(parameter.definition, value)
 
 
 def _together(refusals: list[InvalidInput]) -> InvalidInput:

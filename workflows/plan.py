@@ -262,8 +262,10 @@ class Plan:
         held = self._program.held
         for slot, output in flow.held_in:
             slots[slot] = held.get(output)
-        for rule, static, name in flow.ticks:
-            static[name] = rule.next()
+        for rule, places in flow.ticks:
+            value = rule.next()
+            for static, name in places:
+                static[name] = value
 
     def _plain(self, flow: Flow, call: Any, result: Any, width: int) -> Any:
         """The outputs of a step that returned something else than a tuple. Raises `NotPlain`,

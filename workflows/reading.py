@@ -16,6 +16,7 @@ from workflows.definitions import Definitions
 from workflows.editor.conversion import convert
 from workflows.graph import (
     LIMITS,
+    SHARED,
     Graph,
     Limits,
     Link,
@@ -78,9 +79,12 @@ def _with_rules(graph: Graph, drawn: Mapping[str, Any]) -> Graph:
     changed: dict[str, Node] = {}
     for node in graph:
         entry = drawn.get(node.id, {})
-        rules = entry.get("_meta", {}).get("control_after_generate", {})
-        own = {name: rule for name, rule in rules.items() if not isinstance(node.inputs.get(name), Link)}
-        own = {name: rule for name, rule in own.items() if name in node.inputs}
+        meta = entry.get("_meta", {})
+        literals = {name for name, value in node.inputs.items() if not isinstance(value, Link)}
+        own, shared = (
+            MappingProxyType({name: said for name, said in meta.get(key, {}).items() if name in literals})
+            for key in ("control_after_generate", SHARED)
+        )
         if own and entry["class_type"] == node.class_type and not node.after_generate:
-            changed[node.id] = replace(node, after_generate=MappingProxyType(own))
+            changed[node.id] = replace(node, after_generate=own, shared=shared)
     return graph.with_nodes(changed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workflows.definitions import InputDefinition, NodeDefinition
@@ -97,16 +98,63 @@ Rules = Mapping[tuple[str, str], Rule]
 def rules_of(
     graph: Graph, definitions: Mapping[str, NodeDefinition], previous: Rules
 ) -> dict[tuple[str, str], Rule]:
-    """The active rules by node and input; one that was there before, of the same value, goes on where it
-    is."""
+    """The active rules by node and input, one for all inputs that share a value; one that was there before,
+    of the same value, goes on where it is."""
     found: dict[tuple[str, str], Rule] = {}
+    for one in _ruled(graph, definitions):
+        olds = [previous.get(place) for place in one.places]
+        old = olds[0]
+        same = old is not None and (old.kind, old.start) == (one.kind, one.value)
+        if old is None or not same or any(other is not old for other in olds):
+            old = Rule(one.kind, one.declared, one.value)
+        found.update(dict.fromkeys(one.places, old))
+    return found
+
+
+@dataclass(slots=True)
+class _Ruled:
+    """A value with an active rule, and the inputs that have it."""
+
+    kind: str
+    value: Any
+    declared: InputDefinition | None
+    places: list[tuple[str, str]]
+
+
+def _ruled(graph: Graph, definitions: Mapping[str, NodeDefinition]) -> Iterable[_Ruled]:
+    found: list[_Ruled] = []
+    shared: dict[tuple[str, str, str], _Ruled] = {}
     for node_id, definition in definitions.items():
         node = graph.nodes[node_id]
         for name, kind in active_rules(node, definition).items():
-            value = node.inputs[name]
-            old = previous.get((node_id, name))
-            if old is not None and (old.kind, old.start) == (kind, value):
-                found[node_id, name] = old
-            else:
-                found[node_id, name] = Rule(kind, definition.inputs.get(name), value)
+            value, declared = node.inputs[name], definition.inputs.get(name)
+            known = shared.get(key := (node.shared.get(name, ""), kind, repr(value)))
+            together = None if known is None else _common(known.declared, declared)
+            if known is not None and together is not None:
+                known.declared = together
+                known.places.append((node_id, name))
+                continue
+            found.append(_Ruled(kind, value, declared, [(node_id, name)]))
+            if name in node.shared:
+                shared.setdefault(key, found[-1])
     return found
+
+
+def _common(one: InputDefinition | None, other: InputDefinition | None) -> InputDefinition | None:
+    """What both take, as an input; None where there is no such thing."""
+    if one is None or other is None or (one.type, one.choices) != (other.type, other.choices):
+        return None
+    lows = [item.minimum for item in (one, other) if item.minimum is not None]
+    highs = [item.maximum for item in (one, other) if item.maximum is not None]
+    low, high = max(lows, default=None), min(highs, default=None)
+    if low is not None and high is not None and low > high:
+        return None
+    return replace(one, minimum=low, maximum=high)
+
+
+def by_rule(rules: Rules) -> list[tuple[Rule, list[tuple[str, str]]]]:
+    """Each rule with its inputs: it acts once a run, however many they are."""
+    places: dict[int, list[tuple[str, str]]] = {}
+    for place, rule in rules.items():
+        places.setdefault(id(rule), []).append(place)
+    return [(rules[found[0]], found) for found in places.values()]

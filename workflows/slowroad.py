@@ -12,6 +12,7 @@ from workflows.evaluation import Evaluation, Outputs
 from workflows.graph import Link
 from workflows.layout import LAST_SOUND, Flow, Step, empty_mask
 from workflows.protocol import is_blocker
+from workflows.rules import by_rule
 
 
 @dataclass
@@ -98,12 +99,15 @@ def _overrides(program: Program, flow: Flow, *, fresh: bool) -> dict[str, dict[s
     """The literals of this run; those that the planned calls began with where they did."""
     found: dict[str, dict[str, Any]] = {}
     if fresh:
-        for (node_id, name), rule in program.rules.items():
-            found.setdefault(node_id, {})[name] = rule.next()
+        for rule, places in by_rule(program.rules):
+            value = rule.next()
+            for node_id, name in places:
+                found.setdefault(node_id, {})[name] = value
         return found
     statics = {id(step.static): step.node.id for step in flow.steps}
-    for _, static, name in flow.ticks:
-        found.setdefault(statics[id(static)], {})[name] = static[name]
+    for _, places in flow.ticks:
+        for static, name in places:
+            found.setdefault(statics[id(static)], {})[name] = static[name]
     return found
 
 

@@ -161,6 +161,7 @@ def test_a_primitive_gives_value_and_rule_to_all_that_it_feeds() -> None:
     assert graph.nodes["9"].inputs["radius"] == 42
     assert graph.nodes["2"].after_generate == {"seed": "increment"}
     assert graph.nodes["9"].after_generate == {"radius": "increment"}
+    assert (graph.nodes["2"].shared, graph.nodes["9"].shared) == ({"seed": "8"}, {"radius": "8"})
     assert "8" not in graph.nodes
 
 
@@ -303,6 +304,26 @@ def test_promoted_widgets_have_the_values_of_the_instance(
 ) -> None:
     noise = api(with_instance(**more).file(noise_subgraph()))["2:5"]
     assert (noise["seed"], noise["steps"]) == (seed, steps)
+
+
+def test_a_promoted_seed_that_feeds_two_nodes_is_one_value_with_one_rule() -> None:
+    inside = Sheet()
+    for number, rule in ((5, "randomize"), (6, "fixed")):
+        inside.node(
+            number, "Noise", [1, rule, 2, "euler"],
+            inputs=["model:MODEL", "seed:INT:w"], outputs=["LATENT"],
+        )  # fmt: skip
+        inside.wire(-10, 0, number, "model").wire(-10, 1, number, "seed")
+    inside.wire(5, 0, -20, 0)
+    definition = inside.subgraph(UID, ["model:MODEL", "seed:INT"], ["LATENT:LATENT"])
+    graph, problems = read(with_instance(values=[77]).file(definition), DEFINITIONS)
+    assert not problems
+    for number in ("2:5", "2:6"):
+        assert graph.nodes[number].inputs["seed"] == 77
+        assert graph.nodes[number].after_generate == {"seed": "randomize"}, "of the widget that is shown"
+        assert graph.nodes[number].shared == {"seed": "2.seed"}
+    assert read(graph.to_api(), DEFINITIONS) == (graph, []), "API format says it too"
+    assert not any(node.shared for node in read(with_instance().file(noise_subgraph()), DEFINITIONS)[0])
 
 
 def test_a_subgraph_in_a_subgraph() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from stream.errors import ProcessorError  # noqa: E402
+from stream.errors import InvalidInput, ProcessorError  # noqa: E402
 from stream.frames import AudioFrame, VideoFrame  # noqa: E402
 from stream.processor import Emission  # noqa: E402
 from workflows import processor as processor_module  # noqa: E402
@@ -212,6 +212,47 @@ async def test_a_graph_without_input_makes_pictures_by_its_rules_and_runs_the_re
     values = [round((await shown(made) - 1 / 64) * 8) for _ in range(4)]
     assert values == [3, 4, 0, 1], "in range, and over its end to the other"
     assert calls["seed 1"] == constant + 1  # as the seed that wrapped
+
+
+def twice_seeded() -> dict[str, Any]:
+    """Two nodes with one seed of the file."""
+    graph = seeded("randomize")
+    meta = {"control_after_generate": {"seed": "randomize"}, "shared_value": {"seed": "subgraph.seed"}}
+    for node_id in ("seed", "other"):
+        graph[node_id] = {"class_type": "Seed", "inputs": {"seed": 3}, "_meta": meta}
+    graph["fill"] = {"class_type": "Fill", "inputs": {"a": ["seed", 0], "b": ["other", 0]}}
+    return graph
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_seed_that_two_nodes_share_stays_one(slow: bool) -> None:
+    pairs: list[tuple[int, int]] = []
+
+    def fill(a: int, b: int) -> Any:
+        pairs.append((a, b))
+        picture = torch.full((1, 4, 6, 3), a / 8)
+        return {"expand": {}, "result": (picture,)} if slow else (picture,)
+
+    wide = node({"seed": ("INT", {"default": 0, "min": 0, "max": 9})}, ("NOISE",), draw)
+    fills = node({"a": ("NOISE",), "b": ("NOISE",)}, ("IMAGE",), fill)
+    graph = twice_seeded()
+    graph["other"] = {**graph["other"], "class_type": "Wide"}
+    made = await loaded(graph, {**SEEDED, "Wide": wide, "Fill": fills})
+    for _ in range(20):
+        await shown(made)
+    assert all(a == b for a, b in pairs)
+    assert {a for a, _ in pairs} <= {0, 1, 2, 3, 4}, "what both take"
+    assert len({a for a, _ in pairs}) > 1
+    await made.update_params({"other.seed.control_after_generate": "increment", "seed.seed": 1})
+    pairs.clear()
+    for _ in range(3):
+        await shown(made)
+    assert pairs == [(1, 1), (2, 2), (3, 3)], "a change of one is a change of both"
+    with pytest.raises(InvalidInput, match=r"seed\.seed shares.*at most 4"):
+        await made.update_params({"other.seed": 9})
+    await made.update_params({"other.seed": 3, "seed.seed": 0, "seed.seed.control_after_generate": "fixed"})
+    await shown(made)
+    assert pairs[-1] == (0, 3), "unless each is given"
 
 
 async def test_a_rule_is_a_parameter_and_a_graph_with_another_rule_is_a_change_of_it() -> None:

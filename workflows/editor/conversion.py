@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from workflows.definitions import Definitions
 from workflows.editor.drawing import read_file
 from workflows.editor.scopes import EDITOR_ONLY, Placed, TooManyNodes, place_all
 from workflows.editor.wiring import Constant, Endless, Wiring
-from workflows.graph import Limits, Link
+from workflows.graph import SHARED, Limits, Link
 from workflows.problems import Problem
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -45,6 +46,7 @@ def convert(
         nodes[placed.path] = _node(placed, wiring, problems)
     for entry in nodes.values():
         _drop_dead_links(entry["inputs"], nodes)
+    _keep_shared(nodes)
     if not nodes and not problems:
         problems = [Problem("empty_graph", "the workflow has no nodes that run")]
     return nodes, problems
@@ -66,6 +68,7 @@ def _refusal(placed: Placed) -> Problem | None:
 
 def _node(placed: Placed, wiring: Wiring, problems: list[Problem]) -> dict[str, Any]:
     inputs = {name: _literal(value) for name, value in placed.widgets.values.items()}
+    shared: dict[str, str] = {}
     rules = dict(placed.widgets.after_generate)
     for index, slot in enumerate(placed.inputs):
         if slot.wire is None:
@@ -83,10 +86,24 @@ def _node(placed: Placed, wiring: Wiring, problems: list[Problem]) -> dict[str, 
             inputs[name] = _literal(source.value)
             if source.after_generate is not None:
                 rules[name] = source.after_generate
+            if source.name is not None:
+                shared[name] = source.name
     meta: dict[str, Any] = {"title": placed.drawn.title or placed.drawn.type}
     if rules:
         meta["control_after_generate"] = rules
+    if shared:
+        meta[SHARED] = shared
     return {"class_type": placed.drawn.type, "inputs": inputs, "_meta": meta}
+
+
+def _keep_shared(nodes: Mapping[str, Any]) -> None:
+    """Only what several inputs share."""
+    metas = [entry["_meta"] for entry in nodes.values() if SHARED in entry["_meta"]]
+    feeds = Counter(name for meta in metas for name in meta[SHARED].values())
+    for meta in metas:
+        meta[SHARED] = {key: name for key, name in meta[SHARED].items() if feeds[name] > 1}
+        if not meta[SHARED]:
+            del meta[SHARED]
 
 
 def _literal(value: Any) -> Any:

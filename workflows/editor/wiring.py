@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.editor.drawing import BYPASS, NEVER, SUBGRAPH_INPUT
-from workflows.editor.scopes import EDITOR_ONLY, Placed, Scope, promoted_value
+from workflows.editor.scopes import EDITOR_ONLY, Placed, Scope, promoted_value, widget_behind
 from workflows.graph import AFTER_GENERATE, Link
 
 _PASSING = frozenset({"Reroute", "Reroute (rgthree)", "SetNode"})
@@ -15,10 +15,12 @@ _ANY = frozenset({"*", ""})
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A value of the editor itself. ``after_generate`` as of a `Node`'s input, where it has its own rule."""
+    """A value of the editor itself. ``after_generate`` as of a `Node`'s input, where it has its own rule;
+    ``name`` is the same for all inputs that it feeds."""
 
     value: Any
     after_generate: str | None = None
+    name: str | None = None
 
 
 Source = Link | Constant | None
@@ -98,7 +100,12 @@ def _through_edge(host: Placed, number: int) -> _Step | Source:
     if wire is not None and wire in host.scope.drawing.wires:
         return _Into(host, number)
     has_widget, value = promoted_value(host, number)
-    return Constant(value) if has_widget else None
+    if not has_widget:
+        return None
+    behind = None if host.inner is None else widget_behind(host.inner, number)
+    # The control of the widget that is shown acts on what is shown, and so on all that it feeds.
+    rule = None if behind is None else behind[0].widgets.after_generate.get(behind[1])
+    return Constant(value, rule, f"{host.path}.{host.inputs[number].name}")
 
 
 def _out_of(step: _OutOf) -> _Step | Source:
@@ -138,7 +145,8 @@ def _primitive(node: Placed) -> Source:
         return None
     values = node.drawn.values if isinstance(node.drawn.values, list) else []
     rule = values[1] if len(values) > 1 else None
-    return Constant(value, rule if isinstance(rule, str) and rule in AFTER_GENERATE else "fixed")
+    kept = rule if isinstance(rule, str) and rule in AFTER_GENERATE else "fixed"
+    return Constant(value, kept, node.path)
 
 
 def _setter(getter: Placed) -> Placed | None:
