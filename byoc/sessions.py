@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from byoc.api import as_flag, checked_params
 from byoc.hosted import HostedProcessor
+from stream.codecs.h264_options import TRICKLE_QUALITY
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings
 from stream.errors import EngineError, HeadraceError, ProcessorError
@@ -41,7 +42,7 @@ class StreamSettings:
     verify_tls: bool = False
     input_timeout: float | None = 60.0
     allowed_hosts: Sequence[str] = ()
-    video: VideoEncoderSettings = field(default_factory=VideoEncoderSettings)
+    video: VideoEncoderSettings = field(default_factory=lambda: VideoEncoderSettings(quality=TRICKLE_QUALITY))
     device: str | None = None
 
 

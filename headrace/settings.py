@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, DirectoryPath, Field, SecretStr, Validatio
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from headrace.settings_sources import PEER_NAMES, PREFIX, ConfigFile, PeerNames
+from stream.codecs.h264_options import TRICKLE_QUALITY
 from stream.errors import InvalidInput
 from stream.logs import LogFormat, LogLevel
 from stream.webrtc.ice import BRIDGES
@@ -98,7 +99,16 @@ class Settings(BaseSettings):
     width: int = Field(512, ge=16, le=4096, description="width of trickle streams that name none, pixels")
     height: int = Field(512, ge=16, le=4096, description="height of trickle streams that name none, pixels")
     max_framerate: float | None = Field(None, gt=0, le=240, description="cap on frames taken in, per second")
-    bitrate: int = Field(2_000_000, ge=50_000, le=100_000_000, description="video out, bits per second")
+    bitrate: int = Field(
+        2_000_000, ge=50_000, le=100_000_000, description="video out by trickle at most, bits per second"
+    )
+    quality: int = Field(
+        TRICKLE_QUALITY,
+        ge=0,
+        le=51,
+        description="x264's constant rate factor by trickle, 1 the best: no more bits than that takes "
+        "(0: always the whole bitrate)",
+    )
     preset: str = Field("superfast", description="x264 preset")
     hardware: Literal["auto", "off", "require"] = Field("auto", description="NVDEC and NVENC")
     overlay: bool = Field(True, description="show a notice while there is no result")

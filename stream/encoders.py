@@ -31,6 +31,8 @@ class EncoderOpener:
             bitrate=bitrate,
             highest_bitrate=bitrates.highest,
             profile=rendition.profile,
+            # What they can take changes while it runs, and x264 follows that at a constant bitrate only.
+            quality=0 if live else self._settings.quality,
             key_interval=self._live_key_interval if live else self._settings.key_interval,
             buffer=min(LIVE_BUFFER, self._settings.buffer) if live else self._settings.buffer,
         )

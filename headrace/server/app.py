@@ -202,7 +202,10 @@ class Worker:
             overlay=OverlaySettings(enabled=settings.overlay),
             encoding=EncodingSettings(
                 video=VideoEncoderSettings(
-                    bitrate=settings.bitrate, preset=settings.preset, hardware=settings.hardware
+                    bitrate=settings.bitrate,
+                    preset=settings.preset,
+                    hardware=settings.hardware,
+                    quality=settings.quality,
                 ),
                 audio=AudioEncoderSettings(),
                 viewers=self.webrtc.viewer_bitrates,

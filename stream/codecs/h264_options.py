@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 
+TRICKLE_QUALITY = 23
+"""x264's own default: a picture that stands still does not cost the bits of one that moves."""
 
-def x264_options(preset: str, profile: str, ceiling: int, buffer: int) -> dict[str, str]:
+
+def x264_options(preset: str, profile: str, ceiling: int, buffer: int, quality: int = 0) -> dict[str, str]:
     """Constant bitrate, the one mode in which x264 takes a new rate while it runs: up to ``ceiling`` (bits/s)
-    as opened. The size of its ``buffer`` (bits) stays."""
+    as opened. The size of its ``buffer`` (bits) stays. With a ``quality`` (x264's constant rate factor) no
+    more is spent than that takes, within the same limits."""
     return {
+        **({"crf": str(quality)} if quality else {}),
         "preset": preset,
         "tune": "zerolatency",
         "profile": profile.removeprefix("constrained_"),

@@ -55,8 +55,9 @@ class VideoEncoderSettings:
     ``bitrate`` in bits/s, ``highest_bitrate`` what it may be set to while it runs without being opened anew
     (0: no more than ``bitrate``), ``key_interval`` in seconds of the pictures' own time, ``buffer`` the
     seconds of bitrate that a burst may take, ``framerate`` a first guess (the true one is measured),
-    ``threads`` 0 for as many as the size needs. ``preset`` is x264's. Raises `InvalidInput` for what cannot
-    be.
+    ``threads`` 0 for as many as the size needs. ``preset`` is x264's. ``quality``: x264 spends no more bits
+    than a constant rate factor of 1 (best) to 51 takes, and ``bitrate`` is the most (0: it is aimed at);
+    NVENC aims at the bitrate. Raises `InvalidInput` for what cannot be.
     """
 
     bitrate: int = 3_000_000
@@ -68,6 +69,7 @@ class VideoEncoderSettings:
     framerate: float = 30.0
     buffer: float = 0.5
     highest_bitrate: int = 0
+    quality: int = 0
 
     def __post_init__(self) -> None:
         checks = {
@@ -78,6 +80,7 @@ class VideoEncoderSettings:
             "key_interval": (0.1 <= self.key_interval <= 3600, "0.1 to 3600 s"),
             "threads": (0 <= self.threads <= 64, "0 to 64"),
             "framerate": (1 <= self.framerate <= 1000, "1 to 1000"),
+            "quality": (0 <= self.quality <= 51, "0 to 51"),
             "buffer": (0.05 <= self.buffer <= 10, "0.05 to 10 s"),
         }
         for field, (right, expected) in checks.items():
@@ -220,7 +223,11 @@ class VideoEncoder:
 
     def _apply_rate(self) -> None:
         wanted = self._wanted()
-        self._context.bit_rate = wanted if self.hardware else min(wanted, self._ceiling)
+        if self.hardware:
+            self._context.bit_rate = wanted
+        elif not self.settings.quality:
+            # In the other mode the limit follows where x264 is opened anew.
+            self._context.bit_rate = min(wanted, self._ceiling)
 
     def _needs_reopening(self) -> bool:
         """Whether x264 would be served better by other limits; asked where a key picture is due anyway."""
@@ -255,9 +262,11 @@ class VideoEncoder:
             except _ERRORS as error:
                 self._fall_back(str(error))
         try:
-            options = x264_options(self.settings.preset, self.settings.profile, self._ceiling, buffer)
-            context = self._opened(_X264, self._ceiling, options)
-            context.bit_rate = min(self._wanted(), self._ceiling)
+            settings = self.settings
+            options = x264_options(settings.preset, settings.profile, self._ceiling, buffer, settings.quality)
+            context = self._opened(_X264, 0 if settings.quality else self._ceiling, options)
+            if not settings.quality:
+                context.bit_rate = min(self._wanted(), self._ceiling)
         except _ERRORS as error:
             raise CodecError(f"{_X264} cannot encode {self._coded[0]}x{self._coded[1]}: {error}") from error
         return context

@@ -225,6 +225,22 @@ def test_a_lower_bitrate_needs_no_key_picture_and_a_higher_one_waits_for_the_nex
     assert len(decode(units)) == 300
 
 
+@pytest.mark.parametrize("fps", [10, 30])
+def test_of_a_quality_no_more_bits_are_spent_than_it_takes_and_never_more_than_the_bitrate(fps: int) -> None:
+    settings = VideoEncoderSettings(
+        hardware="off", preset="ultrafast", bitrate=400_000, key_interval=1, quality=23
+    )
+    encoder, still = VideoEncoder(settings, 256, 192), next(pictures(256, 192))
+    units = []
+    for index, picture in enumerate(texture(7 * fps)):
+        pts = index * 90_000 // fps
+        units += encoder.encode(picture if index < 4 * fps else still, pts)
+    # Texture takes more than the bitrate and gets just that; a still picture takes next to nothing.
+    assert rate_of(units, 1, 4) == pytest.approx(400_000, rel=0.35)
+    assert rate_of(units, 5, 7) < 150_000
+    assert len(decode(units)) == 7 * fps
+
+
 def test_a_flushed_encoder_begins_anew_with_a_key_picture() -> None:
     encoder = VideoEncoder(SOFTWARE, 160, 96)
     source = pictures()
@@ -240,6 +256,7 @@ def test_a_flushed_encoder_begins_anew_with_a_key_picture() -> None:
     ("field", "value"),
     [
         ("bitrate", 10),
+        ("quality", 52),
         ("preset", "warp"),
         ("profile", "extended"),
         ("key_interval", 0),
