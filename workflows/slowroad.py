@@ -105,8 +105,8 @@ def _overrides(program: Program, flow: Flow, *, fresh: bool) -> dict[str, dict[s
                 found.setdefault(node_id, {})[name] = value
         return found
     statics = {id(step.static): step.node.id for step in flow.steps}
-    for _, places in flow.ticks:
-        for static, name in places:
+    for _, ticked in flow.ticks:
+        for static, name in ticked:
             found.setdefault(statics[id(static)], {})[name] = static[name]
     return found
 
