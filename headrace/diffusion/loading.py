@@ -61,6 +61,7 @@ class Loan:
         return self.calls.networks
 
     def release(self) -> None:
+        self.kit.settle(None)
         for one in self.held:
             one.release()
 

@@ -94,6 +94,10 @@ class LoraBranch:
                 "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
             }  # fmt: skip
 
+    def __deepcopy__(self, memo: object) -> LoraBranch:
+        """Never changed, so a twin of a view has the same one."""
+        return self
+
     def __call__(self, x: torch.Tensor, given: Given) -> torch.Tensor:
         if self._kernel is None:
             found = linear(linear(x, self._down), self._up)

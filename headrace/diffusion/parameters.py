@@ -34,7 +34,6 @@ RELOADS = frozenset({"model_id", "autoencoder"})
 """Parameters for which all weights are loaded anew."""
 
 NOT_BUILT: Mapping[str, str] = {
-    "cached_attention": "cached attention",
     "image_preprocessing": "processors around the pipeline",
     "image_postprocessing": "processors around the pipeline",
     "latent_preprocessing": "processors around the pipeline",
@@ -81,6 +80,18 @@ class ImagePromptParams(BaseModel):
     enabled: bool = Field(True, description="whether it acts")
     model_id: str | None = Field(None, max_length=512, description="another file than the family's")
     image_encoder: str | None = Field(None, max_length=512, description="another folder than the family's")
+
+
+class RecallParams(BaseModel):
+    """Cached attention (Liang et al. 2024, arXiv 2405.15757): attention sees earlier frames too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(False, description="whether it acts")
+    max_frames: int = Field(
+        1, ge=1, le=4, description="how many frames are kept, each 46 MB a row at 512 x 512"
+    )
+    interval: int = Field(1, ge=1, le=1440, description="every how many frames one is kept")
 
 
 class StreamDiffusionParams(BaseModel):
@@ -144,6 +155,9 @@ class StreamDiffusionParams(BaseModel):
     ip_adapter_style_image_url: Annotated[str, Field(max_length=MAX_PICTURE)] | None = Field(
         None, description="the style picture: a data URL, or its base64 alone"
     )
+    cached_attention: RecallParams | None = Field(
+        None, description="lets attention see earlier frames, which steadies the stream"
+    )
     acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
     use_safety_checker: bool = Field(False, description="must be false")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
@@ -192,6 +206,8 @@ class StreamDiffusionParams(BaseModel):
             and self.cfg_type in ("self", "initialize")
         ):
             raise ValueError(f"cfg_type {self.cfg_type} needs use_denoising_batch; take full or none")
+        if self.recalls is not None and not self.use_denoising_batch:
+            raise ValueError("cached_attention needs use_denoising_batch, where every step has its own row")
         if self.use_safety_checker:
             raise ValueError("use_safety_checker: there is no such thing yet; send false or leave it out")
         return self
@@ -199,6 +215,12 @@ class StreamDiffusionParams(BaseModel):
     @property
     def prompts(self) -> Sequence[tuple[str, float]]:
         return [(self.prompt, 1.0)] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def recalls(self) -> RecallParams | None:
+        """Cached attention, where it is on."""
+        own = self.cached_attention
+        return own if own is not None and own.enabled else None
 
     @property
     def image_prompt(self) -> ImagePromptParams | None:
@@ -252,8 +274,12 @@ def start(params: Mapping[str, Any]) -> StreamDiffusionParams:
 
 
 def of_node(literals: Mapping[str, Any]) -> StreamDiffusionParams:
-    """Those of a node, whose ``t_index_list`` is a text such as ``12, 20, 32``. Raises as `start`."""
+    """Those of a node, whose ``t_index_list`` is a text such as ``12, 20, 32`` and whose ``recalled_frames``
+    and ``recalled_interval`` are cached attention's. Raises as `start`."""
     given = dict(literals)
+    frames, interval = given.pop("recalled_frames", 0), given.pop("recalled_interval", 1)
+    if frames:
+        given["cached_attention"] = {"enabled": True, "max_frames": frames, "interval": interval}
     name = "t_index_list"
     if isinstance(given.get(name), str):
         try:
@@ -305,7 +331,7 @@ def _is_off(value: Any) -> bool:
 def _problem(item: Mapping[str, Any]) -> tuple[str, str]:
     place = list(map(str, item["loc"])) or ["params"]
     # What follows is the kind that a value was tried as, but for the parts of a net.
-    name = ".".join(place) if place[0] in ("controlnets", "ip_adapter") else place[0]
+    name = ".".join(place) if place[0] in ("controlnets", "ip_adapter", "cached_attention") else place[0]
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         return name, f"there is no parameter {name}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from headrace.batch.pipelines.pictures import read_picture
+from headrace.diffusion.adapters import Recalled
 from headrace.diffusion.asked import Adapters, Conditioning, Control, Guidance, Settings
 from headrace.diffusion.blending import blend, blend_noise, shares
 from headrace.diffusion.loading import Loan
@@ -67,12 +68,14 @@ def _adapters(params: StreamDiffusionParams, loan: Loan) -> Adapters | None:
     given, kit, wanted = params.lora_dict or {}, loan.kit, params.image_prompt
     # An LCM-LoRA is none of those that have weights.
     scales = [given.get(lora.name, 1.0) for lora in kit.loras]
+    own = params.recalls
+    recalled = None if own is None else Recalled(own.max_frames, own.interval)
     if wanted is None or kit.image is None:
-        return kit.adapters(scales)
+        return kit.adapters(scales, recalled=recalled)
     assert params.ip_adapter_style_image_url is not None
     picture = read_picture(picture_of(params.ip_adapter_style_image_url), "ip_adapter_style_image_url")
     weights = kit.image.scales(wanted.scale, wanted.weight_type or "linear")
-    return kit.adapters(scales, kit.image.prompt(picture), weights)
+    return kit.adapters(scales, kit.image.prompt(picture), weights, recalled)
 
 
 def _control(params: ControlParams, nets: Mapping[str, Any]) -> Control:

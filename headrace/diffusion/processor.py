@@ -115,6 +115,7 @@ class StreamDiffusionProcessor(FrameProcessor):
     def _stream_for(self, held: Loan, picture: torch.Tensor) -> Stream:
         size = (picture.shape[1], picture.shape[2])
         if self._stream is None or size != self._size:
+            held.kit.settle(None)
             self._stream = Stream(settings_for(self._params, held, *size))
             self._size = size
         return self._stream
@@ -150,6 +151,8 @@ class StreamDiffusionProcessor(FrameProcessor):
         self._params, self._held = change.after, change.held
         if _filter_settings(change.before) != _filter_settings(change.after):
             self._filter = _filter_of(change.after)
+        if change.settings is not None:
+            change.held.kit.settle(change.settings.adapters)
         if change.settings is None:
             self._stream = None
         elif self._stream is None or other_model:
@@ -171,6 +174,7 @@ class StreamDiffusionProcessor(FrameProcessor):
             settings = settings_for(params, held, _WARM_UP, _WARM_UP)
             picture = torch.rand((1, _WARM_UP, _WARM_UP, 3), device=held.networks.device)
             run(held.networks, [Stream(settings)], [picture])
+            held.kit.settle(None)
         except BaseException:
             held.release()
             raise

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from headrace.diffusion import frame, parameters
-from headrace.diffusion.adapters import Kit
+from headrace.diffusion.adapters import Kit, Recalled
 from headrace.diffusion.asked import Adapters, Conditioning, Control, Settings
 from headrace.diffusion.image_prompts import AdapterFiles, ImageAdapter, ImagePrompt, on
 from headrace.diffusion.loading import Loan
@@ -59,9 +59,16 @@ class StreamModel:
         made = replace(self, image=adapter, picture=adapter.prompt(pixels), weights=weights)
         return made._adapted()
 
+    @property
+    def strengths(self) -> list[float]:
+        """Of the LoRAs."""
+        return [strength for _, strength in self.loras]
+
+    def kit(self) -> Kit:
+        return Kit(self.networks, [lora for lora, _ in self.loras], self.image, "lora_name")
+
     def _adapted(self) -> StreamModel:
-        kit = Kit(self.networks, [one for one, _ in self.loras], self.image, "lora_name")
-        adapters = kit.adapters([scale for _, scale in self.loras], self.picture, self.weights)
+        adapters = self.kit().adapters(self.strengths, self.picture, self.weights)
         return replace(self, adapters=adapters)
 
 
@@ -114,6 +121,7 @@ class StreamState:
         self._filter: SimilarityFilter | None = None
         self._last: torch.Tensor | None = None
         self._pictures: list[torch.Tensor | None] = []
+        self._kit: tuple[StreamModel, tuple[int, int], Kit] | None = None
         self._known: dict[str, tuple[Condition, Networks, Conditioning]] = {}
         """By its input's name what a condition is to the networks, which they know more of already."""
 
@@ -222,7 +230,23 @@ class StreamState:
         self._pictures = [None] * len(controls)
         steered = tuple(self._control(place, one, networks) for place, one in enumerate(controls))
         sides = int(small[0]), int(small[1])
-        return assembled(params, networks, sides, positive, negative, steered, wanted.model.adapters)
+        adapters = self._adapters(params, wanted.model, sides)
+        return assembled(params, networks, sides, positive, negative, steered, adapters)
+
+    def _adapters(
+        self, params: StreamDiffusionParams, model: StreamModel, size: tuple[int, int]
+    ) -> Adapters | None:
+        """Those of the model, which others may have too; what is recalled is the stream's own."""
+        if params.recalls is None:
+            self._kit = None
+            return model.adapters
+        if self._kit is None or self._kit[0] is not model or self._kit[1] != size:
+            self._kit = (model, size, model.kit())
+        recalled = Recalled(params.recalls.max_frames, params.recalls.interval)
+        kit = self._kit[2]
+        adapters = kit.adapters(model.strengths, model.picture, model.weights, recalled)
+        kit.settle(adapters)
+        return adapters
 
     def _conditioning(self, condition: Condition, networks: Networks, name: str) -> Conditioning:
         known = self._known.get(name)

@@ -235,7 +235,12 @@ class StreamDiffusionSampler:
                 "similar_image_filter_threshold": threshold,
                 "similar_image_filter_max_skip_frame": ("INT", {"default": 10, "min": 0, "max": 10_000}),
             },
-            "optional": {"negative": ("CONDITIONING",), "controls": ("STREAM_CONTROL",)},
+            "optional": {
+                "negative": ("CONDITIONING",),
+                "controls": ("STREAM_CONTROL",),
+                "recalled_frames": ("INT", {"default": 0, "min": 0, "max": 4}),
+                "recalled_interval": ("INT", {"default": 1, "min": 1, "max": 1440}),
+            },
         }
 
     @classmethod

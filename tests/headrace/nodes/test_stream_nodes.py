@@ -96,6 +96,7 @@ def test_every_literal_says_truly_what_a_change_costs() -> None:
         ({}, {}),
         ({"cfg_type": "full", "guidance_scale": 1.5}, {"cfg_type": "full", "guidance_scale": 1.5}),
         ({"use_denoising_batch": False, "seed": 4}, {"use_denoising_batch": False, "seed": 4}),
+        ({"recalled_frames": 2}, {"cached_attention": {"enabled": True, "max_frames": 2}}),
     ],
 )
 async def test_frames_are_those_of_the_pipeline(literals: dict[str, Any], params: dict[str, Any]) -> None:
