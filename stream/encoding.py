@@ -31,6 +31,8 @@ VIEWERS = BitrateRange(2_000_000, 250_000, 6_000_000)
 VIEWERS_LOW = BitrateRange(250_000, 80_000, 600_000)
 AHEAD = ticks(40_000_000)
 """By how much sound may leave before its time in a segment or a file: a picture's length at 25 a second."""
+LOOK_S = 0.1
+"""Seconds after which the thread looks for sound that no picture came for."""
 _ORDER = {"viewers": 0, "viewers_low": 1, "file": 2}
 """Who is waiting comes first."""
 
@@ -178,7 +180,9 @@ class EncodingStage:
     def hear(self, sound: Heard) -> None:
         with self._changed:
             self._order.put_sound(sound)
-            self._changed.notify_all()
+            # What leaves with a picture is taken with it: no need to wake a thread for each stretch.
+            if not self._leaves_with_pictures() or self._order.sound_is_full:
+                self._changed.notify_all()
 
     async def hear_wait(self, sound: Heard) -> None:
         await self._wait(lambda: not self._order.sound_is_full)
@@ -316,10 +320,15 @@ class EncodingStage:
                 if self._ending:
                     return None
                 due = self._order.wait(now)
-                self._changed.wait(None if due is None else due / TICKS + 0.001)
+                limit = LOOK_S if self._leaves_with_pictures() else None
+                self._changed.wait(limit if due is None else due / TICKS + 0.001)
         if self._settings.lossless:
             self._wake_loop()
         return item
+
+    def _leaves_with_pictures(self) -> bool:
+        """Whether sound may wait a little for a picture to leave with."""
+        return bool(self._order.expects_video) and not self._settings.lossless and self._ahead() > 0
 
     def _ahead(self) -> int:
         """How much too early sound may leave with a picture: not at all where it is played as it comes."""
