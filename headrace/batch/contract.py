@@ -63,7 +63,7 @@ class Listener(Protocol):
 class Turns(Protocol):
     """Hands the device to one job after the other."""
 
-    def hold(self, job: Job) -> contextlib.AbstractContextManager[None]:
+    def hold(self, job: Job | None = None) -> contextlib.AbstractContextManager[None]:
         """Wait for the device (in order of asking) and keep it. Raises `Cancelled` while waiting."""
 
     def slice(self, job: Job | None = None) -> contextlib.AbstractContextManager[None]:
@@ -189,6 +189,10 @@ class Job:
                 yield
             finally:
                 self._holds = False
+
+    def short_turn(self) -> contextlib.AbstractContextManager[None]:
+        """The device for something short, between two steps of whoever holds it. Raises as `turn` does."""
+        return contextlib.nullcontext() if self.turns is None else self.turns.slice(self)
 
 
 @dataclass(slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 
 TOGETHER = frozenset({"llm"})
 """Pipelines whose requests to one model the engine computes together."""
+ALIKE = frozenset({"text-to-image", "image-to-image"})
+"""Those where it does so with requests that differ in `OWN_FIELDS` alone."""
+OWN_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "seed", "num_images_per_prompt", "safety_check", "withhold"}
+)
 SEEDED = frozenset({"text-to-image", "image-to-image", "image-to-video", "upscale", "text-to-speech"})
 ENGINE_START = 120.0
 """Seconds in which an engine must be ready for a request that waits for it."""
@@ -165,7 +171,7 @@ class BatchService:
         if work.pipeline in SEEDED and inputs.get("seed") is None:
             inputs = {**inputs, "seed": secrets.randbelow(1 << 32)}
         queued = time.monotonic()
-        async with self._line.place(self._ticket(work, choice), ears.queued) as ticket:
+        async with self._line.place(self._ticket(work, choice, inputs), ears.queued) as ticket:
             began = time.monotonic()
             ears.started(choice)
             result = await self._ask_engine(work, choice, inputs, timeout - (began - queued), ears)
@@ -187,9 +193,9 @@ class BatchService:
         """The model that a request for ``asked`` gets; see `ModelChooser.choose`."""
         return await self.chooser.choose(pipeline, asked, () if asked else await self.loaded())
 
-    def _ticket(self, work: Work, choice: Choice) -> Ticket:
-        group = (work.pipeline, choice.model) if work.pipeline in TOGETHER else None
-        return Ticket(lane_of(work.pipeline, choice.model), work.client, group)
+    def _ticket(self, work: Work, choice: Choice, inputs: Mapping[str, Any]) -> Ticket:
+        lane = lane_of(work.pipeline, choice.model)
+        return Ticket(lane, work.client, group_of(work.pipeline, choice.model, inputs))
 
     # -- the engine ------------------------------------------------------------------------------------
 
@@ -244,6 +250,16 @@ class BatchService:
         entries = [entry for entry in await self.models() if entry["state"] == "loaded"]
         entries.sort(key=lambda entry: entry["last_used"], reverse=True)
         return list(dict.fromkeys(entry["key"]["ref"] for entry in entries))
+
+
+def group_of(pipeline: str, model: str, inputs: Mapping[str, Any]) -> Hashable | None:
+    """Equal for requests that the engine computes together; None for those that it computes alone."""
+    if pipeline in TOGETHER:
+        return pipeline, model
+    if pipeline not in ALIKE:
+        return None
+    shared = {name: value for name, value in inputs.items() if name not in OWN_FIELDS}
+    return pipeline, model, json.dumps(shared, sort_keys=True, default=str)
 
 
 def lane_of(pipeline: str, model: str) -> str:

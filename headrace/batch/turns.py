@@ -111,7 +111,7 @@ class DeviceTurns:
         self._mine = threading.local()
 
     @contextlib.contextmanager
-    def hold(self, job: Job) -> Iterator[None]:
+    def hold(self, job: Job | None = None) -> Iterator[None]:
         with self._use(job, hold=True) as ticket:
             self._mine.ticket = ticket
             try:

@@ -17,6 +17,7 @@ import torch
 
 from headrace.batch.contract import Job
 from headrace.batch.pipelines import lightning
+from headrace.batch.pipelines.diffusion_together import Studio
 from headrace.models import loading, memory
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
 from headrace.models.refs import ModelKey
@@ -53,11 +54,12 @@ class Checkpoint:
     """A model of diffusers in memory.
 
     ``parts`` are shared and read-only. ``index`` is the class that ``model_index.json`` names, ``options``
-    the plain values beside it, which are arguments of that class.
+    the plain values beside it, which are arguments of that class. ``studio`` makes pictures.
     """
 
     parts: loading.Components
     index: str
+    studio: Studio
     options: dict[str, Any] = field(default_factory=dict)
     _unused: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -133,7 +135,7 @@ def is_wide(found: Located) -> bool:
 def acquire(job: Job, models: ModelCache, found: Located | None = None) -> Lease:
     """A lease whose model is a `Checkpoint`; all endpoints share one entry."""
     assert job.store is not None
-    store, device = job.store, job.device
+    store, device, turns = job.store, job.device, job.turns
     found = found or locate(job)
     dtype = loading.dtype_for(device, wide=is_wide(found))
     unet = lightning.unet_of(job.model, store)
@@ -141,7 +143,7 @@ def acquire(job: Job, models: ModelCache, found: Located | None = None) -> Lease
     key = ModelKey(job.model, revision, loading.name_of(dtype), device, "diffusers")
 
     def load(progress: LoadProgress) -> Loaded:
-        loaded = _load(found, unet, store, device, dtype, progress)
+        loaded = _load(found, unet, store, Studio(turns, device), device, dtype, progress)
         return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 
     size = loading.expected_bytes(found, dtype)
@@ -152,6 +154,7 @@ def _load(
     found: Located,
     unet: Located | None,
     store: ModelStore,
+    studio: Studio,
     device: str,
     dtype: torch.dtype,
     progress: LoadProgress,
@@ -179,7 +182,9 @@ def _load(
         for name, value in index.items()
         if not name.startswith("_") and isinstance(value, bool | int | float | str)
     }
-    return Loaded(Checkpoint(parts, str(index.get("_class_name", "")), options), weights=loaded.weights)
+    return Loaded(
+        Checkpoint(parts, str(index.get("_class_name", "")), studio, options), weights=loaded.weights
+    )
 
 
 def _settle(vae: Any, index: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Calls a diffusion pipeline for the pictures of one request: seeds, batches, progress, giving up."""
+"""Calls a diffusion pipeline: what it is given, how much at once, and what comes out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from headrace.batch.contract import Job
 from headrace.batch.defaults import adjust
 from headrace.batch.pipelines.pictures import Pixels
-from headrace.models import memory
 from stream.errors import InvalidInput
 
 MOST_AT_ONCE = 8
@@ -60,45 +59,6 @@ def at_once(device: str, pixels: int, count: int) -> int:
     return max(1, min(count, MOST_AT_ONCE, room // max(pixels, 1)))
 
 
-def make_pictures(
-    job: Job, pipe: Any, arguments: Mapping[str, Any], *, seed: int, count: int, pixels: int
-) -> list[Pixels]:
-    """``count`` pictures; those made together are what they would be one by one, but for rounding.
-
-    ``arguments`` of the call that the pipeline does not take are left out. ``pixels``: of one picture. Where
-    memory runs out the rest is made fewer at once.
-    """
-    together = at_once(job.device, pixels, count)
-    made: list[Pixels] = []
-    while len(made) < count:
-        number = min(together, count - len(made))
-        more = _try(job, pipe, arguments, seed, len(made), number, count)
-        if more is None:
-            together = max(1, number // 2)
-            memory.trim(job.device)
-            continue
-        made += more
-    return made
-
-
-def _try(
-    job: Job, pipe: Any, arguments: Mapping[str, Any], seed: int, begun: int, number: int, count: int
-) -> list[Pixels] | None:
-    """``number`` pictures; None where there was no memory for more than one of them."""
-    given = dict(arguments)
-    if "image" in given:
-        # Each picture of the batch draws its own noise for it.
-        given["image"] = [given["image"]] * number
-    given |= {"num_images_per_prompt": number, "generator": generators(seed + begun, number)}
-    try:
-        made = call(pipe, given, on_step(job, begun, number, count))
-    except Exception as error:  # told apart below; memory may run out in many ways
-        if number == 1 or not memory.is_out_of_memory(error):
-            raise
-        return None
-    return [to_pixels(picture) for picture in made.images]
-
-
 def call(pipe: Any, arguments: Mapping[str, Any], step: Callable[[Any, int], None]) -> Any:
     """What ``pipe`` returns for those of ``arguments`` that it names; pictures as floats.
 
@@ -118,13 +78,17 @@ def call(pipe: Any, arguments: Mapping[str, Any], step: Callable[[Any, int], Non
     return pipe(**given, output_type="np")
 
 
-def on_step(job: Job, begun: int, number: int, count: int) -> Callable[[Any, int], None]:
-    """Tells the job of each step of ``number`` pictures made together, after ``begun`` of ``count``."""
+def steps_of(pipe: Any) -> int:
+    """Steps of the call under way."""
+    steps = len(pipe.scheduler.timesteps)
+    return int(getattr(pipe, "num_timesteps", steps) or steps)
+
+
+def on_step(job: Job) -> Callable[[Any, int], None]:
+    """Tells the job of each step of what is made at once."""
 
     def step(pipe: Any, done: int) -> None:
-        steps = len(pipe.scheduler.timesteps)
-        steps = getattr(pipe, "num_timesteps", steps) or steps
-        job.progress(begun * steps + (done + 1) * number, count * steps, "steps")
+        job.progress(done + 1, steps_of(pipe), "steps")
 
     return step
 

@@ -11,7 +11,8 @@ from headrace.batch.defaults import Adjustment, tuning_of
 from headrace.batch.fields import MAX_PIXELS
 from headrace.batch.pipelines import diffusion, loras
 from headrace.batch.pipelines.diffusion import Checkpoint
-from headrace.batch.pipelines.diffusion_run import make_pictures, multiple_of, tuned
+from headrace.batch.pipelines.diffusion_run import multiple_of, tuned
+from headrace.batch.pipelines.diffusion_together import Wish
 from headrace.batch.pipelines.images import Made, answer, check_side, padded, uploaded
 from headrace.batch.pipelines.pictures import Pixels
 from headrace.batch.pipelines.safety import checker
@@ -74,9 +75,10 @@ class ImageToImage:
             arguments = {**_arguments(pipe, inputs, larger), **_strength(pipe, job, inputs, adjusted)}
             height, width = picture.shape[:2]
             loras.attach(job, pipe, branches)
-            with job.turn():
-                made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=larger[..., 0].size)
-                shown, unsafe = safety.look([one[:height, :width] for one in made])
+            like = loras.likeness(job), inputs.get("scheduler")
+            wish = Wish(job, pipe, arguments, seed, count, larger[..., 0].size, like)
+            made = checkpoint.studio.make(wish)
+            shown, unsafe = safety.look_for(job, [one[:height, :width] for one in made])
             return Made(shown, unsafe, safety.state, lease.weights)
 
     def warm(self, job: Job, models: ModelCache) -> None:

@@ -114,5 +114,5 @@ def _frames(job: Job, pipe: Any, inputs: dict[str, Any], picture: Pixels, seed: 
         "decode_chunk_size": _DECODED,
         "generator": generators(seed, 1)[0],
     }
-    made = call(pipe, arguments, on_step(job, 0, 1, 1))
+    made = call(pipe, arguments, on_step(job))
     return [to_pixels(frame) for frame in made.frames[0]]

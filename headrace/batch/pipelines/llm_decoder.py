@@ -20,6 +20,7 @@ from headrace.batch.contract import Job, Turns
 from headrace.batch.pipelines.llm_rows import Rows
 from headrace.batch.pipelines.llm_sampling import Sampler
 from headrace.batch.pipelines.llm_text import Decode, Detokenizer, StopScanner
+from headrace.batch.pipelines.own_thread import OwnThread
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,6 @@ class Decoder:
         self._device: torch.device = model.device
         self._turns = turns
         self._limit = limit
-        self._threads = torch.get_num_threads()
         self.decode = decode
         self._lock = threading.Lock()
         self._waiting: list[Generation] = []
@@ -103,7 +103,7 @@ class Decoder:
         """Those whose prompt is not worked through yet, in the order of arrival."""
         self._groups: list[tuple[Rows, list[Generation], list[int]]] = []
         """Rows that are computed at once, whose they are, and the last token of each."""
-        self._thread: threading.Thread | None = None
+        self._thread = OwnThread("llm", self._device, self._work)
 
     @property
     def device(self) -> torch.device:
@@ -113,22 +113,18 @@ class Decoder:
         """Have it run; what it says comes to its ``events``."""
         with self._lock:
             self._waiting.append(generation)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="llm", daemon=True)
-                self._thread.start()
+        self._thread.wake()
 
     # -- the thread ------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        torch.set_num_threads(self._threads)
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
-        with torch.no_grad():
-            while self._admit():
-                try:
-                    self._step()
-                except BaseException as error:  # noqa: BLE001 (told to all whose work it ended)
-                    self._fail(error)
+    def _work(self) -> bool:
+        if not self._admit():
+            return False
+        try:
+            self._step()
+        except BaseException as error:  # noqa: BLE001 (told to all whose work it ended)
+            self._fail(error)
+        return True
 
     def _admit(self) -> bool:
         """Take in those that wait; False when there is nobody left."""
@@ -139,10 +135,7 @@ class Decoder:
             taken = self._waiting[: max(0, self._limit - running)]
             del self._waiting[: len(taken)]
             self._reading += taken
-            if self._reading or self._groups:
-                return True
-            self._thread = None
-            return False
+            return bool(self._reading or self._groups)
 
     def _drop(self) -> None:
         """Let go of the rows of those that were given up."""

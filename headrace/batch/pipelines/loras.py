@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,11 @@ def wanted(job: Job, models: ModelCache) -> Iterator[list[Lora]]:
                 lease = leases.enter_context(_acquire(job, models, name))
                 loras.append(Lora(name, lease.model, float(strength)))
         yield loras
+
+
+def likeness(job: Job) -> Hashable:
+    """Equal for jobs with the same LoRAs."""
+    return frozenset((job.inputs.get("loras") or {}).items())
 
 
 def with_branches(parts: loading.Components, loras: list[Lora]) -> loading.Components:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines import diffusion, loras
 from headrace.batch.pipelines.diffusion import Checkpoint
-from headrace.batch.pipelines.diffusion_run import check_size, make_pictures, multiple_of, tuned
+from headrace.batch.pipelines.diffusion_run import check_size, multiple_of, tuned
+from headrace.batch.pipelines.diffusion_together import Wish
 from headrace.batch.pipelines.images import Made, answer
 from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.schedulers import scheduler_for
@@ -55,9 +56,9 @@ class TextToImage:
             )
             arguments = {**texts(pipe, inputs), **settings(pipe, inputs), "height": height, "width": width}
             loras.attach(job, pipe, branches)
-            with job.turn():
-                made = make_pictures(job, pipe, arguments, seed=seed, count=count, pixels=height * width)
-                shown, unsafe = safety.look(made)
+            like = loras.likeness(job), inputs.get("scheduler")
+            made = checkpoint.studio.make(Wish(job, pipe, arguments, seed, count, height * width, like))
+            shown, unsafe = safety.look_for(job, made)
             return Made(shown, unsafe, safety.state, lease.weights)
 
     def warm(self, job: Job, models: ModelCache) -> None:

@@ -210,3 +210,8 @@ async def until(condition, timeout: float = 10.0) -> None:
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 (what is waited for has no event)
             await asyncio.sleep(0.01)
+
+
+def unlike(number):
+    """A request for a picture that is made together with that of no other number."""
+    return {"prompt": "x", "height": 64 + 8 * number}

@@ -6,7 +6,7 @@ import json
 
 import aiohttp
 import pytest
-from batch_stand_in import PNG, StandInEngine, batch_server, until
+from batch_stand_in import PNG, StandInEngine, batch_server, unlike, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -194,7 +194,9 @@ def test_uploads_share_a_budget():
 async def test_nothing_is_read_for_which_there_is_no_place():
     async with batch_server(StandInEngine(), batch_queue=1) as server:
         server.engine.gate.clear()
-        waiting = [asyncio.ensure_future(server.json("/text-to-image", {"prompt": "x"})) for _ in range(3)]
+        waiting = [
+            asyncio.ensure_future(server.json("/text-to-image", unlike(number))) for number in range(3)
+        ]
         await until(lambda: server.front.service.queue.waiting == 1)
 
         status, answer = await begin(server)

@@ -5,7 +5,7 @@ import base64
 import json
 
 import pytest
-from batch_stand_in import PNG, StandInEngine, batch_server, until
+from batch_stand_in import PNG, StandInEngine, batch_server, unlike, until
 
 from headrace.batch import schemas_answers
 from headrace.batch.endpoints import ENDPOINTS
@@ -270,7 +270,7 @@ async def test_a_fault_of_ours_is_answered_in_json_on_a_connection_that_goes_on(
 async def test_a_client_that_leaves_takes_its_request_with_it():
     async with batch_server(StandInEngine()) as server:
         server.engine.gate.clear()
-        tasks = [asyncio.ensure_future(server.json("/text-to-image", {"prompt": "x"})) for _ in range(5)]
+        tasks = [asyncio.ensure_future(server.json("/text-to-image", unlike(number))) for number in range(5)]
         await until(lambda: server.engine.running == 2 and server.front.service.queue.waiting == 3)
         for task in tasks:
             task.cancel()
@@ -295,7 +295,8 @@ async def test_a_request_ends_after_its_time():
 
 async def test_two_hundred_at_once_over_a_queue_of_twenty():
     async with batch_server(StandInEngine(pause=0.02), batch_queue=20) as server:
-        answers = await asyncio.gather(*(server.json("/text-to-image", {"prompt": "x"}) for _ in range(200)))
+        asked = (server.json("/text-to-image", unlike(number)) for number in range(200))
+        answers = await asyncio.gather(*asked)
         statuses = [status for status, _, _ in answers]
         assert set(statuses) == {200, 429}
         assert statuses.count(200) == server.engine.finished >= 22

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from batch_stand_in import PNG, StandInEngine, batch_server, until
+from batch_stand_in import PNG, StandInEngine, batch_server, unlike, until
 
 from headrace.batch.jobs import JobLimits
 
@@ -134,7 +134,7 @@ async def test_a_job_that_fails_says_why():
 async def test_what_cannot_line_up_is_refused_at_once():
     async with batch_server(StandInEngine(), batch_queue=1) as server:
         server.engine.gate.clear()
-        answers = [await server.json("/text-to-image", {"prompt": "x"}, **ASYNC) for _ in range(5)]
+        answers = [await server.json("/text-to-image", unlike(number), **ASYNC) for number in range(5)]
         assert [status for status, _, _ in answers] == [202, 202, 202, 429, 429]
         assert len(server.front.jobs) == 3
         status, body, _ = await server.json("/text-to-image", {"prompt": "x", "model_id": "a/b"}, **ASYNC)
@@ -164,8 +164,8 @@ async def test_jobs_and_their_answers_are_bounded_and_expire():
 async def test_jobs_end_with_the_worker():
     async with batch_server(StandInEngine()) as server:
         server.engine.gate.clear()
-        for _ in range(3):
-            await server.json("/text-to-image", {"prompt": "x"}, **ASYNC)
+        for number in range(3):
+            await server.json("/text-to-image", unlike(number), **ASYNC)
         await until(lambda: server.engine.running == 2)
     assert server.engine.cancelled == 2
 

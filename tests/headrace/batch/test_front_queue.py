@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headrace.batch.errors import QueueFull
 from headrace.batch.queue import FIRST_GUESS, LONGEST_RETRY, BatchQueue, Ticket
+from headrace.batch.service import group_of
 
 LANES, CLIENTS, GROUPS = ["a", "b"], ["x", "y", "z"], [None, "g", "h"]
 
@@ -159,3 +160,15 @@ def test_what_was_given_up_is_not_measured():
     queue.take(0)
     queue.done(ticket, 500, measured=False)
     assert queue.durations.of("a") == FIRST_GUESS
+
+
+def test_pictures_share_a_place_where_only_text_seed_and_number_differ():
+    one = {"prompt": "a", "seed": 1, "height": 64, "loras": {"x": 0.5}}
+    other = {**one, "prompt": "b", "seed": 2, "num_images_per_prompt": 3, "safety_check": False}
+    group = group_of("text-to-image", "m", one)
+    assert group == group_of("text-to-image", "m", other) is not None
+    for changed in ({"height": 72}, {"loras": {"x": 0.6}}, {"scheduler": "ddim"}):
+        assert group_of("text-to-image", "m", {**one, **changed}) != group
+    assert group_of("text-to-image", "n", one) != group
+    assert group_of("upscale", "m", one) is None
+    assert group_of("llm", "m", {"messages": []}) == group_of("llm", "m", {})

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 from models_here import store_of
 from pictures_here import Asking, pictures, upload
@@ -51,8 +52,11 @@ async def test_pictures_through_the_engine_are_those_of_the_pipeline_and_a_cance
             ),
             engine.run("image-to-text", "demo:tiny-blip", {"max_new_tokens": 3}, upload(), timeout=WAIT),
         )
-        assert many[1].blobs == many[3].blobs == made.blobs
-        assert many[0].blobs == many[2].blobs != made.blobs
+        # They may be made together, which rounds otherwise.
+        zero, three, *rest = (pictures(one)[0].astype(int) for one in many[:4])
+        for one, other in ((three, pictures(made)[0]), (three, rest[1]), (zero, rest[0])):
+            assert np.abs(one - other).max() <= 1
+        assert np.abs(zero - three).max() > 1
         assert pictures(many[4])[0].shape == (48, 64, 3)
         assert many[5].body["masks"][0]["size"] == [48, 64]
 

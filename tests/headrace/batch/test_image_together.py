@@ -1,0 +1,177 @@
+"""Pictures of several requests that are made together: equal to each alone, and kept apart otherwise."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models_here import Heard, job_for, store_of
+from pictures_here import SMALL, Asking, noise, pictures, upload
+
+from headrace.batch.contract import BatchPipeline, Cancelled, Job, Progress, Result
+from headrace.batch.pipelines import diffusion_together, safety
+from headrace.batch.pipelines.image_to_image import ImageToImage
+from headrace.batch.pipelines.pictures import png
+from headrace.batch.pipelines.text_to_image import TextToImage
+from headrace.batch.turns import DeviceTurns
+
+SD = "demo:tiny-sd"
+
+
+class Crowd(Asking):
+    """Requests that wait for the device together, and how many pictures each call of the pipeline made."""
+
+    def __init__(self, config: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(store_of(config))
+        self.turns = DeviceTurns()
+        self.calls: list[int] = []
+        self.fail: Any = lambda arguments: None
+        real = diffusion_together.call
+
+        def counted(pipe: Any, arguments: Any, step: Any) -> Any:
+            self.calls.append(len(arguments["generator"]))
+            self.fail(arguments)
+            return real(pipe, arguments, step)
+
+        monkeypatch.setattr(diffusion_together, "call", counted)
+
+    def job(self, wish: dict[str, Any], listener: Heard | None = None) -> tuple[BatchPipeline, Job]:
+        pipeline = ImageToImage() if "upload" in wish else TextToImage()
+        inputs = {"prompt": "a cat", **SMALL, **wish}
+        blobs = inputs.pop("upload", None)
+        job = job_for(self.store, pipeline.name, SD, inputs, blobs, listener=listener, turns=self.turns)
+        return pipeline, job
+
+    def run(self, *jobs: tuple[BatchPipeline, Job]) -> list[Result | BaseException]:
+        """All of them, begun in their order while the device is taken."""
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            with self.turns.hold(Job("0", "", "", {})):
+                work = []
+                for number, (pipeline, job) in enumerate(jobs):
+                    work.append(pool.submit(self._one, pipeline, job))
+                    self._wait_for(number + 1)
+            return [each.exception() or each.result() for each in work]
+
+    def _one(self, pipeline: BatchPipeline, job: Job) -> Result:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            return pipeline.run(job, self.models)
+
+    def _wait_for(self, number: int) -> None:
+        end = threading.Event()
+        for _ in range(3000):
+            (entry,) = self.models.entries() or [None]
+            if entry is not None and self.waiting() == number:
+                return
+            end.wait(0.01)
+        raise AssertionError(f"{self.waiting()} wait")
+
+    def waiting(self) -> int:
+        loaded = [slot.loaded for slot in self.models._slots.values()]
+        return sum(len(one.model.studio._left()) for one in loaded if one is not None)
+
+
+@pytest.fixture
+def crowd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    return Crowd(request.config, monkeypatch)
+
+
+def near(one: Any, other: Any) -> bool:
+    return all(
+        np.abs(mine.astype(int) - theirs).max() <= 1
+        for mine, theirs in zip(pictures(one), pictures(other), strict=True)
+    )
+
+
+def test_requests_that_are_alike_are_made_at_once_and_each_is_what_it_is_alone(crowd: Crowd) -> None:
+    wishes: list[dict[str, Any]] = [
+        {"seed": 5, "prompt": "a dog", "num_images_per_prompt": 2},
+        {"seed": 0},
+        {"seed": 5, "scheduler": "ddim"},
+        {"seed": 9, "prompt": "a longer text about a mill by a river"},
+    ]
+    together = crowd.run(*map(crowd.job, wishes))
+    assert crowd.calls == [4, 1]
+    for wish, made in zip(wishes, together, strict=True):
+        (alone,) = crowd.run(crowd.job(wish))
+        assert near(made, alone)
+        assert isinstance(made, Result)
+        assert [image["seed"] for image in made.body["images"]] == [
+            wish["seed"] + k for k in range(len(made.blobs))
+        ]
+    assert not near(together[1], together[2])
+
+
+def test_pictures_from_pictures_go_together_where_these_have_one_size(crowd: Crowd) -> None:
+    wishes: list[dict[str, Any]] = [
+        {"upload": upload(seed=1), "strength": 0.7, "seed": 1},
+        {"upload": upload(seed=2), "strength": 0.7, "seed": 2, "prompt": ""},
+        {"upload": {"image": png(noise(64, 64))}, "strength": 0.7},
+    ]
+    together = crowd.run(*map(crowd.job, wishes))
+    assert crowd.calls == [2, 1]
+    for wish, made in zip(wishes, together, strict=True):
+        (alone,) = crowd.run(crowd.job(wish))
+        assert near(made, alone)
+
+
+def test_who_leaves_does_not_stop_the_others_and_each_hears_of_its_own_progress(crowd: Crowd) -> None:
+    stays = Heard()
+    left: list[Job] = []
+
+    class Leaving(Heard):
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.phase == "running":
+                left[0].cancel("the client left")
+
+    leaving = Leaving()
+    jobs = [crowd.job({"seed": 1}, leaving), crowd.job({"seed": 2, "num_images_per_prompt": 2}, stays)]
+    left.append(jobs[0][1])
+    gone, made = crowd.run(*jobs)
+    assert isinstance(gone, Cancelled)
+    assert crowd.calls == [3]
+    steps = [(told.step, told.of) for told in stays.told if told.phase == "running"]
+    # Three steps asked for; the model's scheduler takes one of them in two.
+    assert steps == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    assert len([told for told in leaving.told if told.phase == "running"]) == 1
+    (alone,) = crowd.run(crowd.job({"seed": 2, "num_images_per_prompt": 2}))
+    assert near(made, alone)
+    assert all(entry.leases == 0 for entry in crowd.models.entries())
+
+
+def test_a_request_that_fails_fails_alone(crowd: Crowd) -> None:
+    def fail(arguments: dict[str, Any]) -> None:
+        if "poison" in arguments["prompt"]:
+            raise ValueError("this text cannot be read")
+
+    crowd.fail = fail
+    bad, good = crowd.run(crowd.job({"prompt": "poison"}), crowd.job({"seed": 4}))
+    assert isinstance(bad, ValueError)
+    assert crowd.calls == [2, 1, 1]
+    assert isinstance(good, Result)
+
+
+def test_where_memory_is_short_they_are_made_fewer_at_once(crowd: Crowd) -> None:
+    def fail(arguments: dict[str, Any]) -> None:
+        if len(arguments["generator"]) > 2:
+            raise MemoryError
+
+    crowd.fail = fail
+    made = crowd.run(*(crowd.job({"seed": seed}) for seed in range(3)))
+    assert crowd.calls == [3, 1, 1, 1]
+    assert all(isinstance(one, Result) for one in made)
+
+
+def test_each_picture_is_looked_at_for_its_own_request(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        safety.Safety, "look", lambda self, shown: (seen.append(self.state), (shown, [False]))[1]
+    )
+    crowd.run(crowd.job({"safety_check": False}), crowd.job({"seed": 1}))
+    assert crowd.calls == [2]
+    assert sorted(seen) == [safety.OFF, safety.UNCHECKED]
