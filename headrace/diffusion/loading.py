@@ -15,6 +15,8 @@ from headrace.diffusion.adapters import Kit
 from headrace.diffusion.calls import SharedCalls
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.parameters import StreamDiffusionParams
+from headrace.diffusion.safety import LiveSafety
+from headrace.diffusion.safety import find as find_checker
 from headrace.models import loading
 from headrace.models.cache import Loaded, LoadProgress
 from headrace.models.errors import ModelNotFound
@@ -52,6 +54,7 @@ class Loan:
     calls: SharedCalls
     nets: dict[str, Any]
     kit: Kit
+    safety: LiveSafety | None
     autoencoder: str
     weights: str
     held: list[Held]
@@ -92,7 +95,8 @@ def borrow(params: StreamDiffusionParams, on_progress: Progress, store: ModelSto
         image = _image_adapter(params, calls.networks, store, held, on_progress)
         name = str(found.ref) if found is not None else "the model's own"
         kit = Kit(calls.networks, wanted, image)
-        return Loan(calls, nets, kit, name, held[0].weights, held)
+        safety = _safety(params, store, held, on_progress)
+        return Loan(calls, nets, kit, safety, name, held[0].weights, held)
     except BaseException:
         for one in held:
             one.release()
@@ -183,6 +187,17 @@ def _image_adapter(
     )
     held += [files.tensors, files.encoder]
     return image_prompts.on(networks, files, "ip_adapter")
+
+
+def _safety(
+    params: StreamDiffusionParams, store: ModelStore, held: list[Held], on_progress: Progress
+) -> LiveSafety | None:
+    """What it stands on is added to ``held``."""
+    if not params.use_safety_checker:
+        return None
+    on_progress(0.85, "loading the safety checker")
+    held.append(find_checker(store))
+    return LiveSafety(held[-1].model)
 
 
 def _network(found: Located, kind: Any, field: str, store: ModelStore) -> Held:

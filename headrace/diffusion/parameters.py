@@ -159,7 +159,7 @@ class StreamDiffusionParams(BaseModel):
         None, description="lets attention see earlier frames, which steadies the stream"
     )
     acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
-    use_safety_checker: bool = Field(False, description="must be false")
+    use_safety_checker: bool = Field(False, description="show black in place of what the checker flags")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
 
     @field_validator("ip_adapter_style_image_url")
@@ -208,8 +208,6 @@ class StreamDiffusionParams(BaseModel):
             raise ValueError(f"cfg_type {self.cfg_type} needs use_denoising_batch; take full or none")
         if self.recalls is not None and not self.use_denoising_batch:
             raise ValueError("cached_attention needs use_denoising_batch, where every step has its own row")
-        if self.use_safety_checker:
-            raise ValueError("use_safety_checker: there is no such thing yet; send false or leave it out")
         return self
 
     @property
@@ -251,6 +249,7 @@ def _loaded(params: StreamDiffusionParams) -> tuple[object, ...]:
         {control.model_id for control in params.controlnets},
         set(params.lora_dict or ()),
         params.takes_lcm_lora and (params.lcm_lora_id or True),
+        params.use_safety_checker,
         params.image_prompt and (params.image_prompt.model_id, params.image_prompt.image_encoder),
     )
 

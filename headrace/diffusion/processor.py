@@ -108,6 +108,8 @@ class StreamDiffusionProcessor(FrameProcessor):
                 out = _through(held, picture)
         else:
             out = await held.calls.run(self._stream_for(held, picture), picture)
+        if held.safety is not None:
+            out = held.safety(out)
         out = resized(out, source.shape[1], source.shape[2])
         self._last = out if self._filter is not None else None
         return frame.replace_tensor(out)

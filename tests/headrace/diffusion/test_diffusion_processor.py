@@ -138,8 +138,8 @@ async def test_ai_runners_defaults_are_taken_when_what_is_not_there_is_off() -> 
     processor = await loaded(**given)
     assert (await result(processor, frame())).shape == (1, 64, 64, 3)
     await processor.on_stream_stop()
-    with pytest.raises(InvalidInput, match="use_safety_checker"):
-        StreamDiffusionProcessor(model_id=MODEL, use_safety_checker=True)
+    with pytest.raises(InvalidInput, match="processors around the pipeline"):
+        StreamDiffusionProcessor(model_id=MODEL, image_preprocessing={"enabled": True})
 
 
 async def test_frames_that_look_alike_repeat_the_result() -> None:
