@@ -128,6 +128,10 @@ class AvOrder(Generic[V, A]):
         """How many pictures wait."""
         return len(self._pictures)
 
+    def has_room_for(self, count: int) -> bool:
+        """Whether so many that belong together push nothing out."""
+        return not self._pictures or len(self._pictures) + count <= self._pictures.limit
+
     @property
     def sound_is_full(self) -> bool:
         return self._held > self._max_sound

@@ -174,7 +174,7 @@ class EncodingStage:
 
     async def show_wait(self, pictures: list[Shown]) -> None:
         """As `show`, but waits for room instead of pushing anything out."""
-        await self._wait(lambda: self._order.pictures == 0)
+        await self._wait(lambda: self._order.has_room_for(len(pictures)))
         self.show(pictures)
 
     def hear(self, sound: Heard) -> None:
