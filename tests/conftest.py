@@ -9,6 +9,7 @@ import gc
 import importlib
 import inspect
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,10 +30,45 @@ GRACE_S = 3.0
 
 pytest_plugins = ["pytester"]
 
-# Each run draws other examples: what fifty miss, the next fifty find.
-settings.register_profile("local", deadline=None, max_examples=50)
-settings.register_profile("ci", deadline=None, max_examples=30)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+# Each run draws other examples: what twenty-five miss, the next twenty-five find.
+settings.register_profile("suite", deadline=None, max_examples=25)
+settings.load_profile("suite")
+
+# What a shell starts in the background ignores SIGINT, and so would every program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONGEST = (
+    "live/test_live_stream",
+    "live/test_files",
+    "headrace/page/test_page_browser",
+    "headrace/models/test_models_sharing",
+    "headrace/batch/test_engine_requests",
+    "headrace/batch/test_engine_models",
+    "headrace/engine/test_engine_faults",
+    "headrace/library/test_library_runs",
+    "live/test_stopping",
+    "live/test_live_sound",
+    "headrace/nodes/test_stream_nodes",
+    "headrace/models/test_models_shared_device",
+    "headrace/batch/test_speech_round_trip",
+    "headrace/engine/test_engine_swaps",
+    "headrace/engine/test_engine_guardian",
+    "headrace/engine/test_engine_session",
+    "stream/test_media_fuzz",
+    "live/test_control_channel",
+    "live/test_comfystream_live",
+    "headrace/batch/test_image_generation",
+    "stream/test_preview",
+    "headrace/page/test_page_keeping",
+    "headrace/models/test_models_sharing_worker",
+    "live/test_recording_live",
+    "headrace/models/test_models_cache",
+    "headrace/batch/test_llm_together",
+    "headrace/batch/test_image_engine",
+    "byoc/test_check",
+    "test_rooms",
+)
+"""Modules that take long: they run first, so that none is left to one process when the others are done."""
 
 
 # Workflows that a person keeps on this machine are none of the tests'.
@@ -40,6 +76,8 @@ os.environ["HEADRACE_WORKFLOWS"] = os.path.join(os.path.dirname(__file__), "no w
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where tests are handed out by file, in our order and not by how many there are in each.
+    config.option.loadscopereorder = False
     config.addinivalue_line("markers", "descriptors: fails when more descriptors are open after than before")
 
 
@@ -70,6 +108,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if on_gpu and not _cuda():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    here = Path(__file__).parent
+    places = {here / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def _cuda() -> bool:
@@ -152,7 +193,24 @@ def _wait(late: Callable[[], set[T]]) -> set[T]:
 
 def _children() -> set[psutil.Process]:
     """Child processes, without the one that `multiprocessing` keeps for itself."""
-    return {child for child in psutil.Process().children() if "resource_tracker" not in _command(child)}
+    return {child for child in _started() if "resource_tracker" not in _command(child)}
+
+
+def _started() -> Iterator[psutil.Process]:
+    if not Path("/proc/thread-self/children").exists():
+        yield from psutil.Process().children()
+        return
+    # What each thread has started: a hundredth of the time that a look at all processes takes.
+    threads, numbers = [""], list[str]()
+    while threads != (now := os.listdir("/proc/self/task")):
+        threads, numbers = now, []
+        for thread in threads:
+            # What one that ends has started goes to another of them.
+            with contextlib.suppress(OSError):
+                numbers += Path(f"/proc/self/task/{thread}/children").read_text().split()
+    for number in numbers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield psutil.Process(int(number))
 
 
 def _command(process: psutil.Process) -> str:
