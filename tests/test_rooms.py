@@ -7,6 +7,7 @@ torch. What a foreign interpreter loads needs the standard library, numpy and to
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -69,10 +70,24 @@ class Source:
     def text(self) -> str:
         return self.path.read_text()
 
+    @property
+    def tree(self) -> ast.Module:
+        return _parsed(self)
+
     def imports(self) -> list[Import]:
-        visitor = _Imports(self)
-        visitor.visit(ast.parse(self.text))
-        return visitor.found
+        return _imported(self)
+
+
+@functools.cache
+def _parsed(source: Source) -> ast.Module:
+    return ast.parse(source.text)
+
+
+@functools.cache
+def _imported(source: Source) -> list[Import]:
+    visitor = _Imports(source)
+    visitor.visit(source.tree)
+    return visitor.found
 
 
 class _Imports(ast.NodeVisitor):
@@ -119,6 +134,7 @@ def sources() -> list[Source]:
     return [Source(path) for path in paths if EXAMPLES not in path.parents]
 
 
+@functools.cache
 def by_module(module: str) -> Source | None:
     """The file of a module or package of the rooms."""
     path = ROOT.joinpath(*module.split("."))
@@ -201,7 +217,7 @@ def _is_broad(node: ast.expr | None) -> bool:
 
 def _swallows(source: Source) -> Iterator[tuple[int, int]]:
     """First and last line of the head of each broad ``except`` that does not raise, and of ``suppress``."""
-    for node in ast.walk(ast.parse(source.text)):
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
             if any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
                 continue

@@ -486,7 +486,7 @@ files = st.tuples(drawings, st.lists(drawings | anything, max_size=3) | anything
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(files)
 def test_any_file_is_read_or_refused_in_words(data: dict[str, Any]) -> None:
     graph, problems = read(data, DEFINITIONS, Limits(nodes=50))

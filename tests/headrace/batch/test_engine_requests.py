@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from headrace.batch.client import BatchEngine, BatchSettings
 from headrace.batch.contract import Progress, TimedOut
@@ -28,6 +29,8 @@ HERE = str(Path(__file__).parent)
 PIPELINES = {name: f"batch_pipelines:{name.title()}" for name in ("echo", "trouble", "slow")}
 WAIT = 60.0
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def settings(tmp_path: Path, **engine: Any) -> BatchSettings:
     stuck = engine.pop("stuck_after", 120.0)
@@ -39,11 +42,21 @@ def settings(tmp_path: Path, **engine: Any) -> BatchSettings:
     )
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[BatchEngine]:
-    async with BatchEngine(settings(tmp_path)) as engine:
-        await engine.wait_ready(WAIT)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BatchEngine]:
+    async with BatchEngine(settings(tmp_path_factory.mktemp("requests"))) as engine:
         yield engine
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def engine(shared: BatchEngine) -> AsyncIterator[BatchEngine]:
+    """The module's engine without any model, or the one that has come after it."""
+    await shared.wait_ready(WAIT)
+    yield shared
+    await shared.wait_ready(WAIT)
+    assert shared.under_way == 0
+    for entry in await shared.models():
+        await shared.unload(entry["key"]["ref"])
 
 
 async def until(condition: Any) -> None:
@@ -176,16 +189,14 @@ async def test_an_engine_that_dies_interrupts_its_requests_and_the_next_are_answ
     # Sent while the engine is still starting again.
     assert (await engine.run("echo", "m", {"text": "again"})).body["inputs"] == {"text": "again"}
     assert engine.engine.restarts == 1
-    with pytest.raises(Interrupted):
-        await engine.run("trouble", "m", {"how": "crash"})
 
 
 async def test_what_was_warm_is_loaded_again_by_the_next_engine(engine: BatchEngine) -> None:
     await engine.warm("slow", "kept")
     await engine.warm("slow", "let-go")
     await engine.unload("let-go")
-    assert engine.engine.pid is not None
-    os.kill(engine.engine.pid, signal.SIGKILL)
+    with pytest.raises(Interrupted):
+        await engine.run("trouble", "m", {"how": "crash"})
     await until(lambda: engine.engine.state != "ready")
     await engine.wait_ready(WAIT)
     found: list[dict[str, Any]] = []
@@ -216,32 +227,23 @@ async def test_a_worker_has_one_engine_for_everything_where_it_is_told_so() -> N
         await worker.stop()
 
 
-async def test_an_engine_whose_interpreter_hangs_is_ended(tmp_path: Path) -> None:
-    async with BatchEngine(settings(tmp_path, call_timeout=2.0)) as engine:
+async def test_what_goes_on_too_long_is_told_from_what_takes_long(tmp_path: Path) -> None:
+    async with BatchEngine(settings(tmp_path, call_timeout=2.0, stuck_after=1.0)) as engine:
         await engine.wait_ready(WAIT)
-        with pytest.raises(Interrupted):
-            await engine.run("trouble", "m", {"how": "hold the lock"})
-        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
-
-
-async def test_a_request_that_hears_nothing_of_its_cancellation_ends_the_engine_in_the_end(
-    tmp_path: Path,
-) -> None:
-    async with BatchEngine(settings(tmp_path, stuck_after=1.0)) as engine:
-        await engine.wait_ready(WAIT)
-        with pytest.raises(TimedOut):
-            await engine.run("trouble", "m", {"how": "deaf"}, timeout=0.2)
-        await until(lambda: engine.engine.restarts == 1)
-        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
-
-
-async def test_a_long_silent_request_is_left_alone(tmp_path: Path) -> None:
-    async with BatchEngine(settings(tmp_path, call_timeout=1.0, stuck_after=0.5)) as engine:
-        await engine.wait_ready(WAIT)
+        # A long silent request is left alone,
         begun = time.monotonic()
         await engine.run("echo", "m", {"steps": 1, "pause": 3.0})
         assert time.monotonic() - begun >= 3.0
         assert engine.engine.restarts == 0
+        # one that hears nothing of its cancellation ends the engine in the end,
+        with pytest.raises(TimedOut):
+            await engine.run("trouble", "m", {"how": "deaf"}, timeout=0.2)
+        await until(lambda: engine.engine.restarts == 1)
+        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
+        # and so does one that keeps the interpreter to itself.
+        with pytest.raises(Interrupted):
+            await engine.run("trouble", "m", {"how": "hold the lock"})
+        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
 
 
 async def test_without_an_engine_a_request_says_so(tmp_path: Path) -> None:
@@ -251,34 +253,32 @@ async def test_without_an_engine_a_request_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.descriptors
-async def test_nothing_is_left_open_however_requests_end(tmp_path: Path) -> None:
-    async with BatchEngine(settings(tmp_path)) as engine:
-        await engine.wait_ready(WAIT)
-        blob = os.urandom(200_000)
-        pid = engine.engine.pid
-        assert pid is not None
+async def test_nothing_is_left_open_however_requests_end(engine: BatchEngine) -> None:
+    blob = os.urandom(200_000)
+    pid = engine.engine.pid
+    assert pid is not None
 
-        async def all_ends() -> None:
-            await engine.run("echo", "m", {}, {"a": blob, "b": b"x"})
-            task = asyncio.create_task(engine.run("echo", "m", {"steps": 5, "pause": 0.01}, {"a": blob}))
-            await asyncio.sleep(0.01)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            with pytest.raises(InvalidInput):
-                await engine.run("trouble", "m", {"how": "invalid"}, {"a": blob})
+    async def all_ends() -> None:
+        await engine.run("echo", "m", {}, {"a": blob, "b": b"x"})
+        task = asyncio.create_task(engine.run("echo", "m", {"steps": 5, "pause": 0.01}, {"a": blob}))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(InvalidInput):
+            await engine.run("trouble", "m", {"how": "invalid"}, {"a": blob})
 
-        def rests() -> bool:
-            """Whether the engine has let go of all files; it closes the last a moment after its answer."""
-            return engine.under_way == 0 and not has_blobs(pid)
+    def rests() -> bool:
+        """Whether the engine has let go of all files; it closes the last a moment after its answer."""
+        return engine.under_way == 0 and not has_blobs(pid)
 
+    await all_ends()
+    await until(rests)
+    process = psutil.Process(pid)
+    before = process.num_fds()
+    for _ in range(30):
         await all_ends()
-        await until(rests)
-        process = psutil.Process(pid)
-        before = process.num_fds()
-        for _ in range(30):
-            await all_ends()
-        await until(rests)
-        await until(lambda: process.num_fds() <= before)
+    await until(rests)
+    await until(lambda: process.num_fds() <= before)
 
 
 def has_blobs(pid: int) -> bool:

@@ -86,7 +86,7 @@ def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded() -> Non
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(PICTURES), st.data())
 def test_broken_pictures_are_read_or_refused_and_nothing_else(file: bytes, data: st.DataObject) -> None:
     broken = bytearray(file)
