@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,9 @@ settings.load_profile("suite")
 
 # What a shell starts in the background ignores SIGINT, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+OF_THE_MODULE = {"RequestHandler.start", "Event.wait", "_Holder._read", "Process.wait"}
+"""What serves a connection that a module keeps open, and what watches its engines and holders of weights."""
 
 LONGEST = (
     "live/test_live_stream",
@@ -173,13 +176,12 @@ async def loop_without_leftovers() -> AsyncIterator[None]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def module_loop_without_leftovers() -> AsyncIterator[None]:
-    # What serves a connection that the module keeps open stays with it, and what watches its engines.
-    async with _nothing_left_in_the_loop("RequestHandler.start", "Event.wait"):
+    async with _nothing_left_in_the_loop(but=OF_THE_MODULE):
         yield
 
 
 @contextlib.asynccontextmanager
-async def _nothing_left_in_the_loop(*but: str) -> AsyncIterator[None]:
+async def _nothing_left_in_the_loop(but: Collection[str] = ()) -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     late = asyncio.all_tasks() - before - {asyncio.current_task()}

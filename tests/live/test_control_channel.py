@@ -5,7 +5,8 @@ import contextlib
 import copy
 import time
 
-from live_rig import INVERT, Viewer, clip, is_processed, is_raw, running
+import pytest
+from live_rig import INVERT, Viewer, clip, is_processed, is_raw
 
 from headrace.server.control_channel import Channels
 from headrace.server.definitions import WorkerDefinitions
@@ -24,28 +25,30 @@ BLUR = {
 }
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
 @contextlib.asynccontextmanager
-async def controlled(folder, **params):
-    """A stream that runs, the two channels to it, its viewer and its report."""
-    async with running(folder) as rig:
-        viewer = Viewer(rig.channel("one-out"))
-        feeding, viewing = asyncio.create_task(rig.play(clip(60))), asyncio.create_task(viewer.run())
-        channels = None
-        try:
-            status, answer = await rig.start(params={"width": 128, "height": 128, **params})
-            assert status == 200, answer
-            session = rig.worker.table.find("one")
-            channels = Channels(session, Specs(WorkerDefinitions()), rig.worker.feeds)
-            control, data = TestChannel("control"), TestChannel("data")
-            channels.opened("control", control)
-            channels.opened("data", data)
-            yield rig, session, control, data, viewer
-        finally:
-            if channels is not None:
-                channels.close()
-            for task in (feeding, viewing):
-                task.cancel()
-            await asyncio.gather(feeding, viewing, return_exceptions=True)
+async def controlled(rig, **params):
+    """A stream that runs, the two channels to it and its viewer."""
+    viewer = Viewer(rig.channel("one-out"))
+    feeding, viewing = asyncio.create_task(rig.play(clip(60))), asyncio.create_task(viewer.run())
+    channels = None
+    try:
+        status, answer = await rig.start(params={"width": 128, "height": 128, **params})
+        assert status == 200, answer
+        session = rig.worker.table.find(f"{rig.prefix}one")
+        channels = Channels(session, Specs(WorkerDefinitions()), rig.worker.feeds)
+        control, data = TestChannel("control"), TestChannel("data")
+        channels.opened("control", control)
+        channels.opened("data", data)
+        yield session, control, data, viewer
+    finally:
+        if channels is not None:
+            channels.close()
+        for task in (feeding, viewing):
+            task.cancel()
+        await asyncio.gather(feeding, viewing, return_exceptions=True)
 
 
 async def shows(viewer, so):
@@ -58,8 +61,8 @@ async def shows(viewer, so):
         await asyncio.sleep(0.05)
 
 
-async def test_the_six_messages(tmp_path):
-    async with controlled(tmp_path, workflow=BLUR) as (rig, session, control, _, viewer):
+async def test_the_six_messages(rig):
+    async with controlled(rig, workflow=BLUR) as (session, control, _, viewer):
         # Known before anything is loaded.
         early = (await control.ask({"type": "get_nodes"}))["nodes"]
         assert early["0"]["2"]["inputs"]["sigma"]["value"] == 1.5
@@ -105,8 +108,8 @@ async def test_the_six_messages(tmp_path):
         assert (answer["success"], answer["field"]) == (False, "width")
 
 
-async def test_paused_the_last_processed_picture_is_held(tmp_path):
-    async with controlled(tmp_path, workflow=INVERT) as (rig, _, control, _, viewer):
+async def test_paused_the_last_processed_picture_is_held(rig):
+    async with controlled(rig, workflow=INVERT) as (_, control, _, viewer):
         await rig.until(lambda r: r["counts"]["frames_out"] > 5)
         await shows(viewer, is_processed)
         begun = len(viewer.pictures)
@@ -121,8 +124,8 @@ async def test_paused_the_last_processed_picture_is_held(tmp_path):
         assert not any(is_raw(picture) for picture in viewer.pictures[begun:])
 
 
-async def test_our_own_messages_and_the_news(tmp_path):
-    async with controlled(tmp_path, workflow=BLUR) as (_, _, control, data, _):
+async def test_our_own_messages_and_the_news(rig):
+    async with controlled(rig, workflow=BLUR) as (_, control, data, _):
         schema = (await control.ask({"type": "get_schema"}))["schema"]
         assert schema["properties"]["2.sigma"]["type"] == "number"
         # It waits for the load, as ComfyStream's offers did.
@@ -134,14 +137,14 @@ async def test_our_own_messages_and_the_news(tmp_path):
         assert (answer["type"], answer["success"], answer["id"]) == ("workflow_switched", True, 4)
         answer = await control.ask({"type": "switch_workflow", "workflow": "/etc/passwd"})
         assert (answer["success"], answer["code"]) == (False, "not_found")
-        assert (await control.ask({"type": "get_status"}))["status"]["id"] == "one"
+        assert (await control.ask({"type": "get_status"}))["status"]["id"] == f"{rig.prefix}one"
         told = [message["event"] for message in data.sent]
         assert told[0]["type"] == "state"
         assert next(event["params"] for event in told if event["type"] == "params") == {"Soft.sigma": 4}
 
 
-async def test_prompt_and_statistics_over_http_and_no_recording_without_a_folder(tmp_path):
-    async with controlled(tmp_path) as (rig, session, _, _, _):
+async def test_prompt_and_statistics_over_http_and_no_recording_without_a_folder(rig):
+    async with controlled(rig) as (session, _, _, _):
         await rig.until(lambda r: r["counts"]["frames_out"] > 5)
         for route, workflow in (("/prompt", INVERT), ("/live/prompt", [BLUR])):
             async with rig.http.post(rig.base + route, json=workflow) as response:
@@ -154,11 +157,12 @@ async def test_prompt_and_statistics_over_http_and_no_recording_without_a_folder
             assert (await response.json())["details"]
         await asyncio.sleep(2.2)
         stats = await rig.get("/live/streams/stats")
-        assert set(stats) == {"one"}
-        assert set(stats["one"]) == {"timestamp", "fps", "minute_avg_fps", "minute_fps_array"}
-        assert stats["one"]["minute_fps_array"][-1]["fps"] > 0
-        assert (await rig.get("/stream/one/stats"))["fps"] > 0
+        one = f"{rig.prefix}one"
+        assert set(stats) == {one}
+        assert set(stats[one]) == {"timestamp", "fps", "minute_avg_fps", "minute_fps_array"}
+        assert stats[one]["minute_fps_array"][-1]["fps"] > 0
+        assert (await rig.get(f"/stream/{one}/stats"))["fps"] > 0
         assert (await rig.get("/stream/none/stats"))["error"] == "Stream not found"
-        status, answer = await rig.post("/stream/record", {"stream_id": "one"})
+        status, answer = await rig.post("/stream/record", {"stream_id": one})
         assert (status, answer["code"]) == (403, "forbidden")
         assert "--recordings" in answer["message"]

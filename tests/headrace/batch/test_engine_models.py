@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 from models_here import needs, store_of
 
 from headrace.batch.client import BatchEngine, BatchSettings
@@ -20,6 +21,8 @@ from headrace.engine.settings import EngineSettings
 WAIT = 120.0
 TINY = "demo:tiny-llama"
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def settings(config: pytest.Config) -> BatchSettings:
     roots = store_of(config).roots
@@ -29,7 +32,7 @@ def settings(config: pytest.Config) -> BatchSettings:
     )
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[BatchEngine]:
     async with BatchEngine(settings(request.config)) as engine:
         await engine.wait_ready(WAIT)
@@ -74,26 +77,6 @@ async def test_thirty_streams_at_once_each_get_their_own_answer_and_leave_nothin
     await until(lambda: process.num_threads() <= 8 and process.num_fds() <= before)
 
 
-async def test_a_kill_in_the_middle_of_an_answer_interrupts_it_and_the_next_engine_answers(
-    engine: BatchEngine,
-) -> None:
-    pieces: list[dict[str, Any]] = []
-    asked = asking("x", max_tokens=1900, temperature=1.5)
-    waiting = [
-        asyncio.create_task(engine.run("llm", TINY, asked, on_piece=pieces.append, timeout=WAIT))
-        for _ in range(3)
-    ]
-    await until(lambda: len(pieces) > 5)
-    assert engine.engine.pid is not None
-    os.kill(engine.engine.pid, signal.SIGKILL)
-    for error in await asyncio.gather(*waiting, return_exceptions=True):
-        assert isinstance(error, Interrupted)
-        assert "may be sent again" in error.message
-        assert (error.status, error.retry_after > 0) == (503, True)
-    result = await engine.run("llm", TINY, asking("x", max_tokens=3), timeout=WAIT)
-    assert result.body["usage"]["completion_tokens"] == 3
-
-
 async def test_a_stream_whose_reader_leaves_stops_in_the_engine(engine: BatchEngine) -> None:
     pieces: list[dict[str, Any]] = []
     asked = asking("x", max_tokens=1900, temperature=1.5)
@@ -120,3 +103,23 @@ async def test_speech_goes_through_the_engine_as_files(engine: BatchEngine) -> N
     with pytest.raises(UnsupportedMedia, match="malformed") as caught:
         await engine.run("audio-to-text", "demo:whisper-tiny.en", {}, {"audio": b"no sound"}, timeout=WAIT)
     assert (caught.value.status, caught.value.field) == (415, "audio")
+
+
+async def test_a_kill_in_the_middle_of_an_answer_interrupts_it_and_the_next_engine_answers(
+    engine: BatchEngine,
+) -> None:
+    pieces: list[dict[str, Any]] = []
+    asked = asking("x", max_tokens=1900, temperature=1.5)
+    waiting = [
+        asyncio.create_task(engine.run("llm", TINY, asked, on_piece=pieces.append, timeout=WAIT))
+        for _ in range(3)
+    ]
+    await until(lambda: len(pieces) > 5)
+    assert engine.engine.pid is not None
+    os.kill(engine.engine.pid, signal.SIGKILL)
+    for error in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(error, Interrupted)
+        assert "may be sent again" in error.message
+        assert (error.status, error.retry_after > 0) == (503, True)
+    result = await engine.run("llm", TINY, asking("x", max_tokens=3), timeout=WAIT)
+    assert result.body["usage"]["completion_tokens"] == 3

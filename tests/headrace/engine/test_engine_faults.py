@@ -128,36 +128,29 @@ async def test_engines_that_hang_and_crash_are_replaced_and_frames_flow_again() 
         await processor.on_stream_stop()
 
 
-async def test_loading_that_kills_the_engine_is_tried_again_in_the_next() -> None:
-    async with Engine(settings()) as engine:
-        other = await opened(engine, target("Children"))
-        told: list[Emission] = []
-        other.bind(told.append)
-        await other.process_video_async(video())
-        started_by_it = psutil.Process(told[0].data)
-        assert started_by_it.is_running()
-
-        processor = EngineProcessor(engine, target("Loads"), session="s")
-        loading = asyncio.create_task(processor.load_model(fail="die"))
-        await poll(lambda: engine.restarts > 0)
-        assert engine.last_exit == "exited with status 9"
-        await poll(lambda: gone(started_by_it))
-        await poll(lambda: processor.status.phase == "loading")
-        assert not loading.done()
-        loading.cancel()
-        await asyncio.wait({loading})
-        await other.on_stream_stop()
-
-
 async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_others_go_on() -> None:
     async with Engine(settings(backoff_ceiling=0.05, attempts=20)) as engine:
         other = await opened(engine, target("Level"), level=10)
+        parent = await opened(engine, target("Children"))
+        told: list[Emission] = []
+        parent.bind(told.append)
+        await parent.process_video_async(video())
+        started_by_it = psutil.Process(told[0].data)
+        assert started_by_it.is_running()
+
         deadly = EngineProcessor(engine, target("Loads"), session="deadly")
         slow = EngineProcessor(engine, target("Loads"), session="slow")
         opening = asyncio.create_task(slow.load_model(steps=20))
+        dying = asyncio.create_task(deadly.load_model(fail="die"))
+        # What ends an engine may be no fault of what was loading, so it is tried again.
+        await poll(lambda: engine.restarts > 0)
+        assert engine.last_exit == "exited with status 9"
+        await poll(lambda: gone(started_by_it))
+        await poll(lambda: deadly.status.phase == "loading")
+        assert not dying.done()
         with pytest.raises(ProcessorError, match="ended 3 times in a row while opening this session"):
             async with asyncio.timeout(60):
-                await deadly.load_model(fail="die")
+                await dying
         assert deadly.status.phase == "failed"
         await other.wait_ready(30)
         async with asyncio.timeout(30):
@@ -165,8 +158,8 @@ async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_oth
         assert await grey(other) == 10
         assert engine.restarts == 3
         await slow.on_stream_start({})
-        await slow.on_stream_stop()
-        await other.on_stream_stop()
+        for processor in (slow, other, parent):
+            await processor.on_stream_stop()
 
 
 # -- workers that die ------------------------------------------------------------------------------------
@@ -250,13 +243,13 @@ async def test_nothing_is_left_behind_by_sessions_nor_by_engines_that_died() -> 
         assert engine.pid is not None
         ours, theirs = belongings(me), belongings(engine.pid)
         assert not ours["mapped"]
-        for number in range(50):
+        for number in range(30):
             await cycle(number)
         assert not await left(me, ours)
         assert not await left(engine.pid, theirs)
 
         processor = await opened(engine, target("Touch"))
-        for _ in range(5):
+        for _ in range(2):
             await result_of(processor, video(700, 500))
             call = asyncio.create_task(processor.process_video_async(video(700, 500)))
             await asyncio.sleep(0)
@@ -269,6 +262,6 @@ async def test_nothing_is_left_behind_by_sessions_nor_by_engines_that_died() -> 
             assert engine.pid is not None
         await processor.on_stream_stop()
         assert not await left(me, ours)
-        assert engine.restarts == 5
+        assert engine.restarts == 2
     assert set(psutil.Process().children()) == children
     assert not await left(me, bare)

@@ -22,7 +22,6 @@ from stream.errors import InvalidInput
 from stream.frames import Picture, VideoFrame
 from workflows import library
 
-
 _numbers = itertools.count()
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,7 +60,7 @@ class Kill:
         self._next = asyncio.Event()
 
     async def lived_through(self, processor: EngineProcessor) -> None:
-        """Return when all sessions have come here, the engine was killed, and this one is open in the next."""
+        """Return when all have come here, the engine was killed, and this session is open in the next."""
         if await self._there.wait() == 0:
             generation = self._engine.generation
             assert self._engine.pid is not None

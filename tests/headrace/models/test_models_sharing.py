@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from headrace.batch.client import BatchEngine, BatchSettings
 from headrace.engine.guardian import Engine
@@ -25,6 +26,8 @@ from headrace.models.live_memory import watch_memory
 HERE = Path(__file__).parent
 WAIT = 60.0
 MODELS = ("m/one", "m/two")
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +74,38 @@ def engine(name: str, folder: Path, ledger: LedgerService, holders: HolderServic
     return made
 
 
-@pytest.fixture
+MODULE = {"scope": "module", "loop_scope": "module"}
+
+
+@pytest_asyncio.fixture(**MODULE)
+async def shared_ledger() -> AsyncIterator[LedgerService]:
+    ledger = LedgerService(10**9)
+    yield ledger
+    await ledger.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def ledger() -> AsyncIterator[LedgerService]:
     ledger = LedgerService(10**9)
     yield ledger
     await ledger.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(**MODULE)
 async def holders() -> AsyncIterator[HolderService]:
     holders = HolderService("on")
     yield holders
     await holders.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(**MODULE)
 async def engines(
-    folder: Path, ledger: LedgerService, holders: HolderService
+    folder: Path, shared_ledger: LedgerService, holders: HolderService
 ) -> AsyncIterator[tuple[BatchEngine, BatchEngine]]:
     async with AsyncExitStack() as stack:
         pair = [
-            await stack.enter_async_context(engine(name, folder, ledger, holders)) for name in ("one", "two")
+            await stack.enter_async_context(engine(name, folder, shared_ledger, holders))
+            for name in ("one", "two")
         ]
         await asyncio.gather(*(one.wait_ready(WAIT) for one in pair))
         yield pair[0], pair[1]
@@ -122,7 +136,10 @@ def listening(holders: HolderService) -> bool:
 
 
 async def test_two_engines_have_weights_once_until_both_let_go(
-    folder: Path, engines: tuple[BatchEngine, BatchEngine], ledger: LedgerService, holders: HolderService
+    folder: Path,
+    engines: tuple[BatchEngine, BatchEngine],
+    shared_ledger: LedgerService,
+    holders: HolderService,
 ) -> None:
     one, two = engines
     (await one.run("held", "m/one", {})), (await two.run("held", "m/one", {}))
@@ -134,7 +151,7 @@ async def test_two_engines_have_weights_once_until_both_let_go(
     assert 0.95 * size < bodies[0]["held"] + bodies[1]["held"] < 1.05 * size, bodies
     assert [body["files"] for body in bodies] == [0, 0]
     assert held_bytes(holder_pid(holders)) == size
-    report = ledger.report()
+    report = shared_ledger.report()
     assert report["sharing"] == {"one": "shared", "two": "shared"}
     # So it does in the ledger: once for both, beside the few bytes that each has for itself.
     assert size <= report["devices"]["cpu"]["used"] < size + 1_000_000
@@ -149,7 +166,10 @@ async def test_two_engines_have_weights_once_until_both_let_go(
 
 
 async def test_requests_go_on_when_the_holder_is_killed(
-    folder: Path, engines: tuple[BatchEngine, BatchEngine], holders: HolderService, ledger: LedgerService
+    folder: Path,
+    engines: tuple[BatchEngine, BatchEngine],
+    shared_ledger: LedgerService,
+    holders: HolderService,
 ) -> None:
     one, _ = engines
     first = (await one.run("held", "m/one", {})).body
@@ -171,23 +191,32 @@ async def test_requests_go_on_when_the_holder_is_killed(
     again = (await one.run("held", "m/two", {})).body
     assert again["sum"] == other["sum"]
     assert held_bytes(holder_pid(holders)) == size_of(folder)
-    assert ledger.report()["sharing"]["one"] == "shared"
+    assert shared_ledger.report()["sharing"]["one"] == "shared"
     assert [e.engine.pid for e in engines] == pids
 
 
-async def test_without_a_holder_an_engine_loads_its_own_and_says_so(
+async def test_without_a_holder_an_engine_loads_its_own_and_says_what_it_has_taken_until_it_is_gone(
     folder: Path, ledger: LedgerService, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def held() -> int:
+        devices = ledger.report()["devices"]
+        return int(devices["cpu"]["held"].get("alone", 0)) if "cpu" in devices else 0
+
     caplog.set_level(logging.INFO)
     holders = HolderService("on")
     await holders.close()  # from now on none is started
     async with engine("alone", folder, ledger, holders) as alone:
+        watch_memory(alone.engine, ledger)
         await alone.wait_ready(WAIT)
         body = (await alone.run("held", "m/one", {})).body
         assert (body["held"], body["files"] > 0) == (0, True)
         await until(lambda: "no holder of weights answers" in ledger.report()["sharing"].get("alone", ""))
+        before = held()
+        await alone.run("hoard", "m/one", {"bytes": 200_000_000})
+        await until(lambda: held() >= before + 190_000_000)
     assert "this engine loads its own" in caplog.text
     assert ledger.report()["sharing"] == {}
+    assert held() == 0
 
 
 @pytest.mark.descriptors
@@ -230,21 +259,3 @@ async def test_what_live_sessions_take_is_held_in_the_ledger(ledger: LedgerServi
     assert ledger.report()["devices"]["cpu"]["used"] == 5_000_000
     live._set_state("restarting")
     assert ledger.report()["devices"]["cpu"]["used"] == 0
-
-
-async def test_an_engine_tells_what_it_has_taken_until_it_is_gone(
-    folder: Path, ledger: LedgerService
-) -> None:
-    off = HolderService("off")
-    async with engine("hoarder", folder, ledger, off) as hoarder:
-        watch_memory(hoarder.engine, ledger)
-        await hoarder.wait_ready(WAIT)
-        before = ledger.report()["devices"].get("cpu", {"held": {}})["held"].get("hoarder", 0)
-        await hoarder.run("hoard", "m/one", {"bytes": 200_000_000})
-
-        def held() -> int:
-            devices = ledger.report()["devices"]
-            return int(devices["cpu"]["held"].get("hoarder", 0)) if "cpu" in devices else 0
-
-        await until(lambda: held() >= before + 190_000_000)
-    assert held() == 0
