@@ -13,13 +13,14 @@ from typing import Any
 from workflows import stream_rules
 from workflows.binding import BoundNode
 from workflows.constants import Entry, GraphConstants
-from workflows.evaluation import Evaluation, Outputs, Sources, World
+from workflows.evaluation import Evaluation
 from workflows.graph import Graph, Node
 from workflows.layout import Flow, Layout, Sinks
 from workflows.questions import ALWAYS, fingerprint
 from workflows.registry import NodeRegistry
 from workflows.rules import Rule, rules_of
 from workflows.topology import downstream
+from workflows.world import Outputs, Sources, World
 
 VIDEO, AUDIO, TICK = "video", "audio", "tick"
 _SOURCE_OF = {stream_rules.LOAD: VIDEO, stream_rules.LOAD_AUDIO: AUDIO}

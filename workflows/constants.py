@@ -19,9 +19,9 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from workflows.binding import BoundNode
-from workflows.evaluation import Run
 from workflows.graph import Link
 from workflows.results import Outcome
+from workflows.world import Run
 
 Key = bytes
 

@@ -10,10 +10,10 @@ from typing import Any
 from workflows import stream_rules
 from workflows.binding import BoundNode
 from workflows.constants import copied
-from workflows.evaluation import Outputs, Residual
 from workflows.graph import Graph, Link, Node
 from workflows.results import NotPlain, mapped, mapped_async, taking_lists
 from workflows.rules import Rule, by_rule
+from workflows.world import Outputs, Residual
 
 Slot = int
 Output = tuple[str, int]

@@ -8,11 +8,12 @@ from typing import Any
 from workflows import stream_rules
 from workflows.compiler import Program
 from workflows.constants import copied
-from workflows.evaluation import Evaluation, Outputs
+from workflows.evaluation import Evaluation
 from workflows.graph import Link
 from workflows.layout import LAST_SOUND, Flow, Step, empty_mask
 from workflows.protocol import is_blocker
 from workflows.rules import by_rule
+from workflows.world import Outputs
 
 
 @dataclass
