@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stream.errors import HeadraceError, InvalidWorkflow, ProcessorError
+from stream.errors import ProcessorError
 from stream.frames import AudioFrame, VideoFrame
 from stream.processor import AudioResult, FrameProcessor, Params, ProcessorInfo, VideoResult
 from workflows import warming
@@ -18,79 +15,31 @@ from workflows.beside import run_beside
 from workflows.changes import (
     MAX_WORKFLOWS,
     WORKFLOW_KEYS,
-    as_list,
     differing_values,
     of_graph,
     take_workflow,
     with_values,
 )
-from workflows.check import prepare
-from workflows.compiler import Program
+from workflows.choosing import Chosen
 from workflows.graph import Graph
 from workflows.inference import in_inference_mode
 from workflows.parameters import ParameterTable
 from workflows.pictures import as_frames, one_batch
 from workflows.plan import NeedsLoop, Plan
 from workflows.protocol import is_blocker
-from workflows.reading import read
 from workflows.registry import NodeRegistry
-from workflows.sound import Ear, heard
-from workflows.stream_rules import Modalities, modalities
+from workflows.running import Change, Running
+from workflows.sound import heard
+from workflows.stream_rules import modalities
 from workflows.warming import Size, warm_up
+from workflows.watching import Watch
 
 log = logging.getLogger(__name__)
 
 RATE = 30.0
 """Pictures a second of a workflow that needs no input, where a stream has none."""
-ASK_EVERY = 2.0
-"""Seconds after which nodes are asked again whether what they read has changed (IS_CHANGED)."""
 
 __all__ = ["MAX_WORKFLOWS", "WORKFLOW_KEYS", "WorkflowProcessor"]
-
-
-@dataclass(frozen=True)
-class _Running:
-    """What is in force; replaced as a whole between two frames."""
-
-    plans: tuple[Plan, ...]
-    table: ParameterTable
-    is_passthrough: bool
-    media: Modalities
-    ears: tuple[Ear, ...]
-    may_change: bool
-
-    @classmethod
-    def of(cls, plans: Sequence[Plan], registry: NodeRegistry, ears: tuple[Ear, ...] = ()) -> _Running:
-        graphs = [plan.graph for plan in plans]
-        return cls(
-            tuple(plans),
-            ParameterTable(graphs, registry.definitions),
-            all(plan.is_passthrough for plan in plans),
-            modalities(graphs),
-            ears or tuple(Ear() for _ in plans),
-            any(plan.may_change for plan in plans),
-        )
-
-
-@dataclass(frozen=True)
-class _Change:
-    """Worked out for ``params`` on top of what was ``running``; `WorkflowProcessor._commit` puts it in force.
-
-    Either other ``programs`` of the same plans, each with the one that it was made from, or a
-    ``replacement``.
-    """
-
-    running: _Running
-    params: Params
-    programs: tuple[tuple[Plan, Program, Program], ...] = field(default=())
-    replacement: _Running | None = None
-
-    def fits(self, running: _Running) -> bool:
-        """Whether it may still be put in force. Constants that were made anew since (IS_CHANGED) are no
-        reason against another workflow."""
-        return self.running.plans == running.plans and all(
-            plan.program is base for plan, base, _ in self.programs
-        )
 
 
 class WorkflowProcessor(FrameProcessor):
@@ -122,17 +71,14 @@ class WorkflowProcessor(FrameProcessor):
         if registry is None:
             registry = NodeRegistry.builtin(Path(input_folder) if input_folder is not None else None)
         self._registry = registry
-        self._input_node = input_node
-        self._output_node = output_node
+        self._chosen = Chosen(input_node, output_node)
         self._warm_runs = warm_runs
         self._runs = warming.RUNS
-        self._running: _Running | None = None
-        self._prepared: _Change | None = None
-        self._found: _Change | None = None
+        self._running: Running | None = None
+        self._prepared: Change | None = None
+        self._watch = Watch()
         self._is_preparing = False
         """Meanwhile nodes are not asked: what they say would void what is prepared."""
-        self._asking: asyncio.Task[None] | None = None
-        self._ask_at = 0.0
         self._size = Size()
         self._seen: tuple[Any, Any] | None = None
         self._progress: tuple[str, float | None] = ("Loading", None)
@@ -181,12 +127,14 @@ class WorkflowProcessor(FrameProcessor):
         """
         running = self._loaded()
         if running.may_change and not self._is_preparing:
-            running = self._look_after(running)
+            found = self._watch.look(running)
+            if found is not None:
+                running = self._running = found.in_force(self._registry)
         if running.is_passthrough:
             return frame
         return await in_inference_mode(self._worked_on(frame, running))
 
-    async def _worked_on(self, frame: VideoFrame, running: _Running) -> VideoResult:
+    async def _worked_on(self, frame: VideoFrame, running: Running) -> VideoResult:
         source = frame.tensor
         self._seen = source.shape, source.device
         version = None if source.is_inference() else source._version
@@ -225,7 +173,7 @@ class WorkflowProcessor(FrameProcessor):
             return [frame]
         return await in_inference_mode(self._listened_to(frame, running))
 
-    async def _listened_to(self, frame: AudioFrame, running: _Running) -> list[AudioFrame]:
+    async def _listened_to(self, frame: AudioFrame, running: Running) -> list[AudioFrame]:
         frames = [frame]
         for plan, ear in zip(running.plans, running.ears, strict=True):
             if plan.hears:
@@ -245,8 +193,7 @@ class WorkflowProcessor(FrameProcessor):
         self._prepared = None
         running = self._loaded()
         if self._takes_long(running, params):
-            await self._end_asking()
-            self._found = None
+            await self._watch.end()
             self._is_preparing = True
             try:
                 self._prepared = await run_beside(lambda: self._work_out(running, params))
@@ -261,9 +208,9 @@ class WorkflowProcessor(FrameProcessor):
         running = self._loaded()
         change, self._prepared = self._prepared, None
         if change is None or change.params != params or not change.fits(running):
-            await self._end_asking()
+            await self._watch.end()
             change = await in_inference_mode(self._work_out(running, params))
-        self._commit(change)
+        self._running = change.in_force(self._registry)
 
     async def on_stream_start(self, params: Params) -> None:
         """Parameters may come with the start of a stream, among others that are none of the workflow's."""
@@ -286,38 +233,18 @@ class WorkflowProcessor(FrameProcessor):
         }
 
     async def on_stream_stop(self) -> None:
-        await self._end_asking()
+        await self._watch.end()
 
     # -- making and changing what runs -----------------------------------------------------------------
 
     def _first_graphs(self) -> list[Graph]:
-        graphs = self._prepare(self._workflow)
-        for choice in (self._input_node, self._output_node):
-            if choice is not None and not any(choice in graph.nodes for graph in graphs):
-                raise InvalidWorkflow(f"there is no node {choice}, which was chosen", field="workflow")
-        return graphs
+        return self._chosen.first_graphs(self._workflow, self._registry.definitions)
 
-    def _prepare(self, workflow: Any) -> list[Graph]:
-        definitions = self._registry.definitions
-        chosen = self._input_node is not None or self._output_node is not None
-        graphs = []
-        for data in as_list(workflow):
-            nodes = read(data, definitions)[0].nodes if chosen else {}
-            graphs.append(
-                prepare(
-                    data,
-                    definitions,
-                    input_node=_choice(self._input_node, nodes),
-                    output_node=_choice(self._output_node, nodes),
-                )
-            )
-        return graphs
-
-    async def _compile(self, graphs: Sequence[Graph]) -> _Running:
+    async def _compile(self, graphs: Sequence[Graph]) -> Running:
         plans = []
         for number, graph in enumerate(graphs):
             self._report("Loading", 0.5 * number / len(graphs))
-            output_node = _choice(self._output_node, graph.nodes)
+            output_node = self._chosen.output_of(graph)
             plans.append(await Plan.compile(graph, self._registry, output_node=output_node))
         await warm_up(
             plans,
@@ -325,7 +252,7 @@ class WorkflowProcessor(FrameProcessor):
             lambda text, done: self._report(text, 0.5 + 0.5 * done),
             self._runs,
         )
-        return _Running.of(plans, self._registry)
+        return Running.of(plans, self._registry)
 
     def _frame_size(self) -> Size:
         """What the frames of the stream look like, once there have been some."""
@@ -338,12 +265,12 @@ class WorkflowProcessor(FrameProcessor):
         self._progress = (message, done)
         self.emit("event", {"type": "progress", "message": message, "percent": round(100 * done)})
 
-    def _loaded(self) -> _Running:
+    def _loaded(self) -> Running:
         if self._running is None:
             raise ProcessorError("the workflow is not loaded")
         return self._running
 
-    def _takes_long(self, running: _Running, params: Params) -> bool:
+    def _takes_long(self, running: Running, params: Params) -> bool:
         """Whether nodes would have to be made or run that no frame waits for."""
         rest = dict(params)
         if take_workflow(rest, running.table) is not None:
@@ -352,75 +279,22 @@ class WorkflowProcessor(FrameProcessor):
         known = running.table.parameters.values()
         return any(parameter.place in places and parameter.cost != "frame" for parameter in known)
 
-    async def _work_out(self, running: _Running, params: Params) -> _Change:
+    async def _work_out(self, running: Running, params: Params) -> Change:
         """All of an update but its effect."""
         rest = dict(params)
         workflow = take_workflow(rest, running.table)
         if workflow is None:
             values = running.table.resolve(rest)
         else:
-            graphs = self._prepare(workflow)
+            graphs = self._chosen.graphs(workflow, self._registry.definitions)
             table = ParameterTable(graphs, self._registry.definitions)
             graphs = with_values(graphs, table.resolve(rest))
             changes = differing_values([plan.graph for plan in running.plans], graphs)
             if changes is None:
-                return _Change(running, params, replacement=await self._compile(graphs))
+                return Change(running, params, replacement=await self._compile(graphs))
             values = changes
         programs = []
         for index in sorted({place.graph for place in values}):
             plan = running.plans[index]
             programs.append((plan, plan.program, await plan.change(of_graph(values, index))))
-        return _Change(running, params, programs=tuple(programs))
-
-    def _commit(self, change: _Change) -> None:
-        for plan, _, program in change.programs:
-            plan.commit(program)
-        running = change.running
-        self._running = change.replacement or _Running.of(running.plans, self._registry, running.ears)
-
-    # -- what changes by itself ------------------------------------------------------------------------
-
-    def _look_after(self, running: _Running) -> _Running:
-        """Now and then, have the nodes asked whether what they read has changed; put in force what they
-        say."""
-        now = time.monotonic()
-        if self._found is not None:
-            found, self._found = self._found, None
-            if found.fits(running):
-                self._commit(found)
-                return self._loaded()
-        if now >= self._ask_at and (self._asking is None or self._asking.done()):
-            if self._ask_at:
-                self._asking = asyncio.create_task(self._ask(running))
-            self._ask_at = now + ASK_EVERY
-        return running
-
-    async def _ask(self, running: _Running) -> None:
-        bases = [(plan, plan.program) for plan in running.plans]
-        try:
-            found = await run_beside(lambda: _rechecked(bases))
-        except HeadraceError as error:
-            log.warning("what has changed by itself is not taken: %s", error.message)
-            return
-        if found:
-            self._found = _Change(running, {}, programs=tuple(found))
-
-    async def _end_asking(self) -> None:
-        asking, self._asking = self._asking, None
-        if asking is not None:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-
-
-async def _rechecked(bases: Sequence[tuple[Plan, Program]]) -> list[tuple[Plan, Program, Program]]:
-    found = []
-    for plan, base in bases:
-        program = await plan.recheck()
-        if program is not None:
-            found.append((plan, base, program))
-    return found
-
-
-def _choice(node_id: str | None, nodes: Mapping[str, Any]) -> str | None:
-    """A choice of node holds for the workflow that has the node, not for another beside or after it."""
-    return node_id if node_id in nodes else None
+        return Change(running, params, programs=tuple(programs))

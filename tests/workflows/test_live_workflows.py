@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from stream.errors import InvalidInput, ProcessorError  # noqa: E402
 from stream.frames import AudioFrame, VideoFrame  # noqa: E402
 from stream.processor import Emission  # noqa: E402
-from workflows import processor as processor_module  # noqa: E402
+from workflows import watching  # noqa: E402
 from workflows.definitions import InputDefinition  # noqa: E402
 from workflows.processor import WorkflowProcessor  # noqa: E402
 from workflows.protocol import ExecutionBlocker  # noqa: E402
@@ -416,7 +416,7 @@ class Watched:
 
 
 async def test_what_a_node_reads_is_asked_for_beside_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor_module, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(watching, "ASK_EVERY", 0.0)
     calls.clear()
     add = node(
         {"image": ("IMAGE",), "number": ("NUMBER",)}, ("IMAGE",), lambda image, number: (image + number,)

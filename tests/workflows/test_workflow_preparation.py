@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from stream.errors import InvalidInput, InvalidWorkflow, ProcessorError  # noqa: E402
 from stream.frames import VideoFrame  # noqa: E402
-from workflows import processor as processor_module  # noqa: E402
+from workflows import watching  # noqa: E402
 from workflows.beside import run_beside  # noqa: E402
 from workflows.processor import WorkflowProcessor  # noqa: E402
 from workflows.registry import NodeRegistry  # noqa: E402
@@ -206,7 +206,7 @@ class File:
 async def test_files_that_change_meanwhile_do_not_void_a_preparation(
     params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor_module, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(watching, "ASK_EVERY", 0.0)
     File.asked = 0
     Level.may_load.set()
     graph = workflow(0.25)
