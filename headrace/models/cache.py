@@ -5,23 +5,25 @@ No torch is needed to import this module; `headrace.models.memory` measures and 
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from headrace.models import memory
 from headrace.models.building import building
-from headrace.models.errors import LoadFailed, OutOfMemory
+from headrace.models.entry import Gate as Gate
+from headrace.models.entry import Lease as Lease
+from headrace.models.entry import Loaded as Loaded
+from headrace.models.entry import LoadProgress as LoadProgress
+from headrace.models.entry import Slot
+from headrace.models.errors import OutOfMemory
 from headrace.models.ledger import Ledger
+from headrace.models.load_faults import described, fresh, let_go
 from headrace.models.refs import ModelKey
 from headrace.models.reports import EntryReport as EntryReport
-from stream.errors import Conflict, HeadraceError, NotFound
+from stream.errors import Conflict, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -32,90 +34,6 @@ Progress = Callable[[float, str], None]
 
 _POLL = 0.1
 """Seconds between two looks at whether a waiter still wants what it waits for."""
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What a load gives: the model and what its memory is.
-
-    ``parts``: names and bytes of the pieces of memory; empty: measured (`headrace.models.memory.parts_of`).
-    ``weights``: ``real``, ``random`` or ``substitute:NAME``. ``close`` is called when it is unloaded.
-    """
-
-    model: Any
-    parts: Mapping[str, int] = field(default_factory=dict)
-    weights: str = "real"
-    close: Callable[[], None] | None = None
-
-
-class Gate(Protocol):
-    """Who admits loads to the device when several processes share it. Called in the thread of the load."""
-
-    def admit(self, key: ModelKey, size: int) -> None:
-        """Return when ``size`` bytes may be taken; raises `ModelTooLarge` or `NoRoom`."""
-        ...
-
-    def settled(self, key: ModelKey) -> None:
-        """The load has ended, well or badly, or the model is no longer in use, or has been unloaded."""
-        ...
-
-
-class LoadProgress:
-    """What a load tells those who wait for it."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.fraction = 0.0
-        self.what = "waiting for memory"
-        self._changed = changed
-
-    def __call__(self, fraction: float, what: str = "") -> None:
-        """``fraction`` from 0 to 1; never shown as less than before."""
-        self.fraction = max(self.fraction, min(1.0, fraction))
-        self.what = what or self.what
-        self._changed()
-
-
-class _Slot:
-    """One entry from the first request for it to its unloading. Guarded by the cache's lock."""
-
-    def __init__(self, key: ModelKey, size: int, changed: Callable[[], None]) -> None:
-        self.key = key
-        self.size = size
-        self.progress = LoadProgress(changed)
-        self.loaded: Loaded | None = None
-        self.error: HeadraceError | None = None
-        self.wanted = 0
-        """Leases, and waiters that will have one."""
-        self.pinned = False
-        self.last_used = time.time()
-        self.begun = time.monotonic()
-        self.seconds = 0.0
-
-
-class Lease:
-    """The right to use a model until `release`; a context manager that gives the lease itself."""
-
-    def __init__(self, cache: ModelCache, slot: _Slot, loaded: Loaded) -> None:
-        self._cache = cache
-        self._slot: _Slot | None = slot
-        self.key = slot.key
-        self.model: Any = loaded.model
-        self.weights = loaded.weights
-
-    def release(self) -> None:
-        """Give it back; ``model`` is then None. Safe to call twice."""
-        slot, self._slot = self._slot, None
-        self.model = None
-        if slot is not None:
-            self._cache._give_back(slot)
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 class ModelCache:
@@ -141,7 +59,7 @@ class ModelCache:
         self._on_change = on_change or (lambda: None)
         self._changed = threading.Condition(threading.RLock())
         self._ledger: Ledger[ModelKey] = Ledger(budget)
-        self._slots: dict[ModelKey, _Slot] = {}
+        self._slots: dict[ModelKey, Slot] = {}
 
     # -- use -------------------------------------------------------------------------------------------
 
@@ -170,7 +88,7 @@ class ModelCache:
             raise
         if pin:
             self.pin(key)
-        return Lease(self, slot, loaded)
+        return Lease(self._give_back, slot, loaded)
 
     def _join(
         self,
@@ -178,13 +96,13 @@ class ModelCache:
         load: Callable[[LoadProgress], Loaded],
         size: int,
         cancel: Callable[[], None] | None,
-    ) -> _Slot:
+    ) -> Slot:
         """The slot of ``key``, with one more who wants it; begins the load where there is none."""
         while True:
             with self._changed:
                 slot = self._slots.get(key)
                 if slot is None:
-                    slot = self._slots[key] = _Slot(key, size, self._progressed)
+                    slot = self._slots[key] = Slot(key, size, self._progressed)
                     slot.wanted = 1
                     thread = threading.Thread(
                         target=self._load, args=(slot, load), name=f"load {key.ref}", daemon=True
@@ -201,18 +119,18 @@ class ModelCache:
         thread.start()
         return slot
 
-    def _want(self, slot: _Slot) -> None:
+    def _want(self, slot: Slot) -> None:
         slot.wanted += 1
         slot.last_used = time.time()
         if slot.loaded is not None:
             self._ledger.lease(slot.key)
 
-    def _wait(self, slot: _Slot, cancel: Callable[[], None] | None, on_progress: Progress | None) -> Loaded:
+    def _wait(self, slot: Slot, cancel: Callable[[], None] | None, on_progress: Progress | None) -> Loaded:
         told: tuple[float, str] | None = None
         while True:
             with self._changed:
                 if slot.error is not None:
-                    raise _fresh(slot.error)
+                    raise fresh(slot.error)
                 if slot.loaded is not None:
                     break
                 self._changed.wait(_POLL)
@@ -225,7 +143,7 @@ class ModelCache:
         self._on_change()
         return slot.loaded
 
-    def _give_back(self, slot: _Slot) -> None:
+    def _give_back(self, slot: Slot) -> None:
         with self._changed:
             slot.wanted -= 1
             slot.last_used = time.time()
@@ -260,12 +178,12 @@ class ModelCache:
 
     # -- loading ---------------------------------------------------------------------------------------
 
-    def _load(self, slot: _Slot, load: Callable[[LoadProgress], Loaded]) -> None:
+    def _load(self, slot: Slot, load: Callable[[LoadProgress], Loaded]) -> None:
         """The thread of one load."""
         error = self._try(slot, load)
         if error is not None and memory.is_out_of_memory(error):
             # Whoever else holds the error does not hold the tensors of its frames.
-            _clear(error)
+            let_go(error)
             error = None
             self.unload_idle()
             error = self._try(slot, load)
@@ -273,9 +191,9 @@ class ModelCache:
             with self._changed:
                 self._changed.notify_all()
         else:
-            failure = _describe(slot.key, error)
+            failure = described(slot.key, error)
             # Nothing of a failed load stays, least of all through the frames of its traceback.
-            _clear(error)
+            let_go(error)
             error = None
             memory.trim(self.device)
             with self._changed:
@@ -287,7 +205,7 @@ class ModelCache:
             self._gate.settled(slot.key)
         self._on_change()
 
-    def _try(self, slot: _Slot, load: Callable[[LoadProgress], Loaded]) -> BaseException | None:
+    def _try(self, slot: Slot, load: Callable[[LoadProgress], Loaded]) -> BaseException | None:
         try:
             self._on_thread()
             self._make_room(slot)
@@ -307,7 +225,7 @@ class ModelCache:
             slot.seconds = time.monotonic() - slot.begun
         return None
 
-    def _make_room(self, slot: _Slot) -> None:
+    def _make_room(self, slot: Slot) -> None:
         if slot.key not in self._ledger:
             with self._changed:
                 out = self._ledger.admit(slot.key, {str(slot.key): slot.size}, name=slot.key.ref)
@@ -415,7 +333,7 @@ class ModelCache:
         with self._changed:
             return self._ledger.reclaimable
 
-    def _report(self, slot: _Slot) -> EntryReport:
+    def _report(self, slot: Slot) -> EntryReport:
         known = slot.key in self._ledger
         leaving = known and self._ledger[slot.key].leaving
         state = "leaving" if leaving else "loading" if slot.loaded is None else "loaded"
@@ -436,34 +354,3 @@ class ModelCache:
         with self._changed:
             self._changed.notify_all()
         self._on_change()
-
-
-def _describe(key: ModelKey, error: BaseException) -> HeadraceError:
-    """The error as those who wait get it: without a traceback, so without the tensors of its frames."""
-    if isinstance(error, HeadraceError):
-        return error
-    if memory.is_out_of_memory(error):
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return OutOfMemory(f"{key.device} has no memory left for model {key.ref}: {reason}", field="model_id")
-    log.error("loading %s failed:\n%s", key, "".join(traceback.format_exception(error)))
-    return LoadFailed(f"model {key.ref} cannot be loaded: {type(error).__name__}: {error}", field="model_id")
-
-
-def _clear(error: BaseException) -> None:
-    """Let go of every frame that the error and what led to it hold."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        waiting += [one.__cause__, one.__context__]
-        one.__traceback__ = None
-
-
-def _fresh(error: HeadraceError) -> HeadraceError:
-    """A copy to raise: one object raised in several threads would gather all their tracebacks."""
-    other = copy.copy(error)
-    other.__traceback__ = other.__cause__ = other.__context__ = None
-    return other

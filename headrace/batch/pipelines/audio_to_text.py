@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 import torch
 
 from headrace.batch.contract import Job, Result
+from headrace.batch.pipelines.acquiring import acquire
 from headrace.batch.pipelines.audio_decoding import Samples, decode_audio
 from headrace.batch.pipelines.audio_to_text_words import words_of
-from headrace.models import loading, memory
+from headrace.models import loading
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
-from headrace.models.refs import ModelKey
 from headrace.models.store import Located
-from headrace.models.tiny import ensure_built
 from stream.errors import InvalidInput
 
 RATE = 16_000
@@ -220,12 +219,10 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
     if found.kind not in ("transformers", "ct2"):
         raise InvalidInput(f"model {job.model} is no speech recogniser ({found.kind})", field="model_id")
     dtype = loading.dtype_for(job.device)
-    key = ModelKey(job.model, found.revision, loading.name_of(dtype), job.device, "whisper")
 
-    def load(progress: LoadProgress) -> Loaded:
+    def load(built: Located, progress: LoadProgress) -> tuple[Recogniser, Loaded]:
         from transformers import AutoFeatureExtractor, AutoTokenizer, WhisperForConditionalGeneration
 
-        built = ensure_built(found, store)
         if built.kind == "ct2":
             from headrace.batch.pipelines.audio_to_text_ct2 import prepared
 
@@ -246,8 +243,6 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
         folder = loading.text_folder(built, store.roots.cache)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         features = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        parts = memory.parts_of(loaded.model, name=str(key))
-        return Loaded(Recogniser(loaded.model, tokenizer, features), parts, loaded.weights)
+        return Recogniser(loaded.model, tokenizer, features), loaded
 
-    size = loading.expected_bytes(found, dtype)
-    return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)
+    return acquire(job, models, found, kind="whisper", dtype=dtype, load=load)

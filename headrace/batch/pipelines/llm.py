@@ -10,16 +10,15 @@ from typing import Any, ClassVar
 import torch
 
 from headrace.batch.contract import Job, Result
+from headrace.batch.pipelines.acquiring import acquire
 from headrace.batch.pipelines.llm_decoder import Decoder, Finish, Generation, Said
 from headrace.batch.pipelines.llm_prompt import prompt_tokens
 from headrace.batch.pipelines.llm_sampling import Sampler, Sampling
 from headrace.batch.pipelines.llm_text import Detokenizer, StopScanner
 from headrace.batch.pipelines.llm_tools import OPENING, split_calls
-from headrace.models import loading, memory
+from headrace.models import loading
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
-from headrace.models.refs import ModelKey
 from headrace.models.store import Located
-from headrace.models.tiny import ensure_built
 from stream.errors import InvalidInput
 
 _TOGETHER = {"cpu": 8, "cuda": 32}
@@ -154,13 +153,11 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
     if found.kind not in ("transformers", "gguf"):
         raise InvalidInput(f"model {job.model} is no language model ({found.kind})", field="model")
     dtype = loading.dtype_for(job.device, wide=True)
-    key = ModelKey(job.model, found.revision, loading.name_of(dtype), job.device, "llm")
     turns = job.turns
 
-    def load(progress: LoadProgress) -> Loaded:
+    def load(built: Located, progress: LoadProgress) -> tuple[LanguageModel, Loaded]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        built = ensure_built(found, store)
         try:
             loaded = loading.load_transformers(
                 built,
@@ -176,7 +173,6 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
         progress(0.9, "reading the tokenizer")
         folder = loading.text_folder(built, store.roots.cache)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        parts = memory.parts_of(loaded.model, name=str(key))
 
         def decode(tokens: Any) -> str:
             return str(tokenizer.decode(tokens, skip_special_tokens=True))
@@ -185,13 +181,9 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
         kept = LanguageModel(
             tokenizer, decoder, _context(loaded.model, tokenizer), _ends(loaded.model, tokenizer)
         )
-        return Loaded(kept, parts, loaded.weights)
+        return kept, loaded
 
-    return models.acquire(key, load, size=_size(found, dtype), cancel=job.check, on_progress=job.loading)
-
-
-def _size(found: Located, dtype: torch.dtype) -> int:
-    return loading.expected_bytes(found, dtype)
+    return acquire(job, models, found, kind="llm", dtype=dtype, load=load)
 
 
 def _context(model: Any, tokenizer: Any) -> int:
