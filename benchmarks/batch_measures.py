@@ -83,8 +83,8 @@ class ByHttp:
 
 
 Round = tuple[ByHttp, Answer, ByHttp, Answer]
-"""A request, the same by our pipeline; a request, the same by the library's. So each call comes after one in the
-other process, and none finds the caches of the processor as it left them."""
+"""A request, the same by our pipeline; a request, the same by the library's. Each call comes after one in the
+other process, so none finds the processor's caches as it left them."""
 
 
 def _by_http(caller: Caller, path: str, body: dict[str, Any]) -> ByHttp:
