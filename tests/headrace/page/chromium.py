@@ -18,6 +18,8 @@ OPTIONS = (
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-extensions",
+    "--mute-audio",
     # The camera is a picture of its own, green with a clock's hand; not many, since software codes them.
     "--use-fake-device-for-media-stream=fps=10",
     "--autoplay-policy=no-user-gesture-required",
@@ -77,7 +79,7 @@ class Tab:
         # Playwright's own waiting evaluates text in the page, which the page's policy forbids.
         while not (value := self.run(script)):
             assert time.monotonic() < end, f"never came true: {script}; {self.errors}; {self.words()[:600]!r}"
-            self.page.wait_for_timeout(50)
+            self.page.wait_for_timeout(100)
         return value
 
     def words(self) -> str:
@@ -121,6 +123,8 @@ def open_tab(browser: Any, url: str, width: int = 1280, height: int = 800, **con
     """A fresh tab with a storage of its own, gone to ``url``; it may use the camera unless
     ``permissions=[]`` says otherwise."""
     context.setdefault("permissions", ["camera"])
+    # The same layout in a quarter of the dots: software draws them.
+    context.setdefault("device_scale_factor", 0.5)
     scope = browser.new_context(viewport={"width": width, "height": height}, **context)
     try:
         tab = Tab(scope.new_page())
