@@ -102,6 +102,11 @@ class Session:
         self._voice.name = name
 
     @property
+    def processor_says(self) -> dict[str, Any]:
+        """What the processor has said of itself last (`Voice.processor`)."""
+        return self._voice.processor
+
+    @property
     def started(self) -> float:
         """When it was made, in seconds of the monotonic clock."""
         return self._standing.started

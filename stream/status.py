@@ -75,6 +75,7 @@ def session_report(session: Session) -> dict[str, Any]:
             "renditions": session.pipeline.encoding.report(),
         },
         "publisher": session.publisher,
+        "processor": session.processor_says,
         "sinks": [type(sink).__name__ for sink in session.sinks],
         "latency": figures.latency.summary(),
         "params": session.params,

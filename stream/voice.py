@@ -29,6 +29,8 @@ class Voice:
     def __init__(self, side: SideChannels) -> None:
         self.name = "headrace"
         self._side = side
+        self.processor: dict[str, Any] = {}
+        """What the processor has said of itself last, by events of the type ``processor``."""
         self._listeners: dict[object, Listener] = {}
 
     def listen(self, listener: Listener) -> Callable[[], None]:
@@ -40,6 +42,8 @@ class Voice:
     # -- what there is to say --------------------------------------------------------------------------
 
     def event(self, event: dict[str, Any], kind: str = EVENTS) -> None:
+        if event.get("type") == "processor":
+            self.processor = {name: value for name, value in event.items() if name != "type"}
         self._side.event(event, kind)
         self._tell("event", event)
 

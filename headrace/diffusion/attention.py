@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         self.heads, self.given = int(attention.heads), given
         self.to_q, self.to_k, self.to_v = attention.to_q, attention.to_k, attention.to_v
         self.to_out = attention.to_out[0]
-        self.branches: dict[str, Branch] = {}
+        self.branches = nn.ModuleDict()
         """Added to queries, keys and values, by ``to_q``, ``to_k`` and ``to_v``."""
         self.recall: Recall | None = None
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 
+from headrace.diffusion.acceleration import Acceleration, Run
 from headrace.diffusion.asked import Conditioning, Settings
 from headrace.diffusion.conditions import Conditions
+from headrace.diffusion.pieces import FlatStep, recipes_of, step_tensors
 from headrace.diffusion.place import Place
 from headrace.diffusion.rows import RowConstants
 from headrace.diffusion.step import Decode, Encode, Step
 from headrace.diffusion.stream import Stream
-from headrace.diffusion.view import NetworkView
+from headrace.diffusion.view import NetworkView, to_channels_last, twin
 from stream.errors import InvalidInput
 
 LATENT_RATIO = 8
@@ -63,11 +66,17 @@ class Networks:
         self.alphas_cumprod = noise_schedule(config)
         self._predicts_velocity = config.get("prediction_type") == "v_prediction"
         self.view = view_of(self.unet, self.device)
-        self.encode, self.decode = Encode(self.vae), Decode(self.vae)
+        autoencoder = twin(self.vae)
+        if fast(self.device):
+            to_channels_last(autoencoder)
+        self.encode, self.decode = Encode(autoencoder).eval(), Decode(autoencoder).eval()
+        self.acceleration = Acceleration(self.device, self.dtype)
+        self._stream: torch.cuda.Stream | None = None
         self.lock = threading.Lock()
         """Held by whoever works on frames: they share places and what views are given."""
         self._control_views: WeakKeyDictionary[Any, NetworkView] = WeakKeyDictionary()
         self._conditions: WeakKeyDictionary[NetworkView, Conditions] = WeakKeyDictionary()
+        self._flat: WeakKeyDictionary[Step, FlatStep] = WeakKeyDictionary()
         self._steps: dict[tuple[object, ...], Step] = {}
         self._places: dict[tuple[object, ...], Place] = {}
 
@@ -167,6 +176,42 @@ class Networks:
                 del self._steps[next(iter(self._steps))]
         return found
 
+    def compiled(self, kind: Literal["encode", "decode"], count: int, shape: tuple[int, ...]) -> Run | None:
+        """The autoencoder's compiled way for ``count`` tensors of ``shape``."""
+        module, tensors = getattr(self, kind), (("given", (count, *shape), "float32"),)
+        return self.acceleration.find(
+            kind, tensors, module, [self.vae], options={"channels_last": fast(self.device)}
+        )
+
+    def compiled_step(self, capacity: int, stream: Stream) -> Run | None:
+        """The compiled step for so many rows of streams with the nets and adapters of this one."""
+        step, settings = self.step_of(stream), stream.settings
+        views = [step.view, *(self.control_view(control.net) for control in stream.controls)]
+        given = {} if settings.adapters is None else settings.adapters.given
+        tokens, latent = settings.positive.text.shape[1], tuple(settings.noise.shape[1:])
+        tensors = step_tensors(capacity, latent, tokens, views, given)
+        module = self._flat.get(step)
+        if module is None:
+            module = self._flat[step] = FlatStep(step, [name for name, _, _ in tensors]).eval()
+        return self.acceleration.find(
+            "step", tensors, module, [view.source.network for view in views], owner=stream.nets,
+            options={**step.view.source.options, "velocity": step.velocity}, recipes=recipes_of(step.view),
+        )  # fmt: skip
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """On CUDA, work within goes before that of other streams; what was queued before it is done first."""
+        if self.device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
+        caller = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            yield
+        caller.wait_stream(self._stream)
+
     def place(self, capacity: int, pictures: int, first: Stream) -> Place:
         """Where a call of that many rows and pictures finds what it needs; the least used are given up."""
         key = (capacity, pictures, first.nets, tuple(first.settings.noise.shape[1:]))
@@ -181,14 +226,19 @@ def _forget(networks: weakref.ref[Networks], nets: tuple[object, ...]) -> None:
     own = networks()
     if own is not None:
         own._steps.pop(nets, None)
+        own.acceleration.forget(nets)
         for key in [key for key in tuple(own._places) if key[2] == nets]:
             own._places.pop(key, None)
 
 
 def view_of(network: Any, device: torch.device) -> NetworkView:
     """On CUDA with copies of weights in the layout that it is fastest with."""
-    fast = device.type == "cuda"
-    return NetworkView(network, fused=fast, channels_last=fast).eval()
+    return NetworkView(network, fused=fast(device), channels_last=fast(device)).eval()
+
+
+def fast(device: torch.device) -> bool:
+    """Whether copies of weights are worth their memory."""
+    return device.type == "cuda"
 
 
 def _pixels(latents: torch.Tensor) -> tuple[int, int]:

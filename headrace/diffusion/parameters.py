@@ -158,7 +158,10 @@ class StreamDiffusionParams(BaseModel):
     cached_attention: RecallParams | None = Field(
         None, description="lets attention see earlier frames, which steadies the stream"
     )
-    acceleration: Literal["none", "xformers", "tensorrt"] = Field("none", description="accepted, not used")
+    acceleration: Literal["auto", "compile", "none", "tensorrt", "xformers"] = Field(
+        "auto", description="compile (or tensorrt): the networks are compiled while frames go on; none (or "
+        "xformers): they are not; auto: where there is CUDA",
+    )  # fmt: skip
     use_safety_checker: bool = Field(False, description="show black in place of what the checker flags")
     safety_checker_threshold: float = Field(0.5, ge=0.0, le=1.0, description="accepted, not used")
 

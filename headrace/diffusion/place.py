@@ -10,12 +10,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from headrace.diffusion.rows import NEW, RowConstants
 from headrace.diffusion.step import ControlRows, StepRows
 from headrace.diffusion.stream import Stream
+
+if TYPE_CHECKING:
+    from headrace.diffusion.whole import WholeFrame
 
 Conditioned = Callable[[Stream, RowConstants], Sequence[tuple[torch.Tensor, torch.Tensor]]]
 """Time and text of a stream's rows, for the network and then for each net."""
@@ -60,6 +64,8 @@ class Place:
         self.capacity, self.pictures = capacity, pictures
         self.tensors: dict[str, torch.Tensor] = {}
         """All that calls read and streams leave, by name; each capacity x ... ."""
+        self.whole: WholeFrame | None = None
+        """The frame that was captured here."""
         self._residents: list[_Resident] = []
 
     def settle(self, guests: Sequence[Guest], number: int, conditioned: Conditioned) -> None:
@@ -114,7 +120,7 @@ class Place:
         self.tensors["residual"].copy_(residual)
 
     def leaving(self) -> torch.Tensor:
-        """The clean latents that leave, one for each picture."""
+        """The clean latents that leave, one for each picture; of pictures without a stream anything."""
         return self.tensors["clean"][self.tensors["leaving"]]
 
     # -- inside ----------------------------------------------------------------------------------------
@@ -142,8 +148,9 @@ class Place:
     def _number(self, guests: Sequence[Guest], constants: Sequence[RowConstants]) -> None:
         """Each stream's own numbers of rows, as numbers among all."""
         numbers: dict[str, list[int]] = {
-            name: [] for name in ("source", "residual_from", "partner", "picture", "leaving")
+            name: [] for name in ("source", "residual_from", "partner", "picture")
         }
+        leaving = [0] * self.pictures
         first = 0
         for guest, rows in zip(guests, constants, strict=True):
             behind = self.pictures + first
@@ -152,12 +159,12 @@ class Place:
             numbers["partner"] += [first + one for one in rows.partner]
             numbers["picture"] += [guest.picture] * rows.count
             first += rows.count
-            numbers["leaving"].append(first - 1)
+            leaving[guest.picture] = first - 1
         device = constants[0].offset.device
-        for name, values in numbers.items():
-            size = len(values) if name == "leaving" else self.capacity
-            filled = torch.tensor([*values, *[0] * (size - len(values))], device=device)
-            if name in self.tensors and self.tensors[name].shape == filled.shape:
+        padded = {name: values + [0] * (self.capacity - len(values)) for name, values in numbers.items()}
+        for name, values in {**padded, "leaving": leaving}.items():
+            filled = torch.tensor(values, device=device)
+            if name in self.tensors:
                 self.tensors[name].copy_(filled)
             else:
                 self.tensors[name] = filled

@@ -11,6 +11,7 @@ import torch
 
 from headrace.diffusion import parameters
 from headrace.diffusion.asked import Settings
+from headrace.diffusion.compiler import accelerate
 from headrace.diffusion.frame import run
 from headrace.diffusion.loading import Loan, borrow
 from headrace.diffusion.parameters import StreamDiffusionParams
@@ -59,11 +60,13 @@ class StreamDiffusionProcessor(FrameProcessor):
         self._filter = _filter_of(self._params)
         self._last: torch.Tensor | None = None
         self._state: tuple[str, float | None] = ("Loading", None)
+        self._told: tuple[str, str] | None = None
 
     # -- life ------------------------------------------------------------------------------------------
 
     async def load_model(self, **kwargs: Any) -> None:
         self._held = await run_beside(lambda: self._acquire(self._params))
+        accelerate(self._held.networks, self._params.acceleration)
         log.info(
             "stream-diffusion: %s, autoencoder %s, %s weights",
             self._params.model_id,
@@ -107,12 +110,20 @@ class StreamDiffusionProcessor(FrameProcessor):
             with torch.inference_mode():
                 out = _through(held, picture)
         else:
+            self._tell(held)
             out = await held.calls.run(self._stream_for(held, picture), picture)
         if held.safety is not None:
             out = held.safety(out)
         out = resized(out, source.shape[1], source.shape[2])
         self._last = out if self._filter is not None else None
         return frame.replace_tensor(out)
+
+    def _tell(self, held: Loan) -> None:
+        """Say how frames are worked on, when that has changed."""
+        state = held.networks.acceleration.state
+        if state != self._told:
+            self._told = state
+            self.emit("event", {"type": "processor", "acceleration": state[0], "reason": state[1]})
 
     def _stream_for(self, held: Loan, picture: torch.Tensor) -> Stream:
         size = (picture.shape[1], picture.shape[2])
@@ -151,6 +162,7 @@ class StreamDiffusionProcessor(FrameProcessor):
         if before is not None and before is not change.held:
             before.release()
         self._params, self._held = change.after, change.held
+        accelerate(change.held.networks, change.after.acceleration)
         if _filter_settings(change.before) != _filter_settings(change.after):
             self._filter = _filter_of(change.after)
         if change.settings is not None:
@@ -175,7 +187,7 @@ class StreamDiffusionProcessor(FrameProcessor):
             tell(0.9, "warming up")
             settings = settings_for(params, held, _WARM_UP, _WARM_UP)
             picture = torch.rand((1, _WARM_UP, _WARM_UP, 3), device=held.networks.device)
-            run(held.networks, [Stream(settings)], [picture])
+            run(held.networks, [Stream(settings)], [picture], eager=True)
             held.kit.settle(None)
         except BaseException:
             held.release()

@@ -15,6 +15,8 @@ which shares all weights with the one of `Networks`; rows share a call only wher
   stacked, by name. What differs from row to row (the scales of a LoRA) a branch takes from there.
 - `IMAGE_ROWS` and `IMAGE_SCALES` among them (`headrace.diffusion.attention`): image tokens, to which every
   cross-attention attends beside its text; `view.cross` has width and name of each, in order.
+- A branch that is to be compiled too has a ``recipe``: the name of a function, ``module:name``, and arguments
+  as JSON with which it gives the same branch, with any weights. With others the network runs eagerly.
 - ``view.self_attentions[n].recall(k, v, given)``: replaces keys and values of the n-th self-attention (cached
   attention).
 """
@@ -24,7 +26,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -47,11 +49,26 @@ class Branched(nn.Module):
 
     def __init__(self, layer: nn.Module, branch: Branch, given: Given) -> None:
         super().__init__()
-        self.layer, self.branch, self.given = layer, branch, given
+        self.layer, self.branch, self.given = layer, as_module(branch), given
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.layer(x) + self.branch(x, self.given)
         return found
+
+
+class Called(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function: Branch) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor, given: Given) -> torch.Tensor:
+        return self.function(x, given)
+
+
+def as_module(branch: Branch) -> nn.Module:
+    return branch if isinstance(branch, nn.Module) else Called(branch)
 
 
 class _Part(nn.Module):
@@ -63,6 +80,18 @@ class _Part(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return rows[:, self.start : self.stop]
+
+
+@dataclass(slots=True)
+class _Source:
+    """What a view was made from: the network of diffusers, how, and what was attached since."""
+
+    network: Any
+    options: dict[str, bool]
+    attached: list[tuple[str, Branch]] = field(default_factory=list)
+
+    def __deepcopy__(self, memo: Any) -> _Source:
+        return _Source(self.network, self.options, list(self.attached))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +112,7 @@ class NetworkView(nn.Module):
     def __init__(self, network: Any, *, fused: bool = False, channels_last: bool = False) -> None:
         super().__init__()
         _check(network)
-        self.config = network.config
+        self.source = _Source(network, {"fused": fused, "channels_last": channels_last})
         self.given: dict[str, torch.Tensor] = {}
         self.network = twin(network)
         self.cross: list[CrossLayer] = []
@@ -102,7 +131,7 @@ class NetworkView(nn.Module):
             for attention in self.self_attentions:
                 attention.fuse()
         if channels_last:
-            _to_channels_last(self.network)
+            to_channels_last(self.network)
 
     def twin(self) -> NetworkView:
         """Another view on the same weights, with the adapters that this one has now."""
@@ -117,6 +146,7 @@ class NetworkView(nn.Module):
         """Add ``branch`` to one of `layers`; a second one is added too. Raises `KeyError` for other names."""
         if name not in self.layers:
             raise KeyError(name)
+        self.source.attached.append((name, branch))
         if name in self._beside:
             self._beside[name] = Branched(self._beside[name], branch, self._given_beside)
             return
@@ -128,8 +158,9 @@ class NetworkView(nn.Module):
             return
         parent = self.network.get_submodule(home.removesuffix(".to_out"))
         if isinstance(parent, SelfAttention) and leaf in ("to_q", "to_k", "to_v"):
-            before = parent.branches.get(leaf)
-            parent.branches[leaf] = branch if before is None else _both(before, branch)
+            parent.branches[leaf] = (
+                Called(_both(parent.branches[leaf], branch)) if leaf in parent.branches else as_module(branch)
+            )
             return
         leaf = "to_out" if home.endswith(".to_out") else leaf
         setattr(parent, leaf, Branched(getattr(parent, leaf), branch, self.given))
@@ -260,6 +291,7 @@ class NetworkView(nn.Module):
                 self._beside[f"{name}.attn2.{part}"] = getattr(cross, part)
             self.cross.append(CrossLayer(f"{name}.attn2", block.attn2.width))
             start += 2 * block.attn2.width
+        self.text_width = start
 
     def _take_time(self) -> None:
         net, start = self.network, 0
@@ -278,6 +310,7 @@ class NetworkView(nn.Module):
             block.skip_time_act = True
             block.time_emb_proj = _Part(start, start + layer.out_features)
             start += layer.out_features
+        self.time_width = start
 
 
 class _Giving:
@@ -313,7 +346,8 @@ def _check(network: Any) -> None:
             )
 
 
-def _to_channels_last(network: nn.Module) -> None:
+def to_channels_last(network: nn.Module) -> None:
+    """Lay out the weights of convolutions anew, in copies."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
             laid_out = part.weight.detach().contiguous(memory_format=torch.channels_last)
