@@ -35,6 +35,7 @@ LIMIT = 1800.0
 MAX_WAITING = 32
 MAX_KEPT = 96
 """Packages on the disk; those used longest ago are removed."""
+_LOOK_EVERY = 0.5
 _STALE = 86_400.0
 _COMMAND = (sys.executable, "-m", "headrace.diffusion.compile_piece")
 
@@ -103,15 +104,15 @@ class Compiler:
             if self._stopped or not job.wanted():
                 continue
             try:
-                job.made(self._package(job.piece), "")
+                job.made(self._package(job), "")
             except (_NotMade, OSError) as error:
                 log.warning("%s of %s is not compiled: %s", job.piece.kind, job.piece.tensors[0][1], error)
                 job.made(None, str(error))
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    def _package(self, piece: Piece) -> Path:
-        path = self.folder / f"{piece.key}.pt2"
+    def _package(self, job: _Job) -> Path:
+        path = self.folder / f"{job.piece.key}.pt2"
         if path.exists():
             os.utime(path)
             return path
@@ -120,15 +121,15 @@ class Compiler:
             self._scratch = tempfile.TemporaryDirectory(dir=self.folder, prefix="making-")
         scratch = Path(self._scratch.name)
         told, made = scratch / "piece.json", scratch / "piece.pt2"
-        told.write_text(piece.dump())
-        self._run(piece, told, made, scratch)
+        told.write_text(job.piece.dump())
+        self._run(job, told, made, scratch)
         if not made.exists():
             raise _NotMade("the compiler left no package")
         made.replace(path)
         self._prune()
         return path
 
-    def _run(self, piece: Piece, told: Path, made: Path, scratch: Path) -> None:
+    def _run(self, job: _Job, told: Path, made: Path, scratch: Path) -> None:
         said = scratch / "said"
         with said.open("wb") as output:
             with self._lock:
@@ -136,13 +137,11 @@ class Compiler:
                     raise _NotMade("stopped")
                 process = self._process = subprocess.Popen(
                     [*self._command, str(told), str(made), str(os.getpid())],
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(piece, scratch),
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(job.piece, scratch),
                     start_new_session=True,
                 )  # fmt: skip
             try:
-                status = process.wait(self._limit)
-            except subprocess.TimeoutExpired:
-                raise _NotMade(f"compiling took longer than {self._limit:g} s") from None
+                status = self._wait(process, job.wanted)
             finally:
                 with self._lock:
                     self._kill()
@@ -151,6 +150,17 @@ class Compiler:
             raise _NotMade("stopped")
         if status != 0:
             raise _NotMade(_last_line(said) or f"the compiler ended with status {status}")
+
+    def _wait(self, process: subprocess.Popen[bytes], wanted: Callable[[], bool]) -> int:
+        end = time.monotonic() + self._limit
+        while time.monotonic() < end:
+            if not wanted():
+                raise _NotMade("nobody wants it any more")
+            try:
+                return process.wait(min(_LOOK_EVERY, self._limit))
+            except subprocess.TimeoutExpired:
+                continue
+        raise _NotMade(f"compiling took longer than {self._limit:g} s")
 
     def _kill(self) -> None:
         """The group, for compilers of C++ run in processes of their own. With the lock."""

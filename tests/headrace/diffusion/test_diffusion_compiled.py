@@ -128,8 +128,8 @@ def test_a_broken_package_is_removed(vae: Any, folder: Path) -> None:
     compiler.stop()
 
 
-@pytest.mark.parametrize("how", ["limit", "stop"])
-def test_what_takes_too_long_or_is_stopped_is_killed_with_its_children(
+@pytest.mark.parametrize("how", ["limit", "stop", "unwanted"])
+def test_what_takes_too_long_or_is_not_wanted_is_killed_with_its_children(
     vae: Any, folder: Path, how: str, tmp_path: Path
 ) -> None:
     alive = tmp_path / "alive"
@@ -142,14 +142,20 @@ def test_what_takes_too_long_or_is_stopped_is_killed_with_its_children(
         told.append((path, reason))
         done.set()
 
-    assert compiler.ask(piece_of(vae), made, lambda: True)
+    wanted = threading.Event()
+    wanted.set()
+    assert compiler.ask(piece_of(vae), made, wanted.is_set)
     if how == "stop":
         while compiler._process is None:
             time.sleep(0.01)
         compiler.stop()
+    if how == "unwanted":
+        while compiler._process is None:
+            time.sleep(0.01)
+        wanted.clear()
     assert done.wait(10)
     assert told[0][0] is None
-    assert ("longer than" if how == "limit" else "stopped") in told[0][1]
+    assert {"limit": "longer than", "stop": "stopped", "unwanted": "nobody wants"}[how] in told[0][1]
     compiler.stop()
     assert compiler._thread is not None
     assert not compiler._thread.is_alive()

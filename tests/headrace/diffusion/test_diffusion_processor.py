@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("diffusers")
 
 from headrace.diffusion import calls
+from headrace.diffusion import compiler as compilers
 from headrace.diffusion.processor import StreamDiffusionProcessor
 from headrace.models.live_cache import cache_of
 from stream.errors import InvalidInput
@@ -129,7 +130,11 @@ async def test_what_is_refused_leaves_everything_as_it_was() -> None:
     await same.on_stream_stop()
 
 
-async def test_ai_runners_defaults_are_taken_when_what_is_not_there_is_off() -> None:
+async def test_ai_runners_defaults_are_taken_when_what_is_not_there_is_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = compilers.Compiler(tmp_path, command=("false",))
+    monkeypatch.setattr(compilers, "compiler_for", lambda _: compiler)
     given = {
         "acceleration": "tensorrt", "use_lcm_lora": False, "controlnets": [], "lora_dict": None,
         "ip_adapter": {"type": "regular", "enabled": False}, "cached_attention": {"enabled": False},
@@ -138,6 +143,7 @@ async def test_ai_runners_defaults_are_taken_when_what_is_not_there_is_off() -> 
     processor = await loaded(**given)
     assert (await result(processor, frame())).shape == (1, 64, 64, 3)
     await processor.on_stream_stop()
+    compiler.stop()
     with pytest.raises(InvalidInput, match="processors around the pipeline"):
         StreamDiffusionProcessor(model_id=MODEL, image_preprocessing={"enabled": True})
 
