@@ -137,8 +137,8 @@ class Compiler:
                     raise _NotMade("stopped")
                 process = self._process = subprocess.Popen(
                     [*self._command, str(told), str(made), str(os.getpid())],
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(job.piece, scratch),
-                    start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                    env=_environment(job.piece, scratch),
                 )  # fmt: skip
             try:
                 status = self._wait(process, job.wanted)
