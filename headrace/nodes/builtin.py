@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from headrace.models.roots import Roots
-from headrace.nodes import control, latents, loaders, sampling, streaming, text_nodes, upscaling
+from headrace.nodes import control, inpainting, latents, loaders, sampling, streaming, text_nodes, upscaling
 from headrace.nodes.files import ModelFiles
 from workflows.registry import NodeRegistry
 
-_MODULES = (sampling, text_nodes, latents, control, upscaling)
+_MODULES = (sampling, text_nodes, latents, inpainting, control, upscaling)
 
 
 def registry(input_folder: Path | None = None, models_folder: Path | None = None) -> NodeRegistry:

@@ -56,7 +56,7 @@ class VAEEncode:
         import torch
 
         module = vae.module
-        planes = _cut(pixels[..., :3], vae.ratio).movedim(-1, 1).to(module.device, module.dtype) * 2 - 1
+        planes = cut(pixels[..., :3], vae.ratio).movedim(-1, 1).to(module.device, module.dtype) * 2 - 1
         made = []
         for plane in torch.split(planes, 1):
             out = module.encode(plane)
@@ -87,7 +87,7 @@ class VAEDecode:
         return ((made.float() / 2 + 0.5).clamp_(0, 1).movedim(1, -1).contiguous(),)
 
 
-def _cut(pixels: torch.Tensor, ratio: int) -> torch.Tensor:
+def cut(pixels: torch.Tensor, ratio: int) -> torch.Tensor:
     """The middle of B x H x W x C, with sides that are multiples of ``ratio``."""
     height, width = (side // ratio * ratio for side in pixels.shape[1:3])
     if not height or not width:

@@ -21,6 +21,21 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(x, sigma) to the clean picture; ``sigma`` has no dimensions."""
 
 
+def masked(predict: Predict, mask: torch.Tensor, image: torch.Tensor, noise: torch.Tensor | None) -> Predict:
+    """``predict`` where ``mask`` [B or 1, 1, H, W, of any size] is 1. Where it is 0 the ``image`` stays; the
+    prediction sees it under its own ``noise``."""
+    size = image.shape[-2:]
+    change = torch.nn.functional.interpolate(mask.to(image), size=size, mode="bilinear")
+    change = change.repeat(-(-len(image) // len(change)), 1, 1, 1)[: len(image)]
+    under = torch.zeros_like(image) if noise is None else noise.to(image)
+
+    def within(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen = x * change + (image + under * sigma) * (1 - change)
+        return predict(seen, sigma) * change + image * (1 - change)
+
+    return within
+
+
 class Noise(Protocol):
     """Where a sampler's fresh noise comes from."""
 

@@ -147,10 +147,8 @@ def sample(
     import torch
 
     from headrace.nodes.denoising import Guided
-    from headrace.nodes.samplers import SAMPLERS, SeededNoise
+    from headrace.nodes.samplers import SAMPLERS, Predict, SeededNoise, masked
 
-    if "noise_mask" in latent:
-        raise ValueError("latents with a mask (for inpainting) cannot be sampled by the built-in nodes")
     if len(sigmas) < 1:
         return latent
     device = model.unet.device
@@ -166,8 +164,10 @@ def sample(
     source = SeededNoise(
         seed, (sigmas.max(), sigmas[sigmas > 0].min() if bool((sigmas > 0).any()) else sigmas[0])
     )
-    guided = Guided(model, positive, negative, cfg, x)
-    made = SAMPLERS[sampler](guided, x, sigmas, source)
+    predict: Predict = Guided(model, positive, negative, cfg, x)
+    if "noise_mask" in latent:
+        predict = masked(predict, latent["noise_mask"], image, noise)
+    made = SAMPLERS[sampler](predict, x, sigmas, source)
     return {**latent, "samples": made / model.scale}
 
 

@@ -102,6 +102,8 @@ def sample(model: Any, wish: Any, given: Any, positive: Any = None, negative: An
     positive = positive or [[given["positive"], dict(more)]]
     negative = negative or [[given["negative"], dict(more)]]
     latent = {"samples": given[wish["latent"]].clone()}
+    if "mask" in wish:
+        (latent,) = nodes.SetLatentNoiseMask().set_mask(latent, given[wish["mask"]])
     if "advanced" in wish:
         return nodes.KSamplerAdvanced().sample(
             model=model, positive=positive, negative=negative, latent_image=latent, **wish["advanced"]
@@ -120,6 +122,8 @@ def vaes(wish: Any, given: Any) -> dict[str, torch.Tensor]:
     small = comfy.sd.VAE(sd={**state, "vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)})
     for name, vae in (("whole", whole), ("tiny", small)):
         made[f"{name} latent"] = nodes.VAEEncode().encode(vae, given["picture"])[0]["samples"]
+        (hole,) = nodes.VAEEncodeForInpaint().encode(vae, given["picture"], given["mask"], 5)
+        made[f"{name} hole"], made[f"{name} hole mask"] = hole["samples"], hole["noise_mask"]
         made[f"{name} picture"] = nodes.VAEDecode().decode(vae, {"samples": given["latent"]})[0]
     return made
 

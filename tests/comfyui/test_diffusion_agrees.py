@@ -65,6 +65,7 @@ class Both:
     def sample(
         self, model: Model, wish: dict[str, Any], positive: Any = None, negative: Any = None
     ) -> torch.Tensor:
+        from headrace.nodes.inpainting import SetLatentNoiseMask
         from headrace.nodes.sampling import KSampler, KSamplerAdvanced
 
         more = {
@@ -73,6 +74,10 @@ class Both:
             "negative": negative or [[self.given["negative"], {}]],
             "latent_image": {"samples": self.given[wish["latent"]]},
         }
+        if "mask" in wish:
+            (more["latent_image"],) = SetLatentNoiseMask().set_mask(
+                more["latent_image"], self.given[wish["mask"]]
+            )
         if "advanced" in wish:
             return KSamplerAdvanced().sample(**more, **wish["advanced"])[0]["samples"]
         return KSampler().sample(**more, **wish["node"])[0]["samples"]
@@ -97,6 +102,8 @@ def samples() -> dict[str, Any]:
         for a in sampler_names()
     }
     wishes["without guidance"] = node("euler", "normal", cfg=1.0)
+    for name, sampler in (("masked", "euler"), ("masked, ancestral", "dpmpp_2s_ancestral")):
+        wishes[name] = {**node(sampler, "karras", denoise=0.8), "latent": "latent", "mask": "mask"}
     common = {"noise_seed": 9, "steps": 6, "cfg": 2.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
     for name, add, start, end, left in (
         ("first part", "enable", 0, 3, "enable"), ("last part", "disable", 3, 10000, "disable"),
@@ -208,6 +215,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     given = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     given["empty"] = torch.zeros(1, 4, 8, 8)
     given |= {n: torch.rand(1, 67, 70, 3, generator=generator) for n in ("picture", "hint")}
+    given["mask"] = torch.zeros(1, 64, 64)
+    given["mask"][:, 10:40, 5:50] = 1
     save_file(given, folder / "inputs.safetensors")
     texts = {name: {"text": text, "stop_at": None} for name, text in TEXTS.items()}
     texts["earlier layer"] = {"text": "a cat (x:1.2)", "stop_at": -2}
@@ -290,6 +299,7 @@ def test_a_control_network_steers_alike(both: Both) -> None:
 
 def test_autoencoders_agree(both: Both) -> None:
     from headrace.nodes.handles import Vae
+    from headrace.nodes.inpainting import VAEEncodeForInpaint
     from headrace.nodes.latents import VAEDecode, VAEEncode
     from headrace.nodes.loaders import bound_to, vae_of
 
@@ -299,5 +309,8 @@ def test_autoencoders_agree(both: Both) -> None:
     for name, vae in found.items():
         (latent,) = VAEEncode().encode(vae, both.given["picture"])
         assert far(latent["samples"], both.made[f"{name} latent"]) < EXACT * 10, name
+        (hole,) = VAEEncodeForInpaint().encode(both.given["picture"], vae, both.given["mask"], 5)
+        assert far(hole["samples"], both.made[f"{name} hole"]) < EXACT * 10, name
+        assert torch.equal(hole["noise_mask"], both.made[f"{name} hole mask"]), name
         (picture,) = VAEDecode().decode(vae, {"samples": both.given["latent"]})
         assert far(picture, both.made[f"{name} picture"]) < EXACT * 10, name
