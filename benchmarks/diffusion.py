@@ -1,13 +1,15 @@
 """Real-time diffusion under measurement, beside the package that brought it.
 
-    python -m benchmarks.diffusion [--tiny] [--size 512] [--frames 200] [--json FILE]
+    python -m benchmarks.diffusion [--tiny] [--size 512] [--frames 200] [--compile yes|no] [--json FILE]
 
 Networks of SD-Turbo's full size with random weights (how fast they are does not depend on the weights);
 `--tiny` takes miniature ones, for a machine without a GPU: their figures say what the code around them
-costs, nothing more. Both run eagerly, in the same process, in turns, frame by frame.
+costs, nothing more. All run in the same process, in turns, frame by frame; the package runs eagerly, ours
+compiled where there is CUDA (or with ``--compile yes``), beside our own eager way.
 
 steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
 changes: the longest frame while parameters change   stages: where the time of a frame goes
+floor: what its arithmetic takes at the speed of a large product
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from benchmarks.command import tell
 from benchmarks.diffusion_models import full_size, tiny
 from benchmarks.report import Report, Spread
 from headrace.diffusion.asked import Guidance, Settings
+from headrace.diffusion.compiler import accelerate
 from headrace.diffusion.frame import run
 from headrace.diffusion.networks import Networks
+from headrace.diffusion.place import Guest
 from headrace.diffusion.schedule import constants
 from headrace.diffusion.stream import Stream
 
@@ -54,6 +58,21 @@ class Bench:
         return Stream(
             Settings(steps, noise, net.encode_prompt(prompt), net.encode_prompt(""), Guidance("self"))
         )
+
+    def compiles(self, streams: list[Stream]) -> bool:
+        """Wait until frames of these streams are compiled; False, and a note, where they are not."""
+        acceleration = self.networks.acceleration
+        if not acceleration.in_use:
+            return False
+        begun = time.monotonic()
+        run(self.networks, streams, [self.picture] * len(streams))
+        while acceleration.state[0] == "compiling":
+            time.sleep(0.2)
+        state, reason = acceleration.state
+        seconds = time.monotonic() - begun
+        name = f"{len(streams)} stream(s), {sum(stream.row_count for stream in streams)} row(s)"
+        self.report.notes.append(f"{name}: {state} {reason} after {seconds:.0f} s")
+        return state == "compiled"
 
     def timed(self, call: Callable[[], object]) -> float:
         """Milliseconds that ``call`` takes, the device's work included."""
@@ -83,9 +102,14 @@ class Bench:
 def steps(bench: Bench) -> None:
     for rows in INDICES:
         ours = bench.stream(rows)
+        eager = bench.stream(rows)
         calls: dict[str, Callable[[], object]] = {
-            "Headrace": lambda ours=ours: run(bench.networks, [ours], [bench.picture])  # type: ignore[misc]
+            "Headrace": lambda ours=ours: run(bench.networks, [ours], [bench.picture]),  # type: ignore[misc]
         }
+        if bench.compiles([ours]):
+            calls["Headrace, eager"] = lambda eager=eager: run(  # type: ignore[misc]
+                bench.networks, [eager], [bench.picture], eager=True
+            )
         theirs = package(bench, rows)
         if theirs is not None:
             calls["streamdiffusion"] = theirs
@@ -136,6 +160,7 @@ def sessions(bench: Bench) -> None:
         return [bench.stream(1, f"{PROMPT} {number}", number) for number in range(4)]
 
     together, alone = made(), made()
+    bench.compiles(together)
     pictures = [bench.picture] * 4
     found = bench.in_turns(
         {
@@ -179,26 +204,46 @@ def changes(bench: Bench) -> None:
 
 def stages(bench: Bench) -> None:
     net, stream = bench.networks, bench.stream(1)
-    image = bench.picture.permute(0, 3, 1, 2) * 2 - 1
     with torch.inference_mode():
-        latent = net.encode(image)
-        rows = stream.rows(latent)
-        prediction = net.predict([rows])[0]
+        latent = net.encode(bench.picture)
+        place, step = net.place(1, 1, stream), net.step_of(stream)
+        place.settle([Guest(stream, 0)], 0, net.conditioned)
+        rows = place.rows(place.sources(latent))
 
         def own() -> None:
-            stream.rows(latent)
-            stream.take(prediction)
+            place.settle([Guest(stream, 0)], 0, net.conditioned)
+            place.rows(place.sources(latent))
+            place.take(place.tensors["clean"], place.tensors["residual"])
+            place.leaving()
 
         found = bench.in_turns(
             {
-                "encode": lambda: net.encode(image),
-                "network": lambda: net.predict([rows]),
+                "encode": lambda: net.encode(bench.picture),
+                "network": lambda: step(rows, (), {}),
                 "stream batch": own,
                 "decode": lambda: net.decode(latent),
             }
         )
     for name, spread in found.items():
-        bench.report.add(f"stage {name}, p50 / p95", "Headrace", f"{spread.p50:.2f} / {spread.p95:.2f} ms")
+        bench.report.add(
+            f"stage {name}, eager, p50 / p95", "Headrace", f"{spread.p50:.2f} / {spread.p95:.2f} ms"
+        )
+
+
+def floor(bench: Bench) -> None:
+    """What the arithmetic of a frame takes at the speed of one large product on this device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    stream, dtype = bench.stream(1), bench.networks.dtype
+    with FlopCounterMode(display=False) as counter:
+        run(bench.networks, [stream], [bench.picture], eager=True)
+    side = 8192 if bench.device.type == "cuda" else 1024
+    square = torch.rand((side, side), dtype=dtype, device=bench.device)
+    spread = bench.in_turns({"product": lambda: square @ square}, 20)["product"]
+    speed = 2 * side**3 / spread.p50 * 1000
+    work = counter.get_total_flops()
+    value = f"{1000 * work / speed:.2f} ms ({work / 1e9:.1f} GFLOP at {speed / 1e12:.2f} TFLOP/s)"
+    bench.report.add("1 step, floor by arithmetic", "this device", value)
 
 
 def main() -> int:
@@ -209,6 +254,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512, help="pixels along a side (default 512)")
     parser.add_argument("--frames", type=int, default=200, help="of each measurement (default 200)")
     parser.add_argument("--json", type=Path, help="write every figure here too")
+    parser.add_argument("--compile", choices=("auto", "yes", "no"), default="auto", help="default: for CUDA")
     arguments = parser.parse_args()
     cuda = torch.cuda.is_available()
     if not cuda:
@@ -217,11 +263,13 @@ def main() -> int:
     report = Report(title=f"Headrace, real-time diffusion, {arguments.size} x {arguments.size}")
     report.notes.append(
         f"on {torch.cuda.get_device_name() if cuda else 'a CPU, one thread'}; "
-        f"{'miniature' if arguments.tiny else 'full-size'} networks of random weights, both sides eager"
+        f"{'miniature' if arguments.tiny else 'full-size'} networks of random weights"
     )
     pipe = (tiny if arguments.tiny else full_size)(device, torch.float16 if cuda else torch.float32)
     bench = Bench(pipe, arguments.size, arguments.frames, report)
-    for measurement in (steps, sessions, changes, stages):
+    wanted = {"auto": "auto", "yes": "compile", "no": "none"}[arguments.compile]
+    accelerate(bench.networks, wanted)
+    for measurement in (steps, sessions, changes, stages, floor):
         measurement(bench)
     tell(report, Console(width=None if sys.stdout.isatty() else 140), None, arguments.json)
     return 0
