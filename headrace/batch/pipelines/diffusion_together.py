@@ -58,7 +58,9 @@ class Wish:
         shared = {name: value for name, value in self.arguments.items() if name not in own}
         size = getattr(own.get("image"), "size", None)
         self.own, self.shared = own, shared
-        self.key = (type(self.pipe).__name__, self.like, frozenset(shared.items()), frozenset(own), size)
+        kind = type(self.pipe).__name__
+        alone = id(self) if "InstructPix2Pix" in kind else 0  # these take one text alone for several pictures
+        self.key = (kind, alone, self.like, frozenset(shared.items()), frozenset(own), size)
 
     def end(self, error: BaseException | None = None) -> None:
         if error is not None:

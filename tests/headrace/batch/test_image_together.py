@@ -42,8 +42,8 @@ class Crowd(Asking):
     def job(self, wish: dict[str, Any], listener: Heard | None = None) -> tuple[BatchPipeline, Job]:
         pipeline = ImageToImage() if "upload" in wish else TextToImage()
         inputs = {"prompt": "a cat", **SMALL, **wish}
-        blobs = inputs.pop("upload", None)
-        job = job_for(self.store, pipeline.name, SD, inputs, blobs, listener=listener, turns=self.turns)
+        blobs, model = inputs.pop("upload", None), inputs.pop("model", SD)
+        job = job_for(self.store, pipeline.name, model, inputs, blobs, listener=listener, turns=self.turns)
         return pipeline, job
 
     def run(self, *jobs: tuple[BatchPipeline, Job]) -> list[Result | BaseException]:
@@ -114,6 +114,22 @@ def test_pictures_from_pictures_go_together_where_these_have_one_size(crowd: Cro
     ]
     together = crowd.run(*map(crowd.job, wishes))
     assert crowd.calls == [2, 1]
+    for wish, made in zip(wishes, together, strict=True):
+        (alone,) = crowd.run(crowd.job(wish))
+        assert near(made, alone)
+
+
+@pytest.mark.parametrize("model", ["demo:tiny-sdxl", "demo:tiny-flux", "demo:tiny-pix2pix"])
+def test_every_family_makes_them_together_as_alone(crowd: Crowd, model: str) -> None:
+    of: dict[str, Any] = {"model": model, "num_inference_steps": 2, "strength": 0.6}
+    wishes = [{**of, "upload": upload(seed=seed), "seed": seed, "prompt": "a" * seed} for seed in (1, 2)]
+    if model != "demo:tiny-pix2pix":
+        wishes += [
+            {**of, "seed": 3, "prompt": "a mill"},
+            {**of, "seed": 4, "prompt": "a long text of a river"},
+        ]
+    together = crowd.run(*map(crowd.job, wishes))
+    assert crowd.calls == ([1, 1] if model == "demo:tiny-pix2pix" else [2, 2])
     for wish, made in zip(wishes, together, strict=True):
         (alone,) = crowd.run(crowd.job(wish))
         assert near(made, alone)
