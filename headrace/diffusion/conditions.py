@@ -17,6 +17,8 @@ from headrace.diffusion.view import NOTHING, NetworkView
 MAX_KEPT = 64
 """Of one prompt: its text with some adapters, or one time."""
 
+_Key = tuple[Hashable, ...]
+
 
 class Conditions:
     """Of one view. For any thread; two that want the same at once may both work it out."""
@@ -24,7 +26,7 @@ class Conditions:
     def __init__(self, view: NetworkView) -> None:
         self._view = weakref.ref(view)
         self._device = next(view.parameters()).device
-        self._kept: WeakKeyDictionary[Conditioning, OrderedDict[Hashable, torch.Tensor]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[Conditioning, OrderedDict[_Key, torch.Tensor]] = WeakKeyDictionary()
 
     def prepare(
         self,
@@ -50,7 +52,7 @@ class Conditions:
 
     def _text(self, prompt: Conditioning, adapters: Adapters | None) -> torch.Tensor:
         return self._once(
-            prompt, ("text", adapters), lambda: self._of().text_rows(prompt.text, _given(adapters))
+            prompt, ("text", _ref(adapters)), lambda: self._of().text_rows(prompt.text, _given(adapters))
         )
 
     def _time(
@@ -60,24 +62,29 @@ class Conditions:
             times = torch.tensor([time], device=self._device)
             return self._of().time_rows(times, prompt.pooled, size, _given(adapters))
 
-        return self._once(prompt, (time, size, adapters), work_out)
+        return self._once(prompt, (time, size, _ref(adapters)), work_out)
 
     def _of(self) -> NetworkView:
         view = self._view()
         assert view is not None
         return view
 
-    def _once(
-        self, prompt: Conditioning, key: Hashable, work_out: Callable[[], torch.Tensor]
-    ) -> torch.Tensor:
+    def _once(self, prompt: Conditioning, key: _Key, work_out: Callable[[], torch.Tensor]) -> torch.Tensor:
         kept = self._kept.setdefault(prompt, OrderedDict())
         found = kept.pop(key, None)
         if found is None:
             found = work_out()
+            for gone in [one for one in kept if isinstance(one[-1], weakref.ref) and one[-1]() is None]:
+                kept.pop(gone, None)
         kept[key] = found
         while len(kept) > MAX_KEPT:
             kept.popitem(last=False)
         return found
+
+
+def _ref(adapters: Adapters | None) -> weakref.ref[Adapters] | None:
+    """What was worked out for adapters goes with them: a LoRA's weight may be moved a hundred times."""
+    return None if adapters is None else weakref.ref(adapters)
 
 
 def _given(adapters: Adapters | None) -> Given:

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import save_file
 
-from headrace.diffusion.adapters import Kit
+from headrace.diffusion.adapters import MAX_KEPT, Kit
 from headrace.diffusion.asked import Adapters
 from headrace.diffusion.frame import run
 from headrace.diffusion.loras import LoraFile
@@ -112,6 +112,14 @@ def test_streams_with_the_same_loras_share_a_view_and_a_call(net: Networks) -> N
     out = [picture for shown in pictures(3) for picture in run(net, [weak, strong], [shown, shown])][-2:]
     for picture, scale, text in zip(out, (0.1, 1.0), ("a fox", "a lake"), strict=True):
         assert relative(picture, painted(merged(net, (tensors, scale)), prompt=text)) < 1e-4
+
+
+def test_what_was_worked_out_for_weights_that_are_over_is_given_up(net: Networks) -> None:
+    kit = Kit(net, [file(lora_for(net.unet, 1), "one")])
+    conditions, prompt = net.conditions_of(kit.view), net.encode_prompt("a fox")
+    for number in range(20):
+        conditions.prepare([prompt], [500], (64, 64), kit.adapters([number / 10]))
+    assert len(conditions._kept[prompt]) <= 2 * (MAX_KEPT + 1)
 
 
 def test_what_does_not_fit_is_refused_by_name(net: Networks) -> None:

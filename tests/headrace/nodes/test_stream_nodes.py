@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,16 +17,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from headrace.diffusion.processor import StreamDiffusionProcessor
-from headrace.engine.client import EngineProcessor
-from headrace.engine.guardian import Engine
-from headrace.engine.settings import EngineSettings
 from headrace.models import tiny_diffusion
 from headrace.nodes import builtin
 from headrace.nodes.handles import ControlNet
-from headrace.server.definitions import WorkerDefinitions
-from headrace.server.specs import Specs
 from stream.errors import InvalidWorkflow
-from stream.frames import Picture, Timeline, VideoFrame
+from stream.frames import VideoFrame
 from tests.headrace.diffusion import tiny_adapters
 from tests.headrace.diffusion.test_diffusion_controls import net_for
 from tests.headrace.diffusion.test_diffusion_image_prompts import OWN, PICTURE, encoded
@@ -245,26 +238,3 @@ async def test_a_picture_is_a_prompt_of_the_model(folder: Path) -> None:
         made = await shown(nodes, frame(number))
         torch.testing.assert_close(made, await result(expected, frame(number)), atol=1e-4, rtol=0)
     await expected.on_stream_stop()
-
-
-async def test_the_documented_workflow_runs_in_an_engine() -> None:
-    engine = Engine(EngineSettings(name="stream nodes", device="cpu", threads=1))
-    try:
-        await engine.start()
-        await engine.wait_ready(60)
-        spec = Specs(WorkerDefinitions(), local=True).of_workflow(DOCUMENTED)
-        processor = EngineProcessor(engine, spec, session="one")
-        await processor.load_model(width=64, height=64)
-        await processor.on_stream_start({})
-        made = []
-        for number in range(2):
-            picture = Picture("rgb24", 64, 64, [np.full((64, 192), 90, np.uint8)], "bt709", True)
-            given = VideoFrame.from_picture(picture, number, Fraction(1, 30), Timeline(received=1, decoded=2))
-            out: Any = await processor.process_video_async(given)
-            made.append(np.asarray(out.picture.planes[0]).copy())
-            await processor.update_params({"3.text": "a lake"})
-        await processor.on_stream_stop()
-    finally:
-        await engine.stop()
-    assert made[0].std() > 0
-    assert not np.array_equal(made[0], made[1])
