@@ -17,12 +17,13 @@ from typing import Any, Protocol
 from stream.av_order import AvOrder
 from stream.canvas import Canvas, Scaler, Shown
 from stream.clock import TICKS, ticks
-from stream.codecs.audio_encoder import AudioEncoder, AudioEncoderSettings
+from stream.codecs.audio_encoder import AudioEncoderSettings
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoders import EncoderOpener
 from stream.errors import CodecError, HeadraceError
 from stream.frames import AudioFrame, Picture, Timeline
 from stream.renditions import BitrateRange, EncoderFactory, OpenRendition, RenditionHandle
+from stream.sound_encoder import SoundEncoder
 from stream.units import AudioParameters, EncodedUnit, Rendition, VideoParameters
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class EncodingStage:
         self._renditions: dict[Rendition, OpenRendition] = {}
         self._retired: list[OpenRendition] = []
         self._hearers = 0
-        self._audio: AudioEncoder | None = None
+        self._audio: SoundEncoder | None = None
         self._made: list[EncodedUnit] = []
         """Encoded, and not handed on yet; the thread's."""
         self.taps: list[Callable[[Picture, int], None]] = []
@@ -282,7 +283,7 @@ class EncodingStage:
             self._retired.clear()
         for rendition in renditions:
             rendition.free()
-        self._audio = None
+        self._close_sound()
         self._made.clear()
         self._canvas.clear()
         self._wake_loop()
@@ -378,12 +379,17 @@ class EncodingStage:
 
     def _encode_sound(self, heard: Heard) -> None:
         if not self._hearers:
-            self._audio = None
+            self._close_sound()
         else:
             if self._audio is None:
-                self._audio = AudioEncoder(self._settings.audio)
+                self._audio = SoundEncoder(self._settings.audio, beside=self._settings.lossless)
             self._made += self._audio.encode(heard.frame)
         self._events.sound_left(heard.pts)
+
+    def _close_sound(self) -> None:
+        audio, self._audio = self._audio, None
+        if audio is not None:
+            audio.close()
 
     def _flush(self) -> None:
         for rendition in self._current():
