@@ -17,8 +17,24 @@ from headrace.nodes import builtin
 from headrace.nodes.handles import Clip, Model
 from stream.errors import InvalidWorkflow
 from stream.frames import VideoFrame
-from workflows.check import prepare
+from workflows.check import examine, prepare
+from workflows.definitions import Definitions
 from workflows.processor import WorkflowProcessor
+
+NOT_BUILT = (
+    "euler_cfg_pp", "euler_ancestral_cfg_pp", "heunpp2", "dpm_fast", "dpm_adaptive",
+    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde_gpu", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde_gpu", "ipndm_v", "deis", "res_multistep",
+    "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3", "sa_solver",
+    "sa_solver_pece", "uni_pc", "uni_pc_bh2",
+)  # fmt: skip
+"""ComfyUI 0.3.64 has these too."""
+
+
+@pytest.fixture(scope="module")
+def definitions(folders: Path) -> Definitions:
+    return builtin.registry().definitions
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,6 +140,22 @@ def test_a_file_that_is_missing_is_told_with_its_folder(folders: Path) -> None:
     (problem,) = caught.value.details
     assert problem["node_id"] == "2"
     assert str(folders / "checkpoints") in problem["message"]
+
+
+@pytest.mark.parametrize("name", NOT_BUILT)
+def test_samplers_that_are_not_built_are_refused_by_name(name: str, definitions: Definitions) -> None:
+    """`KSampler` and `KSamplerAdvanced`, by the check alone."""
+    data = graph(sampler_name=name)
+    plain = data["6"]["inputs"]
+    rest = {"add_noise": "enable", "noise_seed": 1, "start_at_step": 0, "end_at_step": 9}
+    advanced = {**plain, **rest, "return_with_leftover_noise": "disable"}
+    data["9"] = {"class_type": "KSamplerAdvanced", "inputs": {**advanced, "latent_image": ["6", 0]}}
+    data["7"]["inputs"]["samples"] = ["9", 0]
+    _, problems = examine(data, definitions)
+    assert {(one.node_id, one.input, one.code) for one in problems} == {
+        (node_id, "sampler_name", "not_a_choice") for node_id in ("6", "9")
+    }
+    assert all(f"got '{name}'" in one.message and "'euler'" in one.message for one in problems)
 
 
 def test_files_are_listed_anew_when_asked(folders: Path) -> None:
