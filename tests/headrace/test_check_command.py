@@ -113,6 +113,38 @@ def test_programs_get_json(tmp_path: Path) -> None:
     assert {problem["code"] for problem in bad["workflows"][0]["problems"]} >= {"unknown_class"}
 
 
+def test_what_cannot_be_planned_is_told_with_the_reason(tmp_path: Path) -> None:
+    """Lazy inputs of which the frame decides, and a class that says that it expands into others."""
+    lazy = {"lazy": True}
+    switch = {"on": ["MASK", {}], "yes": ["IMAGE", lazy], "no": ["IMAGE", lazy]}
+    info = {
+        "Pick": {"input": {"required": switch}, "output": ["IMAGE"]},
+        "Grow": {
+            "input": {"required": {"image": ["IMAGE", {}]}},
+            "output": ["IMAGE"],
+            "headrace": {"expands": True},
+        },
+    }
+    (tmp_path / "info.json").write_text(json.dumps(info))
+    data = {
+        "1": {"class_type": "LoadTensor", "inputs": {}},
+        "2": {"class_type": "Pick", "inputs": {"on": ["1", 1], "yes": ["1", 0], "no": ["1", 0]}},
+        "3": {"class_type": "Grow", "inputs": {"image": ["2", 0]}, "_meta": {"title": "My tree"}},
+        "4": {"class_type": "SaveTensor", "inputs": {"images": ["3", 0]}},
+    }
+    path = written(tmp_path, data)
+    status, text = run(path, "--object-info", tmp_path / "info.json")
+    assert status == 0, text
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("slow road")]
+    assert lines == [
+        "slow road   node 2 (Pick): what it wants of its lazy inputs depends on the frame",
+        'slow road   node 3 "My tree" (Grow): it expands into other nodes',
+    ]
+    _, text = run(path, "--object-info", tmp_path / "info.json", "--json")
+    assert set(json.loads(text)[0]["workflows"][0]["slow_nodes"]) == {"2", "3"}
+    assert "slow road" not in run("edges")[1]
+
+
 def test_choices_settle_what_is_open(tmp_path: Path) -> None:
     data = {
         "1": {"class_type": "LoadTensor", "inputs": {}},
