@@ -113,6 +113,28 @@ def test_what_becomes_of_a_seed_is_kept_and_titles_too() -> None:
             30,
             "ddim",
         ),
+        # The file's own order counts before the class's, though both fit.
+        (
+            {
+                "values": ["ddim", 30, 9, "fixed"],
+                "inputs": ["model:MODEL", "sampler:COMBO:w", "steps:INT:w", "seed:INT:w"],
+            },
+            9,
+            30,
+            "ddim",
+        ),
+        # What reads like the rule of a seed may be a value.
+        (
+            {
+                "values": ["ddim", "fixed", 9, "randomize", 30],
+                "inputs": ["model:MODEL", "sampler:COMBO:w", "extra:STRING:w", "seed:INT:w", "steps:INT:w"],
+            },
+            9,
+            30,
+            "ddim",
+        ),
+        # Only what an older editor turned into an input is one.
+        ({"values": [9, "fixed", 30, "ddim"], "inputs": ["model:MODEL", "steps:INT:w"]}, 9, 30, "ddim"),
         ({"values": [9, True, 30, "ddim"]}, 9, 30, "ddim"),
         ({"values": [9, 30, "ddim"]}, 9, 30, "ddim"),
         ({"values": {"seed": 9, "steps": 30, "sampler": "ddim", "videopreview": {}}}, 9, 30, "ddim"),

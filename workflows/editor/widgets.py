@@ -1,8 +1,8 @@
 """The widgets of a drawn node: which value in the file belongs to which input.
 
 ComfyUI's editor saves values by position. Their names come from ``widgets_values_named`` where a file has
-it, from the node's class otherwise, from the file's inputs where the class is another than the file's or not
-known. Between them stand values of controls that only the editor has.
+it, else from the file's inputs that are widgets too where these are as many as there are values, else from the
+node's class. Between them stand values of controls that only the editor has.
 """
 
 from __future__ import annotations
@@ -57,15 +57,10 @@ def is_widget(declared: InputDefinition) -> bool:
 
 def read_widgets(node: DrawnNode, definition: NodeDefinition | None) -> Widgets:
     """The widgets of a node; with a definition all that its class has, absent ones at their defaults."""
-    found = _by_name(node)
-    if found is None and definition is None:
-        found = _in_order_of_file(node) or Widgets()
-    elif found is None and definition is not None:
-        found = _in_order_of_class(definition, _as_list(node.values))
-        if {slot.widget for slot in node.inputs if slot.widget} - found.values.keys():
-            found = _in_order_of_file(node) or found
-    assert found is not None
-    return found if definition is None else _completed(definition, found)
+    found = _by_name(node) or _in_order_of_file(node, definition)
+    if definition is None:
+        return found or Widgets()
+    return _completed(definition, found or _in_order_of_class(definition, _as_list(node.values)))
 
 
 def _as_list(values: list[Any] | Mapping[str, Any]) -> list[Any]:
@@ -128,7 +123,7 @@ def _controls_after(
     if not coming:
         return
     wanted = has_control(declared)
-    is_rule = isinstance(coming[0], str) and coming[0] in AFTER_GENERATE
+    is_rule = _is_rule(coming[0])
     if not wanted:
         # A class of another version may have had the control.
         if declared.type == "INT" and is_rule and (following is None or following.type in ("INT", "FLOAT")):
@@ -157,20 +152,30 @@ def _note_control(widgets: Widgets, owner: str, value: Any) -> None:
         widgets.after_generate.setdefault(owner, value)
 
 
-def _in_order_of_file(node: DrawnNode) -> Widgets | None:
+def _in_order_of_file(node: DrawnNode, definition: NodeDefinition | None) -> Widgets | None:
     """By the names of the inputs that are widgets too; None where their number does not fit the values."""
     names = [slot.widget for slot in node.inputs if slot.widget]
     widgets, position, values = Widgets(), 0, _as_list(node.values)
+    known = {} if definition is None else inputs_of(definition, dict.fromkeys(names))
     for index, name in enumerate(names):
         if position >= len(values):
             return None
         widgets.values[name] = values[position]
         position += 1
         spare = len(values) - position - (len(names) - index - 1)
-        if spare > 0 and isinstance(values[position], str) and values[position] in AFTER_GENERATE:
+        if spare > 0 and _is_rule(values[position]) and _may_have_control(known.get(name)):
             _note_control(widgets, name, values[position])
             position += 1
     return widgets if position == len(values) and names else None
+
+
+def _is_rule(value: Any) -> bool:
+    return isinstance(value, str) and value in AFTER_GENERATE
+
+
+def _may_have_control(declared: InputDefinition | None) -> bool:
+    """Whether a file's version of an input may have had one, which its class of here need not have."""
+    return declared is None or declared.type in ("INT", "FLOAT") or has_control(declared)
 
 
 def _completed(definition: NodeDefinition, found: Widgets) -> Widgets:
