@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from byoc.base import ComponentState, ErrorCallback
-from byoc.batching import Batcher
 from byoc.frame_overlay import OverlayConfig, OverlayController
 from byoc.frame_skipper import FrameSkipConfig
 from byoc.hosted import HostedProcessor
@@ -16,6 +15,7 @@ from byoc.protocol import TrickleProtocol
 from byoc.sessions import ProcessorSession, StreamSettings, processor_session
 from byoc.state import LoopEvent
 from byoc.threads import LoopThread
+from stream.batching import Batcher
 from stream.errors import Conflict, HeadraceError
 from stream.frames import AudioFrame, VideoFrame
 from stream.processor import Emission, FrameProcessor, Params

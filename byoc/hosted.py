@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from byoc.batching import Batcher
 from byoc.frame_overlay import OverlayController
 from byoc.threads import LoopThread
+from stream.batching import Batcher
 from stream.codecs.convert import Converter
 from stream.errors import HeadraceError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, VideoFrame

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from byoc.batching import Batcher
 from byoc.state import StreamState
 from byoc.threads import LoopThread
+from stream.batching import Batcher, shared_of
 from stream.codecs import hardware
 from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
 from stream.frames import Picture, VideoFrame
@@ -168,7 +168,7 @@ class ProcessorPool:
         except Exception as error:  # the edge to a factory that is not ours
             raise ProcessorError(f"no processor could be made: {type(error).__name__}: {error}") from error
         _attach(processor, self._state)
-        vars(processor).update(self._loaded())
+        vars(processor).update(shared_of(self._first, self._before))
         # One call for several streams runs in one thread.
         thread = (
             self._threads[self._first]
@@ -190,15 +190,6 @@ class ProcessorPool:
         if self.batcher is not None:
             self._threads[processor].post(self.batcher.joined)
         return processor, self._threads[processor]
-
-    def _loaded(self) -> dict[str, Any]:
-        """What loading has set on the first processor."""
-        missing = object()
-        return {
-            name: value
-            for name, value in vars(self._first).items()
-            if self._before.get(name, missing) is not value and name not in _OWN
-        }
 
     async def give_back(self, processor: FrameProcessor) -> None:
         """Its stream has ended."""
@@ -237,10 +228,6 @@ async def _warm_up(processor: FrameProcessor) -> None:
 
         torch.set_num_threads(1)
         VideoFrame.from_picture(Picture.from_rgb(np.zeros((16, 16, 3), np.uint8)), 0, Fraction(1)).tensor  # noqa: B018
-
-
-_OWN = frozenset({"state", "frame_time", "_emit_sink", "_model_load_lock"})
-"""Attributes that each processor has for itself, whenever they were set."""
 
 
 def _attach(processor: FrameProcessor, state: StreamState) -> None:

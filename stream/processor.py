@@ -196,6 +196,11 @@ class FrameProcessor:
         not there; the live path then shows the last result, a file waits here and tries the frame again.
         """
 
+    def shares_calls(self) -> bool:
+        """Whether `process_video_async` waits for frames of other streams, with which its own goes through a
+        network in one call; in an engine these are begun meanwhile. Asked before each frame."""
+        return False
+
     def progress(self) -> tuple[str, float | None]:
         """What it is doing while frames cannot be processed yet, in words, and how far it is (0 to 1)."""
         return ("Loading", None)

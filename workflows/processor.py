@@ -103,6 +103,10 @@ class WorkflowProcessor(FrameProcessor):
         """What is being done before frames can be worked on, and how far it is (0 to 1)."""
         return self._progress
 
+    def shares_calls(self) -> bool:
+        """Where a node is async: it may wait for other streams, and they need not wait for it."""
+        return self._running is not None and any(plan.is_async for plan in self._running.plans)
+
     def info(self) -> ProcessorInfo:
         """From the graphs alone; works before `load_model`. Raises `InvalidWorkflow`."""
         if self._running is not None:

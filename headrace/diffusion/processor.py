@@ -87,6 +87,9 @@ class StreamDiffusionProcessor(FrameProcessor):
     def progress(self) -> tuple[str, float | None]:
         return self._state
 
+    def shares_calls(self) -> bool:
+        return True
+
     def info(self) -> ProcessorInfo:
         schema = StreamDiffusionParams.model_json_schema()
         # A picture is no default for anybody to see.

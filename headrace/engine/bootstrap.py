@@ -24,6 +24,7 @@ from types import ModuleType
 OLDEST_PYTHON = (3, 10)
 
 LENT_MODULES = (
+    "stream.batching",
     "stream.errors",
     "stream.frames",
     "stream.heap",

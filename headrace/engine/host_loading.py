@@ -5,45 +5,64 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.host_together import Companies, Company
 from headrace.engine.processors import build
 from stream.errors import ProcessorError
-from stream.processor import EmitSink, FrameProcessor
+from stream.processor import EmitSink, FrameProcessor, overrides
 
 if TYPE_CHECKING:
     import torch
 
 
-def load_in_thread(
-    spec: dict[str, Any], kwargs: dict[str, Any], device: torch.device, threads: int, emit: EmitSink
-) -> asyncio.Future[FrameProcessor]:
+@dataclass(frozen=True)
+class Loaded:
+    """``company``: whose pictures go through it together, where it works on those of several streams."""
+
+    processor: FrameProcessor
+    company: Company | None
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is to be made and loaded, and where. ``spec`` and ``kwargs`` are JSON."""
+
+    spec: dict[str, Any]
+    kwargs: dict[str, Any]
+    device: torch.device
+    threads: int
+    companies: Companies
+
+
+def load_in_thread(wanted: Loading, emit: EmitSink) -> asyncio.Future[Loaded]:
     """Begin in a thread of its own; the future gives the loaded processor or what building it raised.
 
     A thread cannot be stopped: when the future is cancelled, the result is thrown away as it arrives.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[FrameProcessor] = loop.create_future()
+    future: asyncio.Future[Loaded] = loop.create_future()
 
-    def deliver(processor: FrameProcessor | None, error: BaseException | None) -> None:
+    def deliver(loaded: Loaded | None, error: BaseException | None) -> None:
         if future.done():
             return
         if error is not None:
             future.set_exception(error)
-        elif processor is not None:
-            future.set_result(processor)
+        elif loaded is not None:
+            future.set_result(loaded)
 
     def work() -> None:
-        processor: FrameProcessor | None = None
+        loaded: Loaded | None = None
         failure: BaseException | None = None
         try:
-            processor = _load(spec, kwargs, device, threads, emit)
+            loaded = _load(wanted, emit)
         except BaseException as error:  # noqa: BLE001 (the edge of a thread: everything is handed over)
             # A future cannot carry StopIteration, and CancelledError would look like our own wish.
             plain = isinstance(error, (Exception, SystemExit)) and not isinstance(error, StopIteration)
             failure = error if plain else ProcessorError(f"loading ended with {type(error).__name__}")
         try:
-            loop.call_soon_threadsafe(deliver, processor, failure)
+            loop.call_soon_threadsafe(deliver, loaded, failure)
         except RuntimeError:
             return  # the engine is ending
 
@@ -51,20 +70,26 @@ def load_in_thread(
     return future
 
 
-def _load(
-    spec: dict[str, Any], kwargs: dict[str, Any], device: torch.device, threads: int, emit: EmitSink
-) -> FrameProcessor:
+def _load(wanted: Loading, emit: EmitSink) -> Loaded:
     import torch
 
     # All three hold for the thread that sets them.
-    torch.set_num_threads(threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    torch.set_num_threads(wanted.threads)
+    if wanted.device.type == "cuda":
+        torch.cuda.set_device(wanted.device)
     with torch.no_grad():
-        processor = build(spec)
+        processor = build(wanted.spec)
         processor.bind(emit)
-        asyncio.run(_load_model(processor, kwargs, device))
-    return processor
+
+        def load() -> None:
+            asyncio.run(_load_model(processor, wanted.kwargs, wanted.device))
+
+        if not overrides(processor, "process_video_batch"):
+            load()
+            return Loaded(processor, None)
+        company = wanted.companies.of(wanted.spec, wanted.kwargs)
+        company.load(processor, load)
+        return Loaded(processor, company)
 
 
 async def _load_model(processor: FrameProcessor, kwargs: dict[str, Any], device: torch.device) -> None:

@@ -16,6 +16,7 @@ from headrace.engine.host_home import OP as HOME
 from headrace.engine.host_home import HomeHost
 from headrace.engine.host_memory import MemoryReports
 from headrace.engine.host_session import HostSession, Surroundings, collect_garbage
+from headrace.engine.host_together import Companies
 from headrace.engine.link import Link, LinkError, Message
 from stream.errors import EngineError, HeadraceError, InvalidInput
 
@@ -59,6 +60,7 @@ class Host:
             call_limit=self._options.call_limit,
             open_limit=self._options.open_limit,
             turn=asyncio.Lock(),
+            companies=Companies(),
             fatal=self._device_lost,
         )
         self._batch = BatchHost(self._link, self._device, self._options.threads, self._device_lost)

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,9 +21,11 @@ import numpy as np
 from headrace.engine import slots
 from headrace.engine.home import NotNow
 from headrace.engine.host_frames import SlotFrame, listed, put_audio, put_video
-from headrace.engine.host_loading import load_in_thread
+from headrace.engine.host_loading import Loaded, Loading, load_in_thread
+from headrace.engine.host_together import Companies, Company
 from headrace.engine.host_voice import Voice
 from headrace.engine.link import Link, Message
+from stream.batching import Batcher
 from stream.errors import EngineError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, Plane, VideoFrame, checked_image
 from stream.processor import FrameProcessor
@@ -51,7 +54,9 @@ class Surroundings:
     call_limit: float
     open_limit: float
     turn: asyncio.Lock
-    """Whoever holds it runs Python. It goes round in the order of asking, so that nobody starves."""
+    """Whoever holds it runs Python. It goes round in the order of asking, so that nobody starves. Frames that
+    wait for those of other sessions do so without it."""
+    companies: Companies
     fatal: Callable[[str], None]
     """Ends the engine, because the device is beyond use."""
 
@@ -91,6 +96,8 @@ class HostSession:
         self._jobs: asyncio.Queue[Job] = asyncio.Queue(MAX_JOBS)
         self._closing: asyncio.Future[int] = self._loop.create_future()
         self._processor: FrameProcessor | None = None
+        self._company: Company | None = None
+        self._batcher: Batcher | None = None
         self._started = False
         self._told: dict[str, Any] = {}
         self._preparing: asyncio.Task[None] | None = None
@@ -160,10 +167,11 @@ class HostSession:
 
     async def _open(self, call: int, body: dict[str, Any]) -> bool:
         try:
-            processor = await self._load(body)
-            if processor is None:
+            loaded = await self._load(body)
+            if loaded is None:
                 self._voice.fail(call, EngineError("the session was closed while it loaded"))
                 return False
+            processor, self._company = loaded.processor, loaded.company
             self._told = _described(processor)
             self._processor = processor
             self._voice.answer(call, {"info": self._told})
@@ -172,13 +180,15 @@ class HostSession:
             return False
         return True
 
-    async def _load(self, body: dict[str, Any]) -> FrameProcessor | None:
+    async def _load(self, body: dict[str, Any]) -> Loaded | None:
         """The processor with its model; None when the session was closed meanwhile."""
         spec, kwargs = body.get("spec"), body.get("load", {})
         if not isinstance(spec, dict) or not isinstance(kwargs, dict):
             raise InvalidInput("an opening needs a specification, an object", field="spec")
-        loading = load_in_thread(spec, kwargs, self._around.device, self._around.threads, self._voice.emitted)
-        limit = self._around.open_limit
+        around = self._around
+        wanted = Loading(spec, kwargs, around.device, around.threads, around.companies)
+        loading = load_in_thread(wanted, self._voice.emitted)
+        limit = around.open_limit
         while not loading.done():
             left = self._voice.progress_at + limit - time.monotonic()
             if left <= 0:
@@ -192,7 +202,7 @@ class HostSession:
         return loading.result()
 
     async def _do(self, job: Job) -> None:
-        async with self._around.turn:
+        async with self._turn_for(job):
             try:
                 if job.op == "video":
                     await self._video(job)
@@ -215,6 +225,10 @@ class HostSession:
                 self._late[job.op] = 0
                 self._voice.fail(job.call, error)
 
+    def _turn_for(self, job: Job) -> AbstractAsyncContextManager[object]:
+        waits = self._batcher is not None or self._loaded().shares_calls()
+        return nullcontext() if waits and job.op == "video" else self._around.turn
+
     def _give_up(self, job: Job, error: ProcessorError) -> None:
         """Close for good; whatever waits is answered, or the worker would take the engine for hung."""
         reason = f"{error.message}, {MAX_LATE} times in a row; the session is closed"
@@ -231,6 +245,9 @@ class HostSession:
         """Stop the processor and free everything."""
         await self._end_preparing()
         processor, self._processor = self._processor, None
+        if self._batcher is not None:
+            self._batcher.left()
+        self._company = self._batcher = None
         if processor is not None and self._started:
             try:
                 async with self._around.turn:
@@ -261,6 +278,9 @@ class HostSession:
         processor, params = self._loaded(), _params_of(job)
         await self._ask(lambda: processor.on_stream_start(params), self._around.open_limit)
         self._started = self._voice.started = True
+        if self._company is not None and self._batcher is None:
+            self._batcher = self._company.batcher(processor, lambda: self._around.turn)
+            self._batcher.joined()
         self._voice.answer(job.call, self._news(processor))
 
     async def _params(self, job: Job) -> None:
@@ -310,8 +330,9 @@ class HostSession:
         self._frames += 1
         processor.frame_time = frame.time
         try:
+            process = processor.process_video_async if self._batcher is None else self._batcher.of(processor)
             # A lambda would hold the frame beyond the call and make `retire` copy it.
-            result = await self._ask(processor.process_video_async, self._around.call_limit, frame)
+            result = await self._ask(process, self._around.call_limit, frame)
             laid = self._lay_down(job, frame, listed(result, VideoFrame))
         finally:
             processor.frame_time = None

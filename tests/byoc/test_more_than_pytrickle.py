@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from byoc import FrameProcessor, InvalidInput, ProcessorError, VideoFrame
-from byoc.batching import Batcher, BatchQueue, Waiting
+from stream.batching import Batcher, BatchQueue, Waiting
 from stream.frames import Picture
 
 

@@ -30,6 +30,10 @@ class ComfyProcessor(WorkflowProcessor):
         await super().load_model(**kwargs)
         self._registry = self._later
 
+    def shares_calls(self) -> bool:
+        # The turn is the thread's, and all frames are worked on in one.
+        return False
+
     async def process_video_async(self, frame: VideoFrame) -> VideoResult:
         turn = await self._turn.of_frame()
         try:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -91,8 +91,7 @@ class Level(FrameProcessor):
         self.level = level
 
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
-        grey = np.full((frame.height, frame.width, 3), self.level, np.uint8)
-        return frame.replace_picture(Picture.from_rgb(grey))
+        return _grey(frame, self.level)
 
     def info(self) -> ProcessorInfo:
         return ProcessorInfo(schema={"properties": {"level": {"type": "integer"}}})
@@ -194,6 +193,53 @@ class Slow(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         time.sleep(self.seconds)  # noqa: ASYNC251
         return frame
+
+
+class Meets(Level):
+    """A frame waits for one of another stream."""
+
+    here: ClassVar[list[asyncio.Future[None]]] = []
+
+    def shares_calls(self) -> bool:
+        return True
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        if Meets.here:
+            Meets.here.pop().set_result(None)
+        else:
+            Meets.here.append(asyncio.get_running_loop().create_future())
+            await Meets.here[0]
+        return await super().process_video_async(frame)
+
+
+class Company(Level):
+    """Greys of the streams in a call; what `load_model` sets is one object for all."""
+
+    loads: ClassVar[int] = 0
+    batch_wait = 1.0
+    process_video_async = FrameProcessor.process_video_async
+
+    async def load_model(self, **kwargs: Any) -> None:
+        Company.loads += 1
+        self.weights = object()
+
+    async def process_video_batch(
+        self, streams: Sequence[FrameProcessor], frames: Sequence[VideoFrame]
+    ) -> list[VideoFrame | Exception]:
+        assert len({id(stream.weights) for stream in streams if isinstance(stream, Company)}) == 1
+        results: list[VideoFrame | Exception] = []
+        for stream, frame in zip(streams, frames, strict=True):
+            assert isinstance(stream, Company)
+            stream.emit("data", [len(streams), Company.loads])
+            level = stream.level
+            if level == 0:
+                await asyncio.sleep(60)
+            results.append(ValueError("unlucky") if level == 13 else _grey(frame, level))
+        return results
+
+
+def _grey(frame: VideoFrame, level: int) -> VideoFrame:
+    return frame.replace_picture(Picture.from_rgb(np.full((frame.height, frame.width, 3), level, np.uint8)))
 
 
 class Loads(FrameProcessor):

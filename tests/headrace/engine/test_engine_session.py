@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -546,6 +546,54 @@ async def test_sessions_take_turns(engine: Engine) -> None:
     await asyncio.gather(*(stream(name, 20) for name in "abc"))
     for start in range(0, 54, 3):
         assert set(finished[start : start + 6]) == {"a", "b", "c"}, finished
+
+
+async def test_a_frame_may_wait_for_one_of_another_session(engine: Engine) -> None:
+    async with session(engine, target("Meets"), level=1) as a, session(engine, target("Meets"), level=2) as b:
+        for _ in range(3):
+            frames = await asyncio.gather(one(a, video(noise(8, 8))), one(b, video(noise(8, 8))))
+            assert [grey_of(frame) for frame in frames] == [1, 2]
+
+
+async def test_sessions_of_one_class_share_its_model_and_its_calls(engine: Engine) -> None:
+    told: list[Any] = []
+
+    async def frames(of: Sequence[EngineProcessor]) -> list[Any]:
+        calls = (one(processor, video(noise(8, 8))) for processor in of)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        return [r if isinstance(r, BaseException) else grey_of(r) for r in results]
+
+    spec = target("Company")
+    async with session(engine, spec, level=7) as a, session(engine, spec, level=9) as b:
+        for processor in (a, b):
+            processor.bind(lambda emission: told.append(emission.data))
+        assert await frames([a, b]) == [7, 9]
+        assert told == [[2, 1], [2, 1]]
+        # A fault is one stream's own, and its parameters are.
+        await b.update_params({"level": 13})
+        level, fault = await frames([a, b])
+        assert level == 7
+        assert isinstance(fault, ProcessorError)
+        assert "unlucky" in fault.message
+    async with session(engine, spec, level=5) as a:
+        a.bind(lambda emission: told.append(emission.data))
+        assert await frames([a]) == [5]
+        # Nobody had the model any more.
+        assert told[-1] == [1, 2]
+
+
+async def test_a_call_for_several_that_does_not_return_is_given_up(engine: Engine) -> None:
+    spec = target("Company")
+    async with session(engine, spec, level=5) as a:
+        async with session(engine, spec, level=5) as b:
+            await b.update_params({"level": 0})
+            for result in await asyncio.gather(
+                *(one(p, video(noise(8, 8))) for p in (a, b)), return_exceptions=True
+            ):
+                assert isinstance(result, ProcessorError)
+                assert "process_video_batch did not return within" in result.message
+        assert grey_of(await one(a, video(noise(8, 8)))) == 5
+        assert engine.restarts == 0
 
 
 async def test_what_ends_one_session_leaves_the_others_alone(engine: Engine) -> None:

@@ -1,15 +1,35 @@
-"""Pictures of several streams in one call."""
+"""Pictures of several streams in one call.
+
+The engine's host loads this module in foreign interpreters.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from stream.errors import ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor, VideoResult
+from stream.timeouts import TIMED_OUT, timeout
+
+_OWN = frozenset({"state", "frame_time", "_emit_sink", "_model_load_lock"})
+"""Attributes that each processor has for itself, whenever they were set."""
+
+
+def shared_of(processor: FrameProcessor, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What loading has set on a processor whose attributes were ``before``: other objects of its class need
+    not load it again."""
+    missing = object()
+    return {
+        name: value
+        for name, value in vars(processor).items()
+        if before.get(name, missing) is not value and name not in _OWN
+    }
 
 
 @dataclass(slots=True, eq=False)
@@ -64,12 +84,19 @@ class BatchQueue:
 
 
 class Batcher:
-    """Gathers pictures for `FrameProcessor.process_video_batch`, one call at a time. Belongs to one loop."""
+    """Gathers pictures for `FrameProcessor.process_video_batch`, one call at a time. Belongs to one loop.
 
-    def __init__(self, size: int, wait: float) -> None:
+    ``turn``: what a call is made within. A call whose streams have all given up is cancelled.
+    """
+
+    def __init__(
+        self, size: int, wait: float, turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+    ) -> None:
         self._queue = BatchQueue(size, wait)
+        self._turn = turn
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._called: list[Waiting] = []
 
     def of(self, stream: FrameProcessor) -> Callable[[VideoFrame], Awaitable[VideoResult]]:
         """What takes the pictures of one stream."""
@@ -77,6 +104,7 @@ class Batcher:
         async def process(frame: VideoFrame) -> VideoResult:
             return await self._process(stream, frame)
 
+        process.__qualname__ = f"{type(stream).__qualname__}.process_video_batch"
         return process
 
     def joined(self) -> None:
@@ -99,6 +127,19 @@ class Batcher:
             return await item.answer
         finally:
             self._queue.drop(item)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody waits for a call any more that has not come back."""
+        if self._called and all(item.answer.done() for item in self._called):
+            self._called = []
+            assert self._worker is not None
+            self._worker.cancel()
+            # Those who wait for the next call need not wait for this one to end.
+            self._worker = None
+            if self._queue:
+                loop = asyncio.get_running_loop()
+                self._worker = loop.create_task(self._work(), name="batches")
 
     async def _work(self) -> None:
         """Until nobody waits any more."""
@@ -107,14 +148,19 @@ class Batcher:
             if due:
                 self._changed.clear()
                 try:
-                    async with asyncio.timeout(due):
+                    async with timeout(due):
                         await self._changed.wait()
-                except TimeoutError:
+                except TIMED_OUT:
                     pass
                 continue
-            await self._call(self._queue.take())
+            async with self._turn():
+                await self._call(self._queue.take())
 
     async def _call(self, batch: list[Waiting]) -> None:
+        """``batch`` is empty where all have given up meanwhile."""
+        if not batch:
+            return
+        self._called = batch
         streams = [item.stream for item in batch]
         try:
             results = await streams[0].process_video_batch(streams, [item.frame for item in batch])
@@ -125,6 +171,12 @@ class Batcher:
             raise
         except Exception as error:  # noqa: BLE001 (the edge to a processor that is not ours; all are told)
             answers = [error] * len(batch)
+        except SystemExit as error:
+            # A future cannot carry it, and a task that ends with it ends the loop.
+            answers = [ProcessorError(f"process_video_batch asked to exit ({error.code})")] * len(batch)
+        finally:
+            if self._called is batch:
+                self._called = []
         for item, answer in zip(batch, answers, strict=True):
             if item.answer.done():
                 continue

@@ -1,0 +1,58 @@
+"""Sessions of one class whose pictures go to `FrameProcessor.process_video_batch` together."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from weakref import WeakValueDictionary
+
+from stream.batching import Batcher, shared_of
+from stream.processor import FrameProcessor
+
+
+class Company:
+    """Those with one specification. The first of them loads the model, and what loading sets on it the others
+    get; what ``__init__`` sets is each one's own. `load` is for threads, `batcher` for the engine's loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Any] | None = None
+        self._batcher: Batcher | None = None
+
+    def load(self, processor: FrameProcessor, load: Callable[[], None]) -> None:
+        """Raises what ``load`` raises; the next one then loads."""
+        with self._lock:
+            if self._loaded is not None:
+                vars(processor).update(self._loaded)
+                return
+            before = dict(vars(processor))
+            load()
+            self._loaded = shared_of(processor, before)
+
+    def batcher(
+        self, processor: FrameProcessor, turn: Callable[[], AbstractAsyncContextManager[object]]
+    ) -> Batcher:
+        """Who calls ``processor`` and the others for pictures."""
+        if self._batcher is None:
+            self._batcher = Batcher(processor.batch_size, processor.batch_wait, turn)
+        return self._batcher
+
+
+class Companies:
+    """Each lives as long as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: WeakValueDictionary[str, Company] = WeakValueDictionary()
+
+    def of(self, spec: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Company:
+        """That of what is made of ``spec`` and loaded with ``kwargs``, both JSON."""
+        name = json.dumps([spec, kwargs], sort_keys=True)
+        with self._lock:
+            company = self._known.get(name)
+            if company is None:
+                company = self._known[name] = Company()
+            return company
