@@ -71,6 +71,9 @@ class _Maker:
         negatives = {"full": len(self.places), "initialize": 1}.get(self.acting, 0)
         self.negatives = self.places[:negatives]
         self.empty = starts and reference
+        self.begins = len(self.places) > 1 or not reference
+        """Whether a new frame begins with its own noise. The authors' single step goes on with what the frame
+        before has left, which grows without end where the noise outweighs the signal."""
 
     def made(self) -> RowConstants:
         settings, noise = self.settings, self.settings.noise
@@ -83,7 +86,7 @@ class _Maker:
         ]
         offset = column(added, noise) * slots
         base = torch.zeros_like(slots)
-        if len(self.places) > 1:
+        if self.begins and self.places[0] == 0:
             base[negatives] = noise[0]
         after = [(place + 1) % len(settings.steps) for place in order]
         return RowConstants(
@@ -119,7 +122,7 @@ class _Maker:
         acts = positive and self.acting != "none"
         fresh = acts and self.acting == "initialize" and place == 0
         virtual = acts and self.acting in ("self", "initialize")
-        first = len(self.places) > 1 and place == 0
+        first = self.begins and place == 0
         return [
             0.0 if self.empty and place > 0 else step.signal,
             step.noise,
@@ -130,7 +133,7 @@ class _Maker:
             1.0 if acts and self.acting == "full" else 0.0,
             guidance.delta if virtual else 0.0,
             1.0 if fresh else 0.0,
-            0.0 if first else 1.0,
+            1.0 if virtual and not first else 0.0,
         ]
 
     def _source(self, place: int) -> int:

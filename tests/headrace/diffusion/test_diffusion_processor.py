@@ -15,6 +15,7 @@ pytest.importorskip("diffusers")
 
 from headrace.diffusion import calls
 from headrace.diffusion import compiler as compilers
+from headrace.diffusion.calls import Gathering
 from headrace.diffusion.processor import StreamDiffusionProcessor
 from headrace.models.live_cache import cache_of
 from stream.errors import InvalidInput
@@ -180,6 +181,20 @@ def test_the_schema_tells_bounds_and_present_values(tmp_path: Path) -> None:
     assert schema["properties"]["guidance_scale"]["maximum"] == 30.0
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+async def test_what_a_single_step_leaves_for_guidance_does_not_grow(scale: float) -> None:
+    """There the noise is thirteen times the signal: what goes on is infinite after forty frames."""
+    session = await loaded(t_index_list=[0], guidance_scale=scale, cfg_type="self")
+    found = []
+    for number in range(6):
+        await result(session, frame(number))
+        assert session._stream is not None
+        _, residual = session._stream.state()
+        found.append(float(residual.abs().max()))
+    assert max(found) < 3 * found[0]
+    await session.on_stream_stop()
+
+
 async def test_frames_of_several_sessions_go_through_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six sessions at once, one of another size: fewer calls than frames, the same results as alone."""
     rows: list[int] = []
@@ -196,6 +211,25 @@ async def test_frames_of_several_sessions_go_through_one_call(monkeypatch: pytes
     assert together[5].shape == (1, 64, 72, 3)
     for session in sessions:
         await session.on_stream_stop()
+
+
+def test_a_busy_call_waits_for_the_streams_of_the_last_ones_and_never_long() -> None:
+    """Calls of 8 ms."""
+    gathering = Gathering()
+    assert gathering.wait([1], 0.0, 0.0) == 0  # nobody else is known
+    gathering.called([1], 0.000, 0.008)
+    gathering.called([2], 0.009, 0.017)
+    # The two go by turns: each waits for the other, for a quarter of a call.
+    assert gathering.wait([1], 0.018, 0.018) == pytest.approx(0.002)
+    assert gathering.wait([1], 0.018, 0.019) == pytest.approx(0.001)
+    assert gathering.wait([1, 2, 3], 0.018, 0.018) == 0
+    assert gathering.wait([1], 0.018, 0.021) == 0
+    # With time to spare a frame goes at once.
+    assert gathering.wait([1], 0.026, 0.026) == 0
+    gathering.called([1], 0.026, 0.034)
+    assert gathering.wait([1], 0.035, 0.035) == 0
+    gathering.called([1, 2], 0.1, 1.0)
+    assert gathering.wait([1], 1.1, 1.1) == pytest.approx(Gathering.LONGEST)
 
 
 async def test_a_session_that_gives_up_holds_up_nobody() -> None:
