@@ -1,8 +1,8 @@
 """The widgets of a drawn node: which value in the file belongs to which input.
 
 ComfyUI's editor saves values by position. Their names come from ``widgets_values_named`` where a file has
-it, else from the file's inputs that are widgets too where these are as many as there are values, else from the
-node's class. Between them stand values of controls that only the editor has.
+it, else from the file's inputs that are widgets too where these are as many as the values are, else from
+the node's class. Between them stand values of controls that only the editor has.
 """
 
 from __future__ import annotations
