@@ -58,7 +58,7 @@ class ComfyMemory:
     def _enter(self, ledger: LedgerService, device: str, total: int) -> None:
         """The models as an entry that can be released while nobody uses it, the rest as what is held."""
         name = self._engine.settings.name
-        ledger.hold(device, name, max(0, self.held - self.reclaimable))
+        ledger.hold(device, name, self.held)
         entries = [self._entry(device).as_dict()] if self.reclaimable else []
         ledger.received(
             name,

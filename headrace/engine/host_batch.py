@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.blobs import Blobs, pack
 from headrace.engine.device import poisons
 from headrace.engine.host_errors import describe
+from headrace.engine.host_words import ModelWords
 from headrace.engine.link import Link, LinkError, LinkOverflow, Message
 from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
 
@@ -138,8 +139,7 @@ class BatchHost:
         self._runner: Runner | None = None
         self._wishes: dict[str, Any] = {}
         self._runner_lock = threading.Lock()
-        self._unsaid: deque[dict[str, Any]] = deque()
-        """What the model cache says and the worker has not taken yet."""
+        self._words = ModelWords(link, "models")
 
     @property
     def idle(self) -> bool:
@@ -278,38 +278,8 @@ class BatchHost:
             if self._runner is None:
                 from headrace.batch.runner import Runner
 
-                self._runner = Runner(self._device, self._wishes, self._say, self._later)
+                self._runner = Runner(self._device, self._wishes, self._words.say, self._words.later)
             return self._runner
-
-    def _say(self, body: dict[str, Any]) -> None:
-        """From any thread: words of the model cache to the worker's ledger."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is ending
-            self._loop.call_soon_threadsafe(self._tell, body)
-
-    def _tell(self, body: dict[str, Any]) -> None:
-        """On the loop: send in order, later where the worker does not read at the moment."""
-        waiting = bool(self._unsaid)
-        if body.get("kind") == "report":
-            # It replaces those before it that nobody has read.
-            self._unsaid = deque(words for words in self._unsaid if words.get("kind") != "report")
-        self._unsaid.append(body)
-        if not waiting:
-            self._tell_all()
-
-    def _tell_all(self) -> None:
-        while self._unsaid:
-            try:
-                self._link.send({"op": "words", "session": "models", **self._unsaid[0]})
-            except LinkOverflow:
-                self._loop.call_later(_HELD_BACK, self._tell_all)
-                return
-            except LinkError as error:
-                log.warning("words of the model cache cannot be sent: %s", error.message)
-            self._unsaid.popleft()
-
-    def _later(self, delay: float, work: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # as above
-            self._loop.call_soon_threadsafe(self._loop.call_later, delay, work)
 
     def _ask(self, call: int, body: dict[str, Any]) -> None:
         """A question that may wait for the cache's lock, so not on the loop."""

@@ -33,11 +33,15 @@ class MemoryReports:
         self._loop = asyncio.get_running_loop()
         self._loop.call_later(EVERY, self._look)
 
+    def now(self) -> int:
+        """Bytes that were taken since the engine was ready; from any thread."""
+        return max(0, taken(self._device) - self._begun)
+
     def _look(self) -> None:
         if self._link.closed:
             return
         self._loop.call_later(EVERY, self._look)
-        size = max(0, taken(self._device) - self._begun)
+        size = self.now()
         # No frame waits behind it: where the worker is behind, the next look does.
         if abs(size - self._told) < STEP or self._link.backlog:
             return

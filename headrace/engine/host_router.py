@@ -15,6 +15,8 @@ from headrace.engine.host_batch import BatchHost
 from headrace.engine.host_home import OP as HOME
 from headrace.engine.host_home import HomeHost
 from headrace.engine.host_memory import MemoryReports
+from headrace.engine.host_models import OP as MODELS
+from headrace.engine.host_models import ModelsHost
 from headrace.engine.host_session import HostSession, Surroundings, collect_garbage
 from headrace.engine.host_together import Companies
 from headrace.engine.link import Link, LinkError, Message
@@ -46,6 +48,7 @@ class Host:
         self._stop: asyncio.Future[None] | None = None
         self._around: Surroundings | None = None
         self._batch: BatchHost | None = None
+        self._models: ModelsHost | None = None
         self._home = home
         self._at_home: HomeHost | None = None
 
@@ -65,7 +68,7 @@ class Host:
         )
         self._batch = BatchHost(self._link, self._device, self._options.threads, self._device_lost)
         self._link.start(loop, self._on_message, self._on_closed)
-        MemoryReports(self._link, self._device)
+        self._models = ModelsHost(self._link, MemoryReports(self._link, self._device).now)
         if self._home is not None:
             self._at_home = HomeHost(self._link, self._home)
         await self._stop
@@ -87,6 +90,8 @@ class Host:
             try:
                 if op in BATCH_OPS and self._batch is not None:
                     self._batch.deliver(message)
+                elif op == MODELS and self._models is not None:
+                    self._models.deliver(message)
                 elif op == HOME and self._at_home is not None:
                     self._at_home.deliver(message)
                 else:
@@ -114,6 +119,7 @@ class Host:
             raise EngineError(f"the engine has {MAX_SESSIONS} sessions; that is its limit")
         assert self._around is not None
         session = self._sessions[name] = HostSession(name, self._around)
+        self._count_streams()
         task = asyncio.create_task(session.run(call, body), name=f"session {name}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(name, done))
@@ -121,12 +127,17 @@ class Host:
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._sessions.pop(name, None)
+        self._count_streams()
         error = None if task.cancelled() else task.exception()
         if error is not None and self._stop is not None and not self._stop.done():
             # A session answers its errors itself; this one could not, and the worker must not wait for it.
             self._stop.set_exception(error)
         elif not self._sessions:
             collect_garbage(self._device)
+
+    def _count_streams(self) -> None:
+        if self._models is not None:
+            self._models.streams(len(self._sessions))
 
     def _end(self) -> None:
         if self._stop is not None and not self._stop.done():

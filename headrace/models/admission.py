@@ -6,7 +6,7 @@ a request is granted at once, or after others have released what stands in its w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.models.errors import ModelTooLarge, NoRoom
@@ -15,6 +15,8 @@ from headrace.models.refs import ModelKey
 from headrace.models.reports import EntryReport
 from stream.errors import HeadraceError
 
+SHARED_PARTS = ("file:", "held:")
+"""How names of parts begin that are no engine's own (`headrace.models.memory.parts_of`)."""
 SHARE = 0.8
 """Of a device's memory, where no budget is set: the rest is for activations and other programs."""
 
@@ -59,6 +61,7 @@ class _Wish:
     key: ModelKey
     size: int
     until: float
+    live: bool
     asked: set[Owned] = field(default_factory=set)
     """What others have been asked to release for it and have not answered."""
 
@@ -74,11 +77,25 @@ class DeviceBook:
         self._ledger: Ledger[Owned] = Ledger(budget)
         self._wishes: list[_Wish] = []
         self._reports: dict[str, tuple[EntryReport, ...]] = {}
+        self._taken: dict[str, int] = {}
 
     # -- what engines say ------------------------------------------------------------------------------
 
-    def report(self, engine: str, entries: Sequence[EntryReport], total: int, now: float) -> list[Action]:
-        """Everything that ``engine`` holds at the moment, and how much memory the device has in all."""
+    def report(
+        self,
+        engine: str,
+        entries: Sequence[EntryReport],
+        total: int,
+        now: float,
+        *,
+        live: bool = False,
+        taken: int | None = None,
+    ) -> list[Action]:
+        """Everything that ``engine`` holds at the moment, and how much memory the device has in all.
+
+        ``live``: it works on live streams, so that it keeps what it has. ``taken``: as in `hold`, where the
+        engine tells it with its entries.
+        """
         if self._fixed is None and total > 0:
             self._ledger.budget = int(total * SHARE)
         self._reports[engine] = tuple(entries)
@@ -88,25 +105,44 @@ class DeviceBook:
                 self._ledger.drop(entry.key)
         for told in entries:
             if told.state != "loading":
-                self._keep(engine, told)
-        self._wishes = [w for w in self._wishes if w.engine != engine or w.key in there]
+                self._keep(engine, told, live)
+        if taken is not None:
+            self._taken[engine] = taken
+        self._count_held(engine)
         return self._settle(now)
 
-    def _keep(self, engine: str, told: EntryReport) -> None:
+    def _keep(self, engine: str, told: EntryReport, live: bool) -> None:
         owned = (engine, told.key)
         if owned not in self._ledger:
             # Loaded without our leave, or before we knew.
-            self._ledger.put(Entry(owned, dict(told.parts)))
+            self._ledger.put(Entry(owned, {}))
         entry = self._ledger[owned]
-        entry.parts, entry.state = dict(told.parts), "loaded"
-        entry.leases, entry.pinned = told.leases, told.pinned
+        # Two engines may have the same model each for itself.
+        entry.parts = {
+            part if part.startswith(SHARED_PARTS) else f"{engine} {part}": size
+            for part, size in told.parts.items()
+        }
+        entry.state = "loaded"
+        entry.leases, entry.pinned, entry.live = told.leases, told.pinned, live
         entry.used = int(told.last_used * 1e6)
 
     def request(
-        self, engine: str, request: int, key: ModelKey, size: int, now: float, patience: float
+        self,
+        engine: str,
+        request: int,
+        key: ModelKey,
+        size: int,
+        now: float,
+        patience: float,
+        *,
+        live: bool = False,
     ) -> list[Action]:
-        """``engine`` wants to load ``size`` bytes; it is answered within ``patience`` seconds and a tick."""
-        self._wishes.append(_Wish(engine, request, key, size, now + patience))
+        """``engine`` wants to load ``size`` bytes; it is answered within ``patience`` seconds and a tick.
+
+        ``live``: for a live stream, so before what others wait for.
+        """
+        ahead = sum(wish.live for wish in self._wishes) if live else len(self._wishes)
+        self._wishes.insert(ahead, _Wish(engine, request, key, size, now + patience, live))
         return self._settle(now)
 
     def released(
@@ -123,11 +159,13 @@ class DeviceBook:
                 entry.leaving, entry.leases = False, max(1, entry.leases)
             for wish in self._wishes:
                 wish.asked.discard(owned)
+        self._count_held(engine)
         return self._settle(now)
 
     def lost(self, engine: str, now: float) -> list[Action]:
         """The engine has ended: nothing of it is left."""
         self._reports.pop(engine, None)
+        self._taken.pop(engine, None)
         self._ledger.held.pop(engine, None)
         self._wishes = [wish for wish in self._wishes if wish.engine != engine]
         for entry in self._of(engine):
@@ -137,8 +175,12 @@ class DeviceBook:
         return self._settle(now)
 
     def hold(self, name: str, size: int, now: float) -> list[Action]:
-        """``name`` has ``size`` bytes of the device that are none of the cache's and cannot be reclaimed."""
-        self._ledger.held[name] = size
+        """``name`` (an engine, another program) has ``size`` bytes of the device for itself alone.
+
+        What of them its entries account for does not count twice; the rest cannot be reclaimed.
+        """
+        self._taken[name] = size
+        self._count_held(name)
         return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
@@ -172,6 +214,19 @@ class DeviceBook:
         """What each engine holds, as it was told last."""
         return [(engine, told) for engine, entries in self._reports.items() for told in entries]
 
+    # -- counting --------------------------------------------------------------------------------------
+
+    def _count_held(self, name: str) -> None:
+        """What ``name`` has taken beside its entries; while it loads as much as before, where that can be."""
+        if name not in self._taken:
+            return
+        entries = self._of(name)
+        loaded = private_bytes(entry for entry in entries if entry.state == "loaded")
+        loading = sum(entry.size for entry in entries if entry.state == "loading")
+        most = max(0, self._taken[name] - loaded)
+        least = max(0, most - loading)  # with all of the load done, and nothing of it reported
+        self._ledger.held[name] = min(max(self._ledger.held.get(name, 0), least), most)
+
     # -- deciding --------------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> list[Action]:
@@ -193,7 +248,7 @@ class DeviceBook:
         if owned in self._ledger:
             self._ledger.drop(owned)  # a second attempt of the same load
         try:
-            out = self._ledger.plan(wish.key.ref, {_part(owned): wish.size})
+            out = self._ledger.plan(wish.key.ref, {_part(owned): wish.size}, live=wish.live)
         except ModelTooLarge as error:
             return Deny(wish.engine, wish.request, error)
         except NoRoom as error:
@@ -213,6 +268,14 @@ class DeviceBook:
 
     def _of(self, engine: str) -> list[Entry[Owned]]:
         return [entry for entry in self._ledger.entries if entry.key[0] == engine]
+
+
+def private_bytes(entries: Iterable[Entry[Owned]]) -> int:
+    """Bytes of the parts that are an engine's own: neither mapped from a file nor the holder's."""
+    parts: dict[str, int] = {}
+    for entry in entries:
+        parts.update({part: size for part, size in entry.parts.items() if not part.startswith(SHARED_PARTS)})
+    return sum(parts.values())
 
 
 def _part(owned: Owned) -> str:

@@ -3,8 +3,8 @@
 No loop and no link in here. What the engine says goes through a callback, as plain dictionaries; what the
 worker asks comes in by `EngineSide.ask`:
 
-    engine to worker   {"kind": "report", "device", "total", "entries": [...], "sharing"}
-                       {"kind": "admit", "device", "request", "key", "size"}
+    engine to worker   {"kind": "report", "device", "total", "entries": [...], "sharing", "live", "taken"}
+                       {"kind": "admit", "device", "request", "key", "size", "live"}
     worker to engine   {"what": "admitted", "request", "error": {...} or absent}
                        {"what": "release", "keys": [...]}         answered with {"released": [...]}
 """
@@ -39,14 +39,41 @@ class Say(Protocol):
 Later = Callable[[float, Callable[[], None]], None]
 """Runs a function after so many seconds, in any thread."""
 
+_of_streams: EngineSide | None = None
+
+
+def use(side: EngineSide | None) -> None:
+    """From now on what loads for streams in this process (`headrace.models.live_cache`) asks by ``side``."""
+    global _of_streams
+    _of_streams = side
+
+
+def of_streams() -> EngineSide | None:
+    """What `use` was told."""
+    return _of_streams
+
 
 class EngineSide:
-    """A `headrace.models.cache.Gate` that asks the worker. ``patience``: seconds that a load may wait."""
+    """A `headrace.models.cache.Gate` that asks the worker. ``patience``: seconds that a load may wait.
 
-    def __init__(self, say: Say, later: Later, *, patience: float = 120.0) -> None:
+    ``taken``: what this process has of the device for itself, in bytes, told with every report.
+    """
+
+    def __init__(
+        self, say: Say, later: Later, *, patience: float = 120.0, taken: Callable[[], int] | None = None
+    ) -> None:
         self._say = say
         self._later = later
         self._patience = patience
+        self._taken = taken
+        self.listened_to = True
+        """Whether there is a ledger; without one nothing is asked and nothing said."""
+        self.live = False
+        """Whether loads are for live streams."""
+        self.streams = 0
+        """Live streams that are open; what is loaded is kept for them."""
+        self.loop_thread: int | None = None
+        """By which the worker's words come in: a load that it waits for cannot wait for them."""
         self._cache: ModelCache | None = None
         self._total = 0
         self._changed = threading.Condition()
@@ -54,6 +81,7 @@ class EngineSide:
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any] | None] = {}
         self._scheduled = False
+        self._excused: set[ModelKey] = set()
 
     def serve(self, cache: ModelCache) -> None:
         """The cache to speak for; made with this object as its gate and `changed` as its ``on_change``."""
@@ -63,14 +91,19 @@ class EngineSide:
     # -- for the cache ---------------------------------------------------------------------------------
 
     def admit(self, key: ModelKey, size: int) -> None:
-        """Wait for the worker's leave. Raises what it answers, or `NoRoom` when it does not."""
+        """Wait for the worker's leave. Raises what it answers, or `NoRoom` when it does not.
+
+        A load that the loop waits for (`excuse`) is not asked for.
+        """
+        if not self.listened_to or key in self._excused:
+            return
         number = next(self._numbers)
         with self._changed:
             self._answers[number] = None
         self.report()  # so that the worker knows of the load before it is asked
         device = key.device if self._cache is None else self._cache.device
         asked = {"request": number, "key": key.as_dict(), "size": size, "device": device}
-        self._say({"kind": "admit", **asked})
+        self._say({"kind": "admit", "live": self.live, **asked})
         deadline = time.monotonic() + self._patience + 5.0
         with self._changed:
             while self._answers[number] is None and time.monotonic() < deadline:
@@ -82,12 +115,18 @@ class EngineSide:
             raise rebuild(answer["error"])
 
     def settled(self, key: ModelKey) -> None:
+        self._excused.discard(key)
         self.report()
+
+    def excuse(self, key: ModelKey) -> None:
+        """Call before a load: where the loop's own thread wants it, it needs no leave."""
+        if threading.get_ident() == self.loop_thread:
+            self._excused.add(key)
 
     def changed(self) -> None:
         """Something of the cache has changed: a report follows within `REPORT_EVERY`."""
         with self._changed:
-            if self._scheduled:
+            if self._scheduled or not self.listened_to:
                 return
             self._scheduled = True
         self._later(REPORT_EVERY, self._report_scheduled)
@@ -100,7 +139,7 @@ class EngineSide:
     def report(self) -> None:
         """Tell the worker at once what the cache holds."""
         cache = self._cache
-        if cache is None:
+        if cache is None or not self.listened_to:
             return
         with self._reporting:  # so that the last report is the latest
             self._report(cache)
@@ -110,7 +149,9 @@ class EngineSide:
         holder = sharing.current()
         state = "" if holder is None else holder.state
         report = {"device": cache.device, "total": self._total, "entries": entries, "sharing": state}
-        self._say({"kind": "report", **report})
+        if self._taken is not None:
+            report["taken"] = self._taken()
+        self._say({"kind": "report", "live": self.live and self.streams > 0, **report})
 
     # -- for the worker --------------------------------------------------------------------------------
 

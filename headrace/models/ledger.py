@@ -27,7 +27,7 @@ class Entry(Generic[K]):
     leases: int = 0
     pinned: bool = False
     live: bool = False
-    """Serves live streams: never to be given up for anything else."""
+    """Of an engine with live streams: never to be given up but for another live load."""
     used: int = 0
     leaving: bool = False
     """Its holder has been asked to let it go; its memory counts until that is done."""
@@ -38,8 +38,12 @@ class Entry(Generic[K]):
         return sum(self.parts.values())
 
     @property
+    def idle(self) -> bool:
+        return self.state == "loaded" and not (self.leases or self.pinned)
+
+    @property
     def evictable(self) -> bool:
-        return self.state == "loaded" and not (self.leases or self.pinned or self.live)
+        return self.idle and not self.live
 
 
 @dataclass(slots=True)
@@ -81,10 +85,11 @@ class Ledger(Generic[K]):
 
     # -- coming and going ------------------------------------------------------------------------------
 
-    def plan(self, name: str, parts: Mapping[str, int]) -> tuple[K, ...]:
+    def plan(self, name: str, parts: Mapping[str, int], *, live: bool = False) -> tuple[K, ...]:
         """What must go so that ``parts`` fit, least recently used first; changes nothing.
 
-        Raises `ModelTooLarge` when they never fit, `NoRoom` when they do not fit now.
+        ``live``: they are for live streams, for which idle entries of live engines go too. Raises
+        `ModelTooLarge` when they never fit, `NoRoom` when they do not fit now.
         """
         if self.budget is None:
             return ()
@@ -105,7 +110,7 @@ class Ledger(Generic[K]):
         for entry in sorted(self._entries.values(), key=lambda entry: (not entry.leaving, entry.used)):
             if fits():
                 break
-            if entry.evictable:
+            if entry.evictable or (live and entry.idle):
                 out.append(kept.pop(entry.key))
         if not fits():
             free = max(0, self.budget - fixed - self._bytes(kept.values()))

@@ -13,7 +13,7 @@ from headrace.engine.link import Message
 from headrace.models.admission import Action, Deny, DeviceBook, Grant, Release
 from headrace.models.refs import ModelKey
 from headrace.models.reports import EntryReport
-from stream.errors import EngineError, HeadraceError
+from stream.errors import Conflict, EngineError, HeadraceError, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,28 @@ class LedgerService:
         book = self._book(device)
         self._act(book, book.hold(name, size, time.monotonic()))
 
+    async def unload(self, model: str) -> int:
+        """Have every engine let ``model`` go; the bytes that this freed.
+
+        Raises `NotFound` when none has it, `Conflict` while one uses or loads it.
+        """
+        found = [
+            (book, engine, told)
+            for book in self._books.values()
+            for engine, told in book.entries()
+            if told.key.ref == model
+        ]
+        if not found:
+            raise NotFound(f"model {model} is not loaded", field="model_id")
+        for _, engine, told in found:
+            if told.leases or told.state != "loaded":
+                raise Conflict(f"model {model} is in use in engine {engine}", field="model_id")
+        before = sum(book.used for book in self._books.values())
+        for book, engine, told in found:
+            if not await self._release(book, Release(engine, (told.key,))):
+                raise Conflict(f"model {model} is in use in engine {engine}", field="model_id")
+        return max(0, before - sum(book.used for book in self._books.values()))
+
     async def close(self) -> None:
         """End what is under way; engines that wait for a word are not answered."""
         tasks = [*self._tasks, *([] if self._ticking is None else [self._ticking])]
@@ -121,14 +143,26 @@ class LedgerService:
         if sharing := str(body.get("sharing") or ""):
             self._sharing[engine] = sharing
         book = self._book(device)
-        self._act(book, book.report(engine, entries, int(body["total"]), time.monotonic()))
+        taken = body.get("taken")
+        self._act(
+            book,
+            book.report(
+                engine,
+                entries,
+                int(body["total"]),
+                time.monotonic(),
+                live=body.get("live") is True,
+                taken=None if taken is None else int(taken),
+            ),
+        )
 
     def _admit(self, engine: str, body: Mapping[str, Any]) -> None:
         key = ModelKey.from_dict(body["key"])
         self._device[engine] = device = str(body["device"])
         book = self._book(device)
         request, size = int(body["request"]), int(body["size"])
-        self._act(book, book.request(engine, request, key, size, time.monotonic(), PATIENCE))
+        live = body.get("live") is True
+        self._act(book, book.request(engine, request, key, size, time.monotonic(), PATIENCE, live=live))
         if book.waiting and (self._ticking is None or self._ticking.done()):
             self._ticking = asyncio.create_task(self._tick(), name="models ledger")
 
@@ -153,12 +187,14 @@ class LedgerService:
         except HeadraceError as error:
             log.warning("engine %s: %s", action.engine, error.message)
 
-    async def _release(self, book: DeviceBook, action: Release) -> None:
+    async def _release(self, book: DeviceBook, action: Release) -> list[ModelKey]:
+        """What has gone."""
         gone: list[ModelKey] = []
         try:
             keys = [key.as_dict() for key in action.keys]
             answer = await self._engines[action.engine]({"what": "release", "keys": keys})
             gone = [ModelKey.from_dict(key) for key in answer.get("released", [])]
+            return gone
         finally:
             self._act(book, book.released(action.engine, action.keys, gone, time.monotonic()))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from headrace.models import loading, memory
+from headrace.models import engine_side, loading, memory
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
 from headrace.models.refs import ModelKey
 from headrace.models.single.folder import is_single, prepared
@@ -35,8 +35,18 @@ def cache_of(device: str) -> ModelCache:
 
     with _lock:
         if device not in _caches:
-            _caches[device] = ModelCache(device, on_thread=settle)
+            _caches[device] = _cache(device, settle)
         return _caches[device]
+
+
+def _cache(device: str, settle: Callable[[], None]) -> ModelCache:
+    """One that is known to the worker, for the engine's own device."""
+    side = engine_side.of_streams()
+    if side is None or device != device_of_engine():
+        return ModelCache(device, on_thread=settle)
+    cache = ModelCache(device, gate=side, on_change=side.changed, on_thread=settle)
+    side.serve(cache)
+    return cache
 
 
 def device_of_engine() -> str:
@@ -77,6 +87,8 @@ def hold(
         made = load(progress)
         return Loaded(made.model, memory.parts_of(made.model, name=str(key)), made.weights)
 
+    if (side := engine_side.of_streams()) is not None:
+        side.excuse(key)
     return Held(cache_of(device).acquire(key, measured, size=loading.expected_bytes(found)))
 
 

@@ -119,7 +119,10 @@ class ModelRoutes:
         wanted = await _read(request)
         if all(entry["model"] != wanted.model for entry in self._ledger.report()["models"]):
             raise NotFound(f"model {wanted.model} is not loaded", field="model_id")
-        freed = await self._keeper.unload(wanted.model)
+        try:
+            freed = await self._keeper.unload(wanted.model)
+        except NotFound:
+            freed = await self._ledger.unload(wanted.model)  # an engine of streams has it
         return web.json_response({"status": "unloaded", "model": wanted.model, "freed": freed})
 
     # -- inside ----------------------------------------------------------------------------------------

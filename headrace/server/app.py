@@ -26,6 +26,7 @@ from headrace.library.names import Library
 from headrace.models.holder_service import HolderService
 from headrace.models.ledger_service import LedgerService
 from headrace.models.live_memory import watch_memory
+from headrace.models.live_models import watch_models
 from headrace.nodes.custom import CustomNodes
 from headrace.nodes.packs import home_for
 from headrace.server.comfystream import ComfyStreamRoutes
@@ -217,6 +218,9 @@ class Worker:
         live = self.engine if self.settings.one_engine else None
         if live is None:
             watch_memory(self.engine, self.ledger)
+            watch_models(self.engine, self.ledger)
+        else:
+            watch_models(self.engine, self.ledger, name=f"{live.settings.name} streams")
         return batch.make_front(self.settings, holders=self.holders, ledger=self.ledger, live=live)
 
     def _run_elsewhere(self, spec: Spec, name: str, params: Params) -> FrameProcessor | None:
@@ -237,6 +241,9 @@ class Worker:
         )
         engine = Engine(made)
         self.holders.watch(engine)
+        if self.ledger is not None:
+            watch_memory(engine, self.ledger)
+            watch_models(engine, self.ledger, live=False)
         if self.custom_nodes is not None:
             self.custom_nodes.watch(engine)
         return engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -189,11 +189,63 @@ def test_without_a_budget_most_of_the_device_is_one() -> None:
     assert book.budget == 800
 
 
+def test_one_model_in_two_engines_counts_twice_but_for_its_file() -> None:
+    book = DeviceBook(BUDGET)
+    for engine in ("a", "b"):
+        book.report(engine, [entry(key(1), 0, parts={"file:x": 30, "m1": 10})], TOTAL, 0.0)
+    assert book.used == 50
+
+
 def test_memory_of_other_programs_counts() -> None:
     book = DeviceBook(BUDGET)
     book.hold("comfyui", 50, 0.0)
     assert book.request("a", 1, key(1), 60, 0.0, 5.0) == []
     assert book.hold("comfyui", 10, 1.0) == [Grant("a", 1)]
+
+
+def test_what_live_streams_may_need_stays_and_they_are_served_first() -> None:
+    book = DeviceBook(BUDGET)
+    book.report("live", [entry(key(1), 60)], TOTAL, 0.0, live=True)
+    assert book.reclaimable == 0
+    assert book.request("batch", 1, key(2), 60, 0.0, 10.0) == []
+    # Its own next load is before those that wait, and may take the place of what it has idle.
+    assert book.request("live", 1, key(3), 50, 1.0, 10.0, live=True) == [Release("live", (key(1),))]
+    assert book.released("live", [key(1)], [key(1)], 2.0) == [Grant("live", 1)]
+    done = book.report("live", [entry(key(3), 50)], TOTAL, 3.0, live=False)
+    assert done == [Release("live", (key(3),))]
+    assert book.released("live", [key(3)], [key(3)], 4.0) == [Grant("batch", 1)]
+
+
+@given(
+    taken=st.integers(0, 200),
+    own=st.integers(0, 60),
+    shared=st.integers(0, 60),
+    beside=st.integers(0, 60),
+    load=st.integers(1, 30),
+    data=st.data(),
+)
+def test_what_an_engine_has_taken_counts_once(
+    taken: int, own: int, shared: int, beside: int, load: int, data: st.DataObject
+) -> None:
+    book = DeviceBook(10_000)
+    parts = {"file:a": shared, "m1": own}
+    has = entry(key(1), 0, parts=parts)
+    book.report("live", [has], TOTAL, 0.0, taken=own + beside)
+    assert (book.used, book.held["live"]) == (own + beside + shared, beside)
+    # While it loads, what it has taken grows with the load, of which the room is reserved: no more than both.
+    assert book.request("live", 1, key(2), load, 1.0, 10.0) == [Grant("live", 1)]
+    loading = entry(key(2), 0, state="loading", parts={})
+    for so_far in data.draw(st.lists(st.integers(0, load))):
+        book.hold("live", own + beside + so_far, 2.0)
+        book.report("live", [has, loading], TOTAL, 2.0)
+        assert book.held["live"] == beside
+    book.report("live", [has, entry(key(2), load)], TOTAL, 3.0, taken=own + beside + load)
+    assert (book.used, book.held["live"]) == (own + beside + shared + load, beside)
+    # It never takes less than its entries say, whatever it says itself.
+    book.hold("live", taken, 4.0)
+    assert book.used == max(taken, own + load) + shared
+    book.lost("live", 5.0)
+    assert book.used == 0
 
 
 def test_entries_cross_as_data() -> None:

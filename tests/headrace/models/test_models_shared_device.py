@@ -10,22 +10,28 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application
 
 from headrace.batch.client import BatchEngine, BatchSettings
+from headrace.engine.client import EngineProcessor
 from headrace.engine.link import Message
 from headrace.engine.settings import EngineSettings
-from headrace.models.errors import ModelTooLarge
+from headrace.models import ledger_service
+from headrace.models.errors import ModelTooLarge, NoRoom
 from headrace.models.ledger_service import LedgerService
+from headrace.models.live_models import watch_models
 from headrace.models.roots import Roots
 from headrace.models.routes import ModelRoutes
 from headrace.models.store import ModelStore
+from stream.frames import Picture, VideoFrame
 
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[3]
@@ -83,6 +89,7 @@ Pair = tuple[BatchEngine, BatchEngine]
 async def both(folder: Path, ledger: LedgerService) -> AsyncIterator[Pair]:
     async with AsyncExitStack() as stack:
         pair = [await stack.enter_async_context(engine(name, folder, ledger)) for name in ("one", "two")]
+        watch_models(pair[1].engine, ledger, name="streams")
         await asyncio.gather(*(one.wait_ready(WAIT) for one in pair))
         yield pair[0], pair[1]
 
@@ -94,6 +101,9 @@ async def engines(both: Pair, ledger: LedgerService) -> Pair:
         await one.wait_ready(WAIT)
         for entry in await one.models():
             await one.unload(entry["key"]["ref"])
+    for entry in ledger.report()["models"]:
+        if entry["engine"] == "streams":
+            await ledger.unload(entry["model"])
     await until(lambda: held(ledger) == {})
     return both
 
@@ -154,6 +164,74 @@ async def test_an_engine_that_dies_leaves_its_memory_to_the_others(
     assert (await two.run("sized", "m/other-80", {})).body["weights"] == "random"
     # What was warm comes back, now that the other is idle.
     await until(lambda: held(ledger) == {"m/pinned-80": "one"})
+
+
+def stream(engine: BatchEngine, folder: Path, model: str, **kwargs: Any) -> EngineProcessor:
+    given = {"model": model, "folder": str(folder), **kwargs}
+    spec = {"kind": "class", "target": "sized_pipelines:SizedStream", "kwargs": given}
+    return EngineProcessor(engine.engine, spec, session=model)
+
+
+async def test_the_models_of_streams_are_told_of_and_make_room_and_stay(
+    engines: Pair, ledger: LedgerService, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = engines
+    await one.run("sized", "m/idle-60", {})
+    (folder / "wait").touch()
+    live = stream(two, folder, "m/live-50")
+    opening = asyncio.create_task(live.load_model())
+
+    def entry(model: str) -> dict[str, Any]:
+        return next((told for told in ledger.report()["models"] if told["model"] == model), {"state": ""})
+
+    # The idle model of the batch engine goes, so that the stream's can be loaded; how far that is, is told.
+    await until(lambda: entry("m/live-50").get("progress") == 0.5)
+    assert (entry("m/live-50")["state"], entry("m/live-50")["what"]) == ("loading", "reading")
+    assert entry("m/idle-60")["state"] == ""
+    (folder / "wait").unlink()
+    await opening
+    await until(lambda: entry("m/live-50")["state"] == "loaded" and entry("m/live-50")["leases"] == 1)
+    told = entry("m/live-50")
+    assert (told["engine"], told["bytes"], told["weights"]) == ("streams", 50_000_000, "random")
+    assert told["last_used"] > 0
+    # A batch load does not have it, also not when one stream of two has left it idle.
+    other = stream(two, folder, "m/more-30")
+    await other.load_model()
+    await live.on_stream_stop()
+    await until(lambda: entry("m/live-50")["leases"] == 0)
+    with monkeypatch.context() as hurry:
+        hurry.setattr(ledger_service, "PATIENCE", 0.2)
+        with pytest.raises(NoRoom, match="m/big-60 needs"):
+            await one.run("sized", "m/big-60", {})
+    assert held(ledger) == {"m/live-50": "streams", "m/more-30": "streams"}
+    # Another stream does; it, too, is not let in where there is no room.
+    third = stream(two, folder, "m/third-60")
+    await third.load_model()
+    await until(lambda: held(ledger) == {"m/third-60": "streams", "m/more-30": "streams"})
+    with monkeypatch.context() as hurry:
+        hurry.setattr(ledger_service, "PATIENCE", 0.2)
+        with pytest.raises(NoRoom, match="m/fourth-20 needs"):
+            await stream(two, folder, "m/fourth-20").load_model()
+    # Without streams they are idle models as others.
+    await third.on_stream_stop()
+    await other.on_stream_stop()
+    await one.run("sized", "m/big-60", {})
+    await until(lambda: held(ledger) == {"m/more-30": "streams", "m/big-60": "one"})
+
+
+async def test_a_load_that_frames_wait_for_waits_for_nobody(
+    engines: Pair, ledger: LedgerService, folder: Path
+) -> None:
+    one, two = engines
+    await one.warm("sized", "m/pinned-90")
+    late = stream(two, folder, "m/late-20", late=True)
+    await late.load_model()
+    await late.on_stream_start({})
+    await late.process_video_async(
+        VideoFrame.from_picture(Picture.from_rgb(np.zeros((8, 8, 3), np.uint8)), 0, Fraction(1, 30))
+    )
+    await until(lambda: held(ledger) == {"m/pinned-90": "one", "m/late-20": "streams"})
+    await late.on_stream_stop()
 
 
 async def test_models_are_made_warm_and_unloaded_over_http(
