@@ -49,7 +49,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.batch
 	$(BIN)/python -m benchmarks.diffusion --tiny --size 128 --frames 50
 
-# How ComfyUI's own templates are read; TEMPLATES='--object-info URL --packages DIR', see its --help.
+# How ComfyUI's own templates are read; TEMPLATES='--object-info URL --packages DIR --comfyui DIR', see its --help.
 test-templates: $(STAMP)
 	$(BIN)/python -m benchmarks.templates $(TEMPLATES)
 

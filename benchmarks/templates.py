@@ -1,6 +1,7 @@
 """How many of ComfyUI's own workflow templates are read as its editor reads them, and which pass the check.
 
     python -m benchmarks.templates --object-info FILE|URL [--packages DIR] [--no-frontend] [--json FILE]
+                                   [--comfyui DIR [--comfyui-python PATH]]
 
 DIR is where ``comfyui-workflow-templates-json`` and ``comfyui-frontend-package`` are installed, where that is
 not this interpreter (``pip install --target DIR --no-deps comfyui-workflow-templates-json
@@ -29,16 +30,20 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.templates_frontend import Frontend, frontend, reason_to_skip
+from benchmarks.templates_validation import Complaint, validated
 from headrace.checking.object_info import load_object_info
+from headrace.comfyui.installation import Installation
 from headrace.nodes import builtin
 from stream.errors import HeadraceError
 from workflows.check import examine
 from workflows.definitions import Definitions
 from workflows.dynamic import inputs_of
 from workflows.graph import is_editor_format
+from workflows.model_files import is_file_choice
 from workflows.reading import to_api
 from workflows.registry import definitions_from_object_info
 
+Prompts = Mapping[str, Mapping[str, Any]]
 PACKAGES = ("comfyui_workflow_templates_json", "comfyui_frontend_package")
 FILES = frozenset({"missing_file"})
 STREAM = frozenset(
@@ -69,8 +74,16 @@ def main() -> None:
     results["ComfyUI"] = checks = _checked(files, definitions)
     _print_checks(f"ComfyUI ({len(info.data)} classes)", checks)
     known = {name: files[name] for name, codes in checks.items() if "unknown_class" not in codes}
+    prompts = {name: to_api(data, definitions) for name, data in known.items()}
+    valid = None
+    if options.comfyui is not None:
+        valid = _valid(options.comfyui, options.comfyui_python, prompts, definitions)
     if not options.no_frontend:
-        _compare_all(known, dict(info.data), definitions, options.packages)
+        equal, by_name = _compare_all(known, prompts, dict(info.data), definitions, options.packages)
+        if valid is not None and equal:
+            both = len(equal & valid)
+            print(f"\nequal to the frontend's result and valid for ComfyUI: {both} of {len(known)}")
+            print(f"  with those that are equal where it restores by name: {len((equal | by_name) & valid)}")
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=2))
 
@@ -80,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--object-info", metavar="FILE|URL", help="nodes of a ComfyUI")
     parser.add_argument("--packages", type=Path, metavar="DIR", help="where the two packages are installed")
     parser.add_argument("--no-frontend", action="store_true", help="leave out the comparison")
+    parser.add_argument("--comfyui", type=Path, metavar="DIR", help="an installation, for validate_prompt")
+    parser.add_argument("--comfyui-python", metavar="PATH", help="its interpreter")
     parser.add_argument("--json", type=Path, metavar="FILE", help="codes of all problems, by template")
     return parser
 
@@ -128,41 +143,77 @@ def _print_checks(title: str, checks: Mapping[str, list[str]]) -> None:
             print(f"  refused: {name}: {', '.join(sorted(codes - FILES - STREAM))}")
 
 
+def _valid(folder: Path, python: str | None, prompts: Prompts, definitions: Definitions) -> set[str] | None:
+    """The names of those that ComfyUI itself would run if all files were there."""
+    try:
+        place = Installation.at(folder, python)
+        answer = validated(place.python, place.directory, prompts)
+    except HeadraceError as error:
+        answer = error.message
+    if isinstance(answer, str):
+        print(f"\nvalidate_prompt skipped: {answer}")
+        return None
+    against = {name: [one for one in found if not _of_a_file(one, prompts[name], definitions)]
+               for name, found in answer.items()}  # fmt: skip
+    valid = {name for name, found in against.items() if not found}
+    print(f"\nvalid for ComfyUI's validate_prompt: {len(valid)} of {len(prompts)}")
+    for name, found in against.items():
+        if found:
+            told = sorted({f"{one['type']}: {one['details'][:80]}" for one in found})
+            print(f"  refused: {name}: {'; '.join(told)}")
+    return valid
+
+
+def _of_a_file(complaint: Complaint, prompt: Mapping[str, Any], definitions: Definitions) -> bool:
+    if complaint["type"] not in _ABOUT_FILES or complaint["node_id"] is None:
+        return False
+    entry = prompt[complaint["node_id"]]
+    declared = inputs_of(definitions[entry["class_type"]], entry["inputs"]).get(str(complaint["input"]))
+    value = entry["inputs"].get(str(complaint["input"]))
+    return declared is not None and is_file_choice(entry["class_type"], declared, value)
+
+
+_ABOUT_FILES = frozenset({"value_not_in_list", "custom_validation_failed"})
+
+
 def _compare_all(
-    files: Mapping[str, dict[str, Any]], info: dict[str, Any], definitions: Definitions, folder: Path | None
-) -> None:
+    files: Mapping[str, dict[str, Any]],
+    prompts: Prompts,
+    info: dict[str, Any],
+    definitions: Definitions,
+    folder: Path | None,
+) -> tuple[set[str], set[str]]:
+    """The names of those that are equal, and of those that are where the frontend restores by name."""
     package = _package(PACKAGES[1], folder)
     reason = reason_to_skip(package)
     if reason is not None or package is None:
         print(f"\ncomparison with the frontend skipped: {reason}")
-        return
+        return set(), set()
     print(f"\ncompared with the frontend {_version('comfyui-frontend-package', package)}")
-    left: dict[str, str] = {}
-    equal = 0
     with frontend(package, info) as editor:
-        for name, data in files.items():
-            verdict = _compare(editor, data, definitions)
-            if verdict is None:
-                equal += 1
-            else:
-                left[name] = verdict
-    print(f"  equal: {equal} of {len(files)}")
+        verdicts = {n: _compare(editor, data, prompts[n], definitions) for n, data in files.items()}
+    left = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
+    equal = verdicts.keys() - left.keys()
+    print(f"  equal: {len(equal)} of {len(files)}")
     if not left:
-        return
+        return equal, set()
     with frontend(package, info, named_values=True) as editor:
-        named = {name: _compare(editor, files[name], definitions) for name in left}
-    also = [name for name, verdict in named.items() if verdict is None]
+        named = {name: _compare(editor, files[name], prompts[name], definitions) for name in left}
+    also = {name for name, verdict in named.items() if verdict is None}
     print(f"  of the others equal where the frontend restores values by name: {len(also)}")
     for name, verdict in left.items():
         print(f"  {'by name' if name in also else 'differs'}: {name}: {verdict}")
+    return equal, also
 
 
-def _compare(editor: Frontend, data: dict[str, Any], definitions: Definitions) -> str | None:
+def _compare(
+    editor: Frontend, data: dict[str, Any], prompt: Mapping[str, Any], definitions: Definitions
+) -> str | None:
     """None when both are the same graph, else how they differ."""
     theirs = editor.queued(data)
     if isinstance(theirs, str):
         return f"the frontend gives up: {theirs}"
-    ours = _shapes(to_api(data, definitions), definitions)
+    ours = _shapes(prompt, definitions)
     expected = _shapes(theirs, definitions)
     if ours == expected:
         return None
