@@ -245,6 +245,7 @@ class Settings(BaseSettings):
         1 << 30, ge=0, description="bytes of its disk that recording leaves free; there it ends"
     )
     demo: bool = Field(False, description="run a generated test pattern as the session `demo`")
+    demo_fps: float = Field(30.0, ge=1, le=120, description="pictures a second of that pattern")
     session_metrics: bool = Field(True, description="tell figures at `/metrics` for each session")
     log_level: LogLevel = Field("info", description="least level logged: debug, info, warning, error")
     log_format: LogFormat = Field("text", description="text, or json for one object a line")

@@ -57,6 +57,7 @@ from stream.ingest import Ingest
 from stream.machine import Identity, MachineRoutes
 from stream.metrics import EngineFigures, Metrics
 from stream.overlay import OverlaySettings
+from stream.pattern import PatternSettings
 from stream.pausing import Pausable, innermost
 from stream.pipeline import PipelineSettings
 from stream.preview import PreviewRoutes
@@ -258,6 +259,7 @@ class Worker:
             workflow=settings.workflow if "workflow" in settings.model_fields_set else DEFAULT_WORKFLOW,
             processor=self._processor,
             make=self.make_processor,
+            pattern=PatternSettings(fps=settings.demo_fps),
         )
 
     def health(self) -> Health:

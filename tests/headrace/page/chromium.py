@@ -20,6 +20,9 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-extensions",
     "--mute-audio",
+    # No processes in reserve, and none for each address.
+    "--disable-features=SpareRendererForSitePerProcess,IsolateOrigins,site-per-process",
+    "--renderer-process-limit=1",
     # The camera is a picture of its own, green with a clock's hand; not many, since software codes them.
     "--use-fake-device-for-media-stream=fps=10",
     "--autoplay-policy=no-user-gesture-required",

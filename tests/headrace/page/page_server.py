@@ -43,7 +43,7 @@ def page_server(*options: str, environment: Mapping[str, str] | None = None) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace", "serve", "--port", "0", *options],
         cwd=ROOT,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, "HEADRACE_DEMO_FPS": "12", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
