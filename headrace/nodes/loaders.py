@@ -52,7 +52,7 @@ class CheckpointLoaderSimple(Loader):
     def load_checkpoint(self, ckpt_name: str) -> tuple[Model, Clip, Vae]:
         from headrace.nodes.handles import Clip, Model
 
-        held = self.models().parts("checkpoints", ckpt_name)
+        held = self.models().network("checkpoints", ckpt_name)
         return Model.of(held), Clip.of((held,), self.files), vae_of(held)
 
 
@@ -72,7 +72,7 @@ class UNETLoader(Loader):
     def load_unet(self, unet_name: str, weight_dtype: str) -> tuple[Model]:
         from headrace.nodes.handles import Model
 
-        return (Model.of(self.models().parts("diffusion_models", unet_name)),)
+        return (Model.of(self.models().network("diffusion_models", unet_name)),)
 
 
 class CLIPLoader(Loader):

@@ -179,6 +179,34 @@ def clip_tensors(module: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor
     return {f"{prefix}text_model.{n.removeprefix('text_model.')}": v for n, v in module.state_dict().items()}
 
 
+def open_clip_tensors(module: Any) -> dict[str, torch.Tensor]:
+    """OpenCLIP's names: three matrices of the attention in one, the projection the other way round."""
+    module.config.hidden_act = "gelu"
+    for layer in module.encoder.layers:
+        layer.mlp.activation_fn = torch.nn.GELU()
+    state = module.state_dict()
+    width = module.config.hidden_size
+    found = {
+        "positional_embedding": state["embeddings.position_embedding.weight"],
+        "token_embedding.weight": state["embeddings.token_embedding.weight"],
+        "ln_final.weight": state["final_layer_norm.weight"],
+        "ln_final.bias": state["final_layer_norm.bias"],
+        "text_projection": torch.randn(width, width),
+        "logit_scale": torch.tensor(1.0),
+    }
+    for number in range(module.config.num_hidden_layers):
+        old, new = f"encoder.layers.{number}.", f"transformer.resblocks.{number}."
+        for end in ("weight", "bias"):
+            qkv = [state[f"{old}self_attn.{letter}_proj.{end}"] for letter in "qkv"]
+            found[f"{new}attn.in_proj_{end}"] = torch.cat(qkv)
+            found[f"{new}attn.out_proj.{end}"] = state[f"{old}self_attn.out_proj.{end}"]
+            found[f"{new}ln_1.{end}"] = state[f"{old}layer_norm1.{end}"]
+            found[f"{new}ln_2.{end}"] = state[f"{old}layer_norm2.{end}"]
+            found[f"{new}mlp.c_fc.{end}"] = state[f"{old}mlp.fc1.{end}"]
+            found[f"{new}mlp.c_proj.{end}"] = state[f"{old}mlp.fc2.{end}"]
+    return found
+
+
 def vae_tensors(vae: torch.nn.Module, prefix: str = "first_stage_model.") -> dict[str, torch.Tensor]:
     found = renamed(vae, vae_names(4, 1, prefix))
     # The attention of the original is made of convolutions.

@@ -73,7 +73,7 @@ def test_sdxl_has_two_encoders_and_sizes_beside_the_time(roots: Roots) -> None:
     tensors = ldm.unet_tensors(unet, (False, True))
     tensors |= ldm.vae_tensors(ldm.small_vae())
     tensors |= ldm.clip_tensors(ldm.small_clip(layers=1, rows=512), "conditioner.embedders.0.transformer.")
-    open_clip = {f"conditioner.embedders.1.model.{n}": v for n, v in as_open_clip(big).items()}
+    open_clip = {f"conditioner.embedders.1.model.{n}": v for n, v in ldm.open_clip_tensors(big).items()}
     ldm.write(roots.models / "checkpoints/xl.safetensors", tensors | open_clip)
     found = ModelStore(roots).find("checkpoints/xl.safetensors")
     assert pipeline_class(found) == "StableDiffusionXLPipeline"
@@ -90,34 +90,6 @@ def test_sdxl_has_two_encoders_and_sizes_beside_the_time(roots: Roots) -> None:
     states = [m(ids, output_hidden_states=True).hidden_states[-1] for m in (second, big)]
     torch.testing.assert_close(*states)
     assert loaded["tokenizer_2"].pad_token_id == 0
-
-
-def as_open_clip(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """OpenCLIP's names: three matrices of the attention in one, the projection the other way round."""
-    module.config.hidden_act = "gelu"
-    for layer in module.encoder.layers:
-        layer.mlp.activation_fn = torch.nn.GELU()
-    state = module.state_dict()
-    width = module.config.hidden_size
-    found = {
-        "positional_embedding": state["embeddings.position_embedding.weight"],
-        "token_embedding.weight": state["embeddings.token_embedding.weight"],
-        "ln_final.weight": state["final_layer_norm.weight"],
-        "ln_final.bias": state["final_layer_norm.bias"],
-        "text_projection": torch.randn(width, width),
-        "logit_scale": torch.tensor(1.0),
-    }
-    for number in range(module.config.num_hidden_layers):
-        old, new = f"encoder.layers.{number}.", f"transformer.resblocks.{number}."
-        for end in ("weight", "bias"):
-            qkv = [state[f"{old}self_attn.{letter}_proj.{end}"] for letter in "qkv"]
-            found[f"{new}attn.in_proj_{end}"] = torch.cat(qkv)
-            found[f"{new}attn.out_proj.{end}"] = state[f"{old}self_attn.out_proj.{end}"]
-            found[f"{new}ln_1.{end}"] = state[f"{old}layer_norm1.{end}"]
-            found[f"{new}ln_2.{end}"] = state[f"{old}layer_norm2.{end}"]
-            found[f"{new}mlp.c_fc.{end}"] = state[f"{old}mlp.fc1.{end}"]
-            found[f"{new}mlp.c_proj.{end}"] = state[f"{old}mlp.fc2.{end}"]
-    return found
 
 
 def test_what_is_missing_is_named(parts: SimpleNamespace, roots: Roots) -> None:
