@@ -242,7 +242,7 @@ class ControlNetLoader(Loader):
 
 
 class UpscaleModelLoader(Loader):
-    """A network of the ESRGAN kind; others are refused by name."""
+    """A network of the ESRGAN kind; others where spandrel can be imported, else they are refused by name."""
 
     DESCRIPTION = "Loads a network that enlarges pictures."
     RETURN_TYPES = ("UPSCALE_MODEL",)
