@@ -14,10 +14,12 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     # Run as a script: the packages lie beside this folder.
@@ -62,11 +64,17 @@ class Stretch:
     end: float
 
 
-async def measure(names: Sequence[str], switches: int, pattern: PatternSettings) -> None:
+@asynccontextmanager
+async def streaming(
+    spec: dict[str, Any],
+    pattern: PatternSettings,
+    outlet: Outlet,
+    kind: type[EngineProcessor] = EngineProcessor,
+) -> AsyncIterator[tuple[Pipeline, EngineProcessor]]:
+    """A pattern through an engine of its own and an encoder, as long as the body takes."""
     engine = Engine(EngineSettings(name="benchmark", device="cpu", threads=1))
-    spec = {"kind": "workflow", "workflow": library.load_bundled(names[0])}
-    processor = EngineProcessor(engine, spec, session="benchmark")
-    decoding, outlet = PatternDecoding(pattern), Outlet()
+    processor = kind(engine, spec, session="benchmark")
+    decoding = PatternDecoding(pattern)
     await engine.start()
     try:
         await engine.wait_ready(READY_S)
@@ -77,7 +85,7 @@ async def measure(names: Sequence[str], switches: int, pattern: PatternSettings)
         pipeline.ready = True
         work = asyncio.create_task(pipeline.run())
         try:
-            switched, quiet, frames = await _switch(pipeline, names, switches)
+            yield pipeline, processor
             await asyncio.sleep(SETTLE_S)
         finally:
             decoding.end()
@@ -85,6 +93,13 @@ async def measure(names: Sequence[str], switches: int, pattern: PatternSettings)
     finally:
         await processor.on_stream_stop()
         await engine.stop()
+
+
+async def measure(names: Sequence[str], switches: int, pattern: PatternSettings) -> None:
+    outlet = Outlet()
+    spec = {"kind": "workflow", "workflow": library.load_bundled(names[0])}
+    async with streaming(spec, pattern, outlet) as (pipeline, _):
+        switched, quiet, frames = await _switch(pipeline, names, switches)
     _report(names, pattern, outlet, switched, quiet, frames)
 
 
