@@ -120,6 +120,12 @@ class BoundNode:
         return arguments
 
     @property
+    def is_asked(self) -> bool:
+        """Whether the class is asked about its inputs (see `workflows.questions`), which may take long."""
+        definition = self.definition
+        return definition.may_change or definition.validates_all or bool(definition.validates)
+
+    @property
     def has_raw_links(self) -> bool:
         known = inputs_of(self.definition, self.node.inputs)
         return any(is_raw(known.get(name)) for name, _ in self.node.links())

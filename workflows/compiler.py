@@ -76,7 +76,8 @@ async def build(
     With a ``previous`` program of the same nodes, only what depends on the ``changed`` ones runs again.
     Results of nodes in ``written`` are handed on as copies. Raises `ProcessorError` when a node fails.
     """
-    fingerprints, volatile = await _fingerprints(bound, previous, changed)
+    # What others wrote into is the same file as before: a frame waits for it to be made anew.
+    fingerprints, volatile = await _fingerprints(bound, previous, changed - written)
     definitions = {node_id: item.definition for node_id, item in bound.items()}
     rules = rules_of(graph, definitions, previous.rules if previous else {})
     ruled = {node_id for node_id, _ in rules}

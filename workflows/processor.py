@@ -23,7 +23,7 @@ from workflows.changes import (
 from workflows.choosing import Chosen
 from workflows.graph import Graph
 from workflows.inference import in_inference_mode
-from workflows.parameters import ParameterTable
+from workflows.parameters import ParameterTable, Place
 from workflows.pictures import as_frames, one_batch
 from workflows.plan import NeedsLoop, Plan
 from workflows.protocol import is_blocker
@@ -275,13 +275,15 @@ class WorkflowProcessor(FrameProcessor):
         return self._running
 
     def _takes_long(self, running: Running, params: Params) -> bool:
-        """Whether nodes would have to be made or run that no frame waits for."""
+        """Whether nodes would have to be made, run or asked that no frame waits for."""
         rest = dict(params)
         if take_workflow(rest, running.table) is not None:
             return True
         places = running.table.resolve(rest)
         known = running.table.parameters.values()
-        return any(parameter.place in places and parameter.cost != "frame" for parameter in known)
+        if any(parameter.place in places and parameter.cost != "frame" for parameter in known):
+            return True
+        return any(_is_asked(running, place) for place in places)
 
     async def _work_out(self, running: Running, params: Params) -> Change:
         """All of an update but its effect."""
@@ -302,3 +304,8 @@ class WorkflowProcessor(FrameProcessor):
             plan = running.plans[index]
             programs.append((plan, plan.program, await plan.change(of_graph(values, index))))
         return Change(running, params, programs=tuple(programs))
+
+
+def _is_asked(running: Running, place: Place) -> bool:
+    item = running.plans[place.graph].program.bound.get(place.node_id)
+    return item is not None and item.is_asked

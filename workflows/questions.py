@@ -98,8 +98,9 @@ async def _ask(item: BoundNode, old_name: str, schema_name: str, arguments: dict
             arguments = {
                 name: value if name == "input_types" else [value] for name, value in arguments.items()
             }
-        with item.guard():
-            answer = ask(**arguments)
-            return await answer if inspect.isawaitable(answer) else answer
+        # Without the registry's guard: a class is asked, no instance of it, and frames would wait for a file
+        # to be hashed. ComfyUI's web server asks beside its running nodes, too.
+        answer = ask(**arguments)
+        return await answer if inspect.isawaitable(answer) else answer
     except (Exception, SystemExit) as error:  # noqa: BLE001 (foreign code)
         return _Raised(f"{type(error).__name__}: {error}")

@@ -101,8 +101,8 @@ class NodeRegistry:
         return ()
 
     def guard(self) -> contextlib.AbstractContextManager[Any]:
-        """Held during each call of a node outside the frame's path, where classes share state that calls in
-        several threads at once would break."""
+        """Held during each run of a node outside the frame's path, where classes share state that runs in
+        several threads at once would break. Classes are asked (IS_CHANGED, VALIDATE_INPUTS) without it."""
         return contextlib.nullcontext()
 
     def object_info(self) -> dict[str, Any]:

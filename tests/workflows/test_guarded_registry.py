@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import arithmetic_pack
 import pytest
@@ -66,6 +66,43 @@ def test_constant_nodes_are_guarded_and_frames_are_not() -> None:
     assert plan.run(4)[0] == 5
     assert registry.guarded == 1
     plan.commit(asyncio.run(plan.change({("one", "value"): 2})))
+    assert registry.guarded == 2
+
+
+class Read(arithmetic_pack.Node):
+    """A constant that is asked about its inputs. ``asked`` says who had the guard meanwhile."""
+
+    FUNCTION = "read"
+    registry: ClassVar[Wary]
+    asked: ClassVar[list[int]] = []
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"value": ("INT", {"default": 1})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, value: int) -> bool:  # noqa: N802
+        cls.asked.append(cls.registry._depth)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, value: int) -> int:  # noqa: N802
+        cls.asked.append(cls.registry._depth)
+        return value
+
+    def read(self, value: int) -> tuple[int]:
+        return (value,)
+
+
+def test_classes_are_asked_without_the_guard() -> None:
+    registry = Read.registry = wary()
+    registry.add({"Constant": Read})
+    Read.asked.clear()
+    plan = asyncio.run(Plan.compile(GRAPH, registry))
+    assert asyncio.run(plan.recheck()) is None
+    plan.commit(asyncio.run(plan.change({("one", "value"): 2})))
+    assert Read.asked == [0] * 5
+    assert plan.run(4)[0] == 6
     assert registry.guarded == 2
 
 

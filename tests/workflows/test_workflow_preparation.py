@@ -202,6 +202,67 @@ class File:
         return (0.25,)
 
 
+class Tint:
+    """Runs for each frame, and answers questions when the test lets it."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "tint"
+    CATEGORY = "test"
+    may_answer: ClassVar[threading.Event] = threading.Event()
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"image": ("IMAGE",), "by": ("FLOAT", {"default": 1.0})}}
+
+    @classmethod
+    def _answer(cls, what: str) -> bool:
+        cls.asked.append((what, threading.current_thread().name))
+        if not cls.may_answer.wait(HANG_GUARD):
+            raise TimeoutError
+        return True
+
+    def tint(self, image: Any, by: float) -> tuple[Any]:
+        return (torch.full_like(image, by),)
+
+
+class Fingerprinted(Tint):
+    @classmethod
+    def IS_CHANGED(cls, **inputs: Any) -> bool:  # noqa: N802
+        return cls._answer("fingerprint")
+
+
+class Validated(Tint):
+    @classmethod
+    def VALIDATE_INPUTS(cls, by: float) -> bool:  # noqa: N802
+        return cls._answer("verdict")
+
+
+@pytest.mark.parametrize("node_class", [Fingerprinted, Validated])
+async def test_a_class_is_asked_beside_the_frames_though_its_node_runs_for_each(
+    node_class: type[Tint],
+) -> None:
+    Tint.may_answer.set()
+    graph = workflow(0.25)
+    graph["3"] = {"class_type": "Tint", "inputs": {"image": ["1", 0], "by": 0.25}}
+    made = WorkflowProcessor(graph, NodeRegistry.builtin().add({"Level": Level, "Tint": node_class}))
+    await made.load_model()
+    Tint.may_answer.clear()
+    Tint.asked.clear()
+    preparing = asyncio.create_task(made.prepare_params({"3.by": 0.5}))
+    while not Tint.asked:
+        assert await shown(made) == 0.25
+        await asyncio.sleep(0.002)
+    for _ in range(3):
+        assert await shown(made) == 0.25
+    assert not preparing.done()
+    Tint.may_answer.set()
+    await asyncio.wait_for(preparing, HANG_GUARD)
+    await made.update_params({"3.by": 0.5})
+    assert await shown(made) == 0.5
+    assert {thread for _, thread in Tint.asked} == {"prepare"}
+
+
 @pytest.mark.parametrize("params", [{"workflow": other(0.5)}, {"5.level": 0.5}])
 async def test_files_that_change_meanwhile_do_not_void_a_preparation(
     params: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -325,6 +325,26 @@ FILES = {
                 time.sleep(seconds)
                 return (value,)
 
+        class Asked:
+            # It hashes for as long as there is a file `hold` in a folder of the test.
+            RETURN_TYPES = ("FLOAT",)
+            FUNCTION = "run"
+
+            @classmethod
+            def INPUT_TYPES(cls):
+                return {"required": {"value": ("FLOAT", {"default": 1.0})}}
+
+            @classmethod
+            def IS_CHANGED(cls, value):
+                folder, until = os.environ["QUESTIONS"], time.monotonic() + 60
+                while os.path.exists(os.path.join(folder, "hold")) and time.monotonic() < until:
+                    open(os.path.join(folder, "asked"), "w").close()
+                    time.sleep(0.01)
+                return value
+
+            def run(self, value):
+                return (value,)
+
         class Quits:
             RETURN_TYPES = ("IMAGE",)
             FUNCTION = "run"
@@ -338,7 +358,7 @@ FILES = {
                     sys.exit(3)
                 return (image,)
 
-        NODE_CLASS_MAPPINGS = {c.__name__: c for c in (Shift, ReadFile, Text, Slow, Quits)}
+        NODE_CLASS_MAPPINGS = {c.__name__: c for c in (Shift, ReadFile, Text, Slow, Asked, Quits)}
         """,
     "custom_nodes/fails/__init__.py": "import a_package_that_nobody_has\n",
     "custom_nodes/exits/__init__.py": "import sys\nsys.exit('no GPU, no fun')\n",

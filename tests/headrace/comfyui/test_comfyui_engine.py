@@ -57,6 +57,7 @@ class Rig:
             cache,
             device="cpu",
             second="off",
+            env={"QUESTIONS": str(cache)},
         )
         self.service = ComfyService(settings, self.told.append, ledger)
 
@@ -81,6 +82,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
             "Scale",
             "Shift",
             "Slow",
+            "Asked",
             "Checkpoint",
             "LoadImage",
             "ReadFile",
@@ -111,7 +113,7 @@ async def test_packs_are_loaded_and_those_that_cannot_be_are_named(rig: Rig) -> 
     report = rig.service.report()
     packs = {pack["name"]: pack for pack in report["packs"]}
     assert packs["good"]["loaded"]
-    assert packs["good"]["classes"] == 5
+    assert packs["good"]["classes"] == 6
     assert packs["prints"]["loaded"]
     assert packs["serves"]["loaded"]
     reasons = {pack["name"]: pack["reason"] for pack in rig.service.failed_packs()}
@@ -247,6 +249,32 @@ async def test_frames_that_cannot_have_the_lock_are_left_out_with_the_reason_and
     assert await frame_of(slow, 100) == 50
     for processor in (running, slow):
         await processor.on_stream_stop()
+
+
+async def test_frames_go_on_while_a_class_hashes_its_file(rig: Rig) -> None:
+    processor = await rig.session(scaled_by("Asked", value=0.5))
+    hold, asked = [rig.service.settings.cache / name for name in ("hold", "asked")]
+    hold.touch()
+    try:
+        async with asyncio.timeout(READY):
+            while not asked.exists():
+                assert await frame_of(processor, 100) == 50
+        for _ in range(3):
+            assert await frame_of(processor, 100) == 50
+        asked.unlink()
+        change = asyncio.ensure_future(processor.prepare_params({"made.value": 0.25}))
+        async with asyncio.timeout(READY):
+            while not asked.exists():
+                assert await frame_of(processor, 100) == 50
+        for _ in range(3):
+            assert await frame_of(processor, 100) == 50
+        assert not change.done()
+    finally:
+        hold.unlink()
+    await change
+    await processor.update_params({"made.value": 0.25})
+    assert await frame_of(processor, 100) == 25
+    await processor.on_stream_stop()
 
 
 async def test_its_models_are_in_the_ledger_and_are_let_go_when_asked(rig: Rig) -> None:
