@@ -21,8 +21,8 @@ from headrace.server.stopping import ENGINE
 from headrace.settings import Settings
 from stream.errors import EngineError, InvalidInput
 from stream.processor import Params
+from workflows.changes import differing_values
 from workflows.definitions import Definitions
-from workflows.graph import Graph
 
 _EDITOR_ONLY = frozenset({"MarkdownNote", "Note", "PrimitiveNode", "Reroute"})
 _UUID_LENGTH = 36
@@ -114,18 +114,10 @@ class ComfyBeside:
         if key is None or spec.get("kind") != "workflow":
             return None
         brought = self._specs.of_workflow(params[key])
-        if brought.get("engine") == spec.get("engine"):
-            before, after = self._specs.graphs(spec), self._specs.graphs(brought)
-            if len(before) == len(after) and all(map(_same_nodes, before, after)):
-                return None
-        return brought
-
-
-def _same_nodes(before: Graph, after: Graph) -> bool:
-    """Whether two graphs differ in the values of literals at most."""
-    if list(before.nodes) != list(after.nodes):
-        return False
-    return all(before.nodes[node.id].changed_literals(node) is not None for node in after)
+        if brought.get("engine") != spec.get("engine"):
+            return brought
+        values = differing_values(self._specs.graphs(spec), self._specs.graphs(brought))
+        return brought if values is None else None
 
 
 async def wait_until_known(service: ComfyService, timeout: float) -> None:

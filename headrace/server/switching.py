@@ -15,8 +15,9 @@ from stream.processor import Params
 from stream.requests import take_media_params
 from stream.session import Session
 from stream.webrtc.channels import READY_WAIT
+from workflows.changes import differing_values
 from workflows.definitions import Definitions, InputDefinition
-from workflows.graph import Graph, Link
+from workflows.graph import RULE, Graph, Link
 from workflows.parameters import ParameterTable, Place
 
 
@@ -144,20 +145,12 @@ def _with_values(graph: Graph, index: int, values: Mapping[Place, Any]) -> Graph
 
 
 def _changed_values(before: Running, after: Sequence[Graph]) -> Params | None:
-    """The parameters that differ, by name, when the values of literals are all that does; else None."""
-    if len(before.graphs) != len(after):
+    """The parameters that differ, by name, when the values and rules of literals are all that does, in
+    whatever order the nodes are written; else None."""
+    values = differing_values(before.graphs, after)
+    if values is None:
         return None
     keys = {parameter.place: key for key, parameter in before.table.parameters.items()}
-    params: Params = {}
-    for index, (old, new) in enumerate(zip(before.graphs, after, strict=True)):
-        if list(old.nodes) != list(new.nodes):
-            return None
-        for node in new:
-            changed = old.nodes[node.id].changed_literals(node)
-            if changed is None:
-                return None
-            for name, value in changed.items():
-                key = keys.get(Place(index, node.id, name))
-                if key is not None:
-                    params[key] = value
-    return params
+    if any(place not in keys and place.input.endswith(RULE) for place in values):
+        return None  # a rule for an input that has had none
+    return {keys[place]: value for place, value in values.items() if place in keys}

@@ -23,6 +23,7 @@ from stream.routes import read_json
 from stream.session import Session
 from stream.table import SessionTable
 from workflows import reading
+from workflows.changes import differing_values
 from workflows.graph import Graph
 from workflows.parameters import Place
 
@@ -158,7 +159,7 @@ class WorkflowRoutes:
         if name not in self._names.store:
             return
         there = self._names.store.load(name)
-        if there == base or _differ_in_values(self._read(there), self._read(base)):
+        if there == base or differing_values([self._read(there)], [self._read(base)]) is not None:
             return
         raise Conflict(
             f"{name!r} is another workflow than the one that runs; `replace` overwrites it", field="name"
@@ -204,13 +205,6 @@ def _of_session(session: Session, specs: Specs) -> tuple[Any, dict[tuple[str, st
     now = {each.place: each.value for each in found.table.parameters.values()}
     changed = {place: value for place, value in now.items() if written.get(place) != value}
     return base, {(place.node_id, place.input): value for place, value in changed.items()}
-
-
-def _differ_in_values(one: Graph, other: Graph) -> bool:
-    """Whether two graphs are the same but for literals."""
-    return list(one.nodes) == list(other.nodes) and all(
-        one.nodes[node.id].changed_literals(node) is not None for node in other
-    )
 
 
 def _match_of(request: web.Request) -> str | None:
