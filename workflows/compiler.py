@@ -6,13 +6,13 @@ depends on sound alone runs with sound; the flow of pictures finds the last of i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from workflows import stream_rules
 from workflows.binding import BoundNode
-from workflows.constants import Entry, GraphConstants
+from workflows.constants import Counted, Entry, GraphConstants
 from workflows.evaluation import Evaluation
 from workflows.graph import Graph, Node
 from workflows.layout import Flow, Layout, Sinks
@@ -70,8 +70,9 @@ async def build(
     previous: Program | None = None,
     changed: frozenset[str] = frozenset(),
     written: frozenset[str] = frozenset(),
+    report: Callable[[float], None] = lambda done: None,
 ) -> Program:
-    """Run the constant part and lay out the flows.
+    """Run the constant part and lay out the flows. ``report`` is told how much of it has run, 0 to 1.
 
     With a ``previous`` program of the same nodes, only what depends on the ``changed`` ones runs again.
     Results of nodes in ``written`` are handed on as copies. Raises `ProcessorError` when a node fails.
@@ -86,7 +87,8 @@ async def build(
     changing = frozenset(downstream(graph, sources.keys() | ticks.keys()))
     done, kept = _reused(graph, fingerprints, previous, changed | (changing if previous else frozenset()))
     world = World(bound, registry, prompt_of(bound, graph), _used_widths(graph, bound))
-    evaluation = Evaluation(world, done, sources, ticks, kept)
+    keeper = Counted(kept, len(bound.keys() - changing - done.keys()), report)
+    evaluation = Evaluation(world, done, sources, ticks, keeper)
     sinks = _sinks(graph, bound, video_node)
     await evaluation.demand(root for sink in sinks for root in sink.roots() if root not in sources)
     for node_id in list(evaluation.done):

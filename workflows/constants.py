@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from itertools import count
 from typing import Any
@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from workflows.binding import BoundNode
 from workflows.graph import Link
 from workflows.results import Outcome
-from workflows.world import Run
+from workflows.world import Keeper, Run
 
 Key = bytes
 
@@ -194,3 +194,22 @@ class GraphConstants:
         except (TypeError, ValueError):
             return None
         return hashlib.blake2b(text.encode(), digest_size=20).digest()
+
+
+class Counted:
+    """A `Keeper` that tells after each node how much of ``total`` is made, 0 to 1."""
+
+    def __init__(self, kept: Keeper, total: int, report: Callable[[float], None]) -> None:
+        self._kept = kept
+        self._total = total
+        self._report = report
+        self._made = 0
+
+    async def outcomes(
+        self, item: BoundNode, links: Iterable[tuple[str, Link]], unasked: Iterable[str], run: Run
+    ) -> list[Outcome]:
+        """See `Keeper`."""
+        found = await self._kept.outcomes(item, links, unasked, run)
+        self._made += 1
+        self._report(min(1.0, self._made / max(1, self._total)))
+        return found

@@ -11,7 +11,7 @@ blocker, a graph to expand into) hands the frame over to the slow road, which is
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from stream.errors import ProcessorError
@@ -64,8 +64,10 @@ class Plan:
         *,
         input_node: str | None = None,
         output_node: str | None = None,
+        report: Callable[[float], None] = lambda done: None,
     ) -> Plan:
-        """Check ``workflow`` (API-format data, or a graph from `prepare`) and run its constant part.
+        """Check ``workflow`` (API-format data, or a graph from `prepare`) and run its constant part, of which
+        ``report`` is told how much has run, 0 to 1.
 
         Raises `InvalidWorkflow` with every problem at once, `ProcessorError` when a node fails.
         """
@@ -79,7 +81,7 @@ class Plan:
         if problems:
             raise invalid_workflow(problems)
         video_node, _ = video_output(graph, output_node)
-        return cls(registry, await build(graph, bound, registry, video_node))
+        return cls(registry, await build(graph, bound, registry, video_node, report=report))
 
     @property
     def graph(self) -> Graph:

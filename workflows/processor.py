@@ -245,11 +245,16 @@ class WorkflowProcessor(FrameProcessor):
         return self._chosen.first_graphs(self._workflow, self._registry.definitions)
 
     async def _compile(self, graphs: Sequence[Graph]) -> Running:
-        plans = []
-        for number, graph in enumerate(graphs):
-            self._report("Loading", 0.5 * number / len(graphs))
+        plans: list[Plan] = []
+
+        def loaded(done: float) -> None:
+            self._report("Loading", 0.5 * (len(plans) + done) / len(graphs))
+
+        for graph in graphs:
+            loaded(0.0)
             output_node = self._chosen.output_of(graph)
-            plans.append(await Plan.compile(graph, self._registry, output_node=output_node))
+            plan = await Plan.compile(graph, self._registry, output_node=output_node, report=loaded)
+            plans.append(plan)
         await warm_up(
             plans,
             self._frame_size(),
@@ -266,8 +271,9 @@ class WorkflowProcessor(FrameProcessor):
         return Size(int(shape[2]), int(shape[1]), device)
 
     def _report(self, message: str, done: float) -> None:
-        self._progress = (message, done)
-        self.emit("event", {"type": "progress", "message": message, "percent": round(100 * done)})
+        (before, was), self._progress = self._progress, (message, done)
+        if message != before or was is None or round(100 * was) != round(100 * done):
+            self.emit("event", {"type": "progress", "message": message, "percent": round(100 * done)})
 
     def _loaded(self) -> Running:
         if self._running is None:

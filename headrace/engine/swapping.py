@@ -35,6 +35,8 @@ WARM_FRAMES = 2
 """Made-up frames that a workflow works on before it is shown."""
 WARM_SIZE = (512, 512)
 """Of these, while none has been seen."""
+LOOK = 0.25
+"""Seconds between two looks at how far the other workflow is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class SwappingProcessor(FrameProcessor):
         self._engine = engine
         self._next: tuple[Params, Engine, EngineProcessor] | None = None
         self._opening: asyncio.Task[EngineProcessor] | None = None
+        self._loading: EngineProcessor | None = None
         self._size: tuple[int, int] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._sink: EmitSink | None = None
@@ -177,8 +180,9 @@ class SwappingProcessor(FrameProcessor):
 
     async def _opened(self, target: Target, engine: Engine) -> EngineProcessor:
         """A session in ``engine`` that has worked on made-up frames; nothing is left of one that fails."""
-        made = self._make(engine, target.spec, target.params)
+        made = self._loading = self._make(engine, target.spec, target.params)
         self._placement.entered(engine)
+        telling = asyncio.create_task(self._tell_progress(engine, made))
         try:
             await self._placement.made_ready(engine)
             await made.load_model(**self._load)
@@ -187,7 +191,26 @@ class SwappingProcessor(FrameProcessor):
         except BaseException:
             self._close_beside(engine, made)
             raise
+        finally:
+            self._loading = None
+            telling.cancel()
+        self._tell("ready", 1.0)
         return made
+
+    async def _tell_progress(self, engine: Engine, made: EngineProcessor) -> None:
+        """Its session speaks to nobody before it is shown; so this one tells how far it is."""
+        said: tuple[str, float | None] | None = None
+        while True:
+            now = made.progress() if engine.state == "ready" else (engine.describe(), None)
+            if now != said and made.status.phase != "stopped":
+                said = now
+                self._tell(*now)
+            await asyncio.sleep(LOOK)
+
+    def _tell(self, words: str, done: float | None) -> None:
+        percent = None if done is None else round(100 * done)
+        message = f"the other workflow: {words}"
+        self.emit("event", {"type": "progress", "message": message, "percent": percent})
 
     async def _warm_up(self, made: EngineProcessor) -> None:
         """A workflow that fails on a grey picture fails here, and not before the viewers."""
@@ -245,7 +268,11 @@ class SwappingProcessor(FrameProcessor):
         return self.inner.info()
 
     def progress(self) -> tuple[str, float | None]:
-        return self.inner.progress()
+        """Of the one that is shown; while that is ready, how far the one is that is to take its place."""
+        words, done = self.inner.progress()
+        if self._loading is not None and self.inner.status.phase == "ready":
+            done = self._loading.progress()[1]
+        return words, done
 
     def bind(self, sink: EmitSink | None) -> None:
         self._sink = self._emit_sink = sink

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from headrace.engine.swapping import SwappingProcessor, Target
 from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import Picture, VideoFrame
 from stream.processor import Emission, Params
+
+HERE = str(Path(__file__).parent)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,6 +47,8 @@ class Two:
         self.inside: Counter[str] = Counter()
         self.in_second = asyncio.Event()
         self.notice: str | None = None
+        self.spec: dict[str, Any] | None = None
+        """What is to run in place of the workflow that comes."""
 
     def target(self, engine: Engine, spec: dict[str, Any], params: Params) -> Target | None:
         key = replacing(params)
@@ -51,7 +56,7 @@ class Two:
             return None
         other = self.engines[engine is self.engines[0]]
         rest = {name: value for name, value in params.items() if name != key}
-        return Target({**spec, "workflow": params[key]}, rest, other, self.notice)
+        return Target(self.spec or {**spec, "workflow": params[key]}, rest, other, self.notice)
 
     async def made_ready(self, engine: Engine) -> None:
         await engine.wait_ready(60)
@@ -69,7 +74,7 @@ class Two:
 async def engines() -> AsyncIterator[tuple[Engine, Engine]]:
     async with (
         Engine(EngineSettings(name="a", device="cpu")) as a,
-        Engine(EngineSettings(name="b", device="cpu")) as b,
+        Engine(EngineSettings(name="b", device="cpu", extra_path=(HERE,))) as b,
     ):
         await a.wait_ready(60)
         await b.wait_ready(60)
@@ -123,6 +128,36 @@ async def test_a_workflow_is_loaded_in_the_other_engine_and_swapped_in(
     await processor.update_params({"workflow": INVERT})
     assert processor.inner.engine is engines[0]
     assert await shade(processor) == 204
+    await processor.on_stream_stop()
+    assert not +two.inside
+
+
+async def test_how_far_the_other_workflow_is_is_told_while_the_old_one_is_shown(
+    engines: tuple[Engine, Engine],
+) -> None:
+    two = Two(engines)
+    processor = processor_in(two, INVERT)
+    await processor.load_model(steps=16)  # which only the other one heeds
+    await processor.on_stream_start({})
+    told: list[Emission] = []
+    processor.bind(told.append)
+    two.spec = {"kind": "class", "target": "engine_processors:Loads"}
+    assert processor.progress() == ("ready", None)
+    preparing = asyncio.ensure_future(processor.prepare_params({"workflow": SAME}))
+    status = set()
+    while not preparing.done():
+        status.add(processor.progress())
+        await asyncio.sleep(0.01)
+    await preparing
+    assert {words for words, _ in status} == {"ready"}
+    assert any(done is not None and 0 < done < 1 for _, done in status)
+    news = [emission.data for emission in told if emission.data["type"] == "progress"]
+    percents = [one["percent"] for one in news if one["percent"] is not None]
+    assert percents == sorted(percents)
+    assert any(0 < percent < 100 for percent in percents)
+    assert (news[-1]["message"], percents[-1]) == ("the other workflow: ready", 100)
+    assert any("weights" in one["message"] for one in news)
+    assert processor.progress() == ("ready", None)
     await processor.on_stream_stop()
     assert not +two.inside
 
@@ -215,7 +250,8 @@ async def test_parameters_alone_go_to_the_present_one_and_the_user_is_told_of_a_
     assert not told
     two.notice = "the picture may stand still"
     await processor.prepare_params({"workflow": SAME})
-    assert [emission.data["message"] for emission in told] == ["the picture may stand still"]
+    notices = [emission.data["message"] for emission in told if emission.data["type"] == "notice"]
+    assert notices == ["the picture may stand still"]
     await processor.update_params({"workflow": SAME})
     assert await shade(processor) == 51
     await processor.on_stream_stop()
