@@ -40,7 +40,9 @@ FILES = {
             hook = function
         """,
     "comfy/model_management.py": """
+        import os
         import torch
+        import folder_paths
 
         assert torch  # this module comes after torch
         interrupted = False
@@ -62,7 +64,9 @@ FILES = {
             return torch.device("cpu")
 
         def get_free_memory(device=None):
-            return 64 << 30
+            # As much as a file of the test says, if there is one.
+            told = os.path.join(folder_paths.get_temp_directory(), "free")
+            return int(open(told).read()) if os.path.exists(told) else 64 << 30
 
         def get_total_memory(device=None):
             return 128 << 30
@@ -121,16 +125,17 @@ FILES = {
         """,
     "utils/__init__.py": "",
     "utils/extra_config.py": """
-        import sys
+        import os, sys
         import folder_paths
 
         assert "nodes" not in sys.modules, "nodes come too early"
 
         def load_extra_path_config(path):
             kind, _, folder = open(path).read().strip().partition(":")
-            folder_paths.add_model_folder_path(kind, folder.strip())
+            folder_paths.add_model_folder_path(kind, os.path.join(os.path.dirname(path), folder.strip()))
         """,
-    "extra_model_paths.yaml": "checkpoints: /somewhere/else/checkpoints\n",
+    "extra_model_paths.yaml": "checkpoints: elsewhere/checkpoints\n",
+    "elsewhere/checkpoints/further.safetensors": "not looked at",
     "execution.py": """
         class PromptQueue:
             def __init__(self, server):
@@ -268,7 +273,13 @@ FILES = {
         """,
     "input/cat.png": "not looked at",
     "models/checkpoints/tiny.safetensors": "not looked at",
-    "custom_nodes/good/prestartup_script.py": "import os\nos.environ['PRESTARTED'] = '1'\n",
+    "custom_nodes/good/prestartup_script.py": """
+        import os, sys
+        assert "torch" not in sys.modules, "torch comes too early"
+        os.environ["PRESTARTED"] = "1"
+        """,
+    "custom_nodes/exits/prestartup_script.py": "raise SystemExit('not before this either')\n",
+    "custom_nodes/ComfyUI-Manager/prestartup_script.py": "import os\nos.environ['MANAGED'] = '1'\n",
     "custom_nodes/good/__init__.py": """
         import os, sys, time
         import folder_paths
@@ -359,6 +370,9 @@ FILES = {
                 return (image,)
 
         NODE_CLASS_MAPPINGS = {c.__name__: c for c in (Shift, ReadFile, Text, Slow, Asked, Quits)}
+        for name in ("PRESTARTED", "MANAGED"):  # which scripts have run is seen by these classes
+            if name in os.environ:
+                NODE_CLASS_MAPPINGS[name] = Shift
         """,
     "custom_nodes/fails/__init__.py": "import a_package_that_nobody_has\n",
     "custom_nodes/exits/__init__.py": "import sys\nsys.exit('no GPU, no fun')\n",

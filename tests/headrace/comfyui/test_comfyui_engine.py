@@ -128,11 +128,11 @@ async def test_packs_are_loaded_and_those_that_cannot_be_are_named(rig: Rig) -> 
     assert rig.service.facts["server_uses"]["send_sync"] == 1
 
 
-async def test_its_classes_are_known_by_object_info_and_network_nodes_are_off(rig: Rig) -> None:
+async def test_its_classes_are_known_and_network_nodes_and_pre_start_scripts_are_off(rig: Rig) -> None:
     known = rig.service.definitions
     assert {"Invert", "Shift", "LoadImage", "LoadTensor"} <= set(known)
-    assert "Paid" not in known
-    assert known["Checkpoint"].inputs["ckpt_name"].choices == ("tiny.safetensors",)
+    assert not {"Paid", "PRESTARTED", "MANAGED"} & set(known)
+    assert known["Checkpoint"].inputs["ckpt_name"].choices == ("further.safetensors", "tiny.safetensors")
     assert known["LoadImage"].validates == {"image"}
     assert rig.told[-1] is known
 
