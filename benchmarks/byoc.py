@@ -32,7 +32,7 @@ from benchmarks.workers import ROOT, Worker
 from byoc.mock.clip import Recipe
 
 TAKE_S = 0.04
-CALM_FPS = 10
+CALM_FPS = 30
 HALF = 0.5
 
 
