@@ -241,6 +241,7 @@ class BatchEngine:
         await self._reach()
         await self._tell_models()
         request = _Request(f"b{next(_names)}", on_progress, on_piece)
+        body = {**body, "progress": on_progress is not None}
         generation = self.engine.generation
         await self._send(request, body, blobs)
         try:

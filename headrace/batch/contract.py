@@ -114,6 +114,11 @@ class Job:
 
     # -- what the job says -----------------------------------------------------------------------------
 
+    @property
+    def streams(self) -> bool:
+        """Whether pieces of the answer are wanted, so that each is worth saying at once."""
+        return self._listener is not None and self._streams
+
     def progress(self, step: float, of: float, note: str = "") -> None:
         """Step ``step`` of ``of`` is done; call it in step callbacks.
 

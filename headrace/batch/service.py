@@ -48,12 +48,12 @@ def _nothing(*_: Any) -> None:
 @dataclass(frozen=True, slots=True)
 class Ears:
     """Who hears of a request, on the loop and without waiting: ``queued`` once it lines up, ``started`` once
-    it has a place, with the model that answers, ``progress`` and ``piece`` of the engine's (None: the answer
-    is wanted whole)."""
+    it has a place, with the model that answers, ``progress`` and ``piece`` of the engine's (None: it need not
+    tell, the answer is wanted whole)."""
 
     queued: Callable[[], None] = _nothing
     started: Callable[[Choice], None] = _nothing
-    progress: OnProgress = _nothing
+    progress: OnProgress | None = None
     piece: OnPiece | None = None
 
 

@@ -47,10 +47,14 @@ OPS = ("batch", "batch_cancel", "batch_set", "batch_ask")
 
 
 class Voice:
-    """Carries what one job says from its thread to the link: progress coalesced, pieces in order, bounded."""
+    """Carries what one job says from its thread to the link: progress coalesced, pieces in order, bounded.
 
-    def __init__(self, name: str, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+    ``tells``: whether somebody wants to know of progress.
+    """
+
+    def __init__(self, name: str, link: Link, loop: asyncio.AbstractEventLoop, *, tells: bool = True) -> None:
         self._name = name
+        self._tells = tells
         self._link = link
         self._loop = loop
         self._changed = threading.Condition()
@@ -66,8 +70,9 @@ class Voice:
     def progress(self, progress: Progress) -> None:
         with self._changed:
             self.heard_at = time.monotonic()
-            self._progress = progress
-            self._schedule()
+            if self._tells:
+                self._progress = progress
+                self._schedule()
 
     def piece(self, piece: dict[str, Any]) -> None:
         with self._changed:
@@ -184,7 +189,7 @@ class BatchHost:
             raise InvalidInput("a request needs pipeline, model and inputs", field="inputs")
         fd = message.take_fd() if message.waiting_fds else None
         blobs = Blobs(fd, body.get("blobs", []))
-        voice = Voice(name, self._link, self._loop)
+        voice = Voice(name, self._link, self._loop, tells=body.get("progress") is not False)
         job = Job(
             name,
             pipeline,

@@ -28,6 +28,8 @@ Finish = Literal["stop", "length"]
 
 _CHUNK = 256
 """Tokens of a prompt that are worked through at once."""
+_SAY_EVERY = 0.05
+"""Seconds between two words to a request that is answered whole: each wakes its thread in between tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ class Generation:
     read: int = 0
     """Tokens of the prompt that were worked through."""
     made: int = 0
+    unsaid: str = ""
+    """Text that the request has not been told yet."""
+    said_at: float = field(default_factory=time.monotonic)
     gone: bool = False
     """Nobody listens any more."""
     rows: Rows | None = None
@@ -80,9 +85,16 @@ class Generation:
             finish = "stop"
         elif finish is not None:
             text += self.scanner.finish()
-        if text or finish is not None:
-            self.events.put(Said(text, finish, self.made))
+        self.unsaid += text
+        self._say(finish)
         return token if finish is None else None
+
+    def _say(self, finish: Finish | None) -> None:
+        now = time.monotonic()
+        if finish is None and not (self.unsaid if self.job.streams else now - self.said_at >= _SAY_EVERY):
+            return
+        self.events.put(Said(self.unsaid, finish, self.made))
+        self.unsaid, self.said_at = "", now
 
 
 class Decoder:

@@ -92,7 +92,8 @@ class StandInEngine:
             for step in range(self.steps):
                 await asyncio.sleep(self.pause)
                 await self.gate.wait()
-                on_progress(Progress("running", step + 1, self.steps))
+                if on_progress is not None:
+                    on_progress(Progress("running", step + 1, self.steps))
             if self.dies:
                 raise Interrupted("the engine was killed by SIGKILL", retry_after=3)
             if self.raises is not None:
