@@ -68,14 +68,15 @@ class ModelCache:
         key: ModelKey,
         load: Callable[[LoadProgress], Loaded],
         *,
-        size: int = 0,
+        size: int | Callable[[], int] = 0,
         cancel: Callable[[], None] | None = None,
         on_progress: Progress | None = None,
         pin: bool = False,
     ) -> Lease:
         """A lease on the model of ``key``; loads it where it is not there, and waits while it is loading.
 
-        ``size``: bytes that the load will take, as far as that is known before. ``load`` runs in a thread of
+        ``size``: bytes that the load will take, as far as that is known before; a function is called before a
+        load alone, in its thread. ``load`` runs in a thread of
         its own and is finished even when everybody has left. ``cancel`` is called some ten times a second
         while this call waits, and leaves it by raising. Raises `ModelTooLarge`, `NoRoom`, `OutOfMemory`,
         what ``load`` raised of our own errors, and `LoadFailed` for the rest.
@@ -94,7 +95,7 @@ class ModelCache:
         self,
         key: ModelKey,
         load: Callable[[LoadProgress], Loaded],
-        size: int,
+        size: int | Callable[[], int],
         cancel: Callable[[], None] | None,
     ) -> Slot:
         """The slot of ``key``, with one more who wants it; begins the load where there is none."""
@@ -227,12 +228,13 @@ class ModelCache:
 
     def _make_room(self, slot: Slot) -> None:
         if slot.key not in self._ledger:
+            size = slot.size() if callable(slot.size) else slot.size
             with self._changed:
-                out = self._ledger.admit(slot.key, {str(slot.key): slot.size}, name=slot.key.ref)
+                out = self._ledger.admit(slot.key, {str(slot.key): size}, name=slot.key.ref)
             for key in out:
                 self._evict(key)
             if self._gate is not None:
-                self._gate.admit(slot.key, slot.size)
+                self._gate.admit(slot.key, size)
 
     # -- leaving ---------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ class LoadProgress:
 class Slot:
     """One entry from the first request for it to its unloading. Guarded by the cache's lock."""
 
-    def __init__(self, key: ModelKey, size: int, changed: Callable[[], None]) -> None:
+    def __init__(self, key: ModelKey, size: int | Callable[[], int], changed: Callable[[], None]) -> None:
         self.key = key
         self.size = size
         self.progress = LoadProgress(changed)

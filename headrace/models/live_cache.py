@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def hold(
 
     if (side := engine_side.of_streams()) is not None:
         side.excuse(key)
-    return Held(cache_of(device).acquire(key, measured, size=loading.expected_bytes(found)))
+    return Held(cache_of(device).acquire(key, measured, size=partial(loading.expected_bytes, found)))
 
 
 def hold_parts(found: Located, store: ModelStore) -> Held:

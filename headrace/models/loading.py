@@ -181,6 +181,13 @@ def arguments_of(kind: Any) -> Mapping[str, inspect.Parameter]:
     return found
 
 
+@functools.cache
+def call_arguments_of(kind: Any) -> Mapping[str, inspect.Parameter]:
+    """What a pipeline of that class takes when it is called."""
+    found: Mapping[str, inspect.Parameter] = inspect.signature(kind.__call__).parameters
+    return found
+
+
 def view(kind: type[P], parts: Mapping[str, Any], *, scheduler: Any = None, **more: Any) -> P:
     """A fresh pipeline of class ``kind`` over shared components, with a scheduler of its own.
 
@@ -248,7 +255,9 @@ def unused_copy(scheduler: Any) -> Any:
     """A scheduler like one that was made and never run; takes a tenth of the time to make another."""
     other = copy.copy(scheduler)
     for name, value in vars(scheduler).items():
-        if name != "_internal_dict":  # its configuration, which nobody changes in place
+        if isinstance(value, torch.Tensor):
+            setattr(other, name, value.clone())
+        elif name != "_internal_dict":  # its configuration, which nobody changes in place
             setattr(other, name, copy.deepcopy(value))
     return other
 

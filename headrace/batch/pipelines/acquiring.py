@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.batch.contract import Job
@@ -34,5 +35,5 @@ def acquire(
         kept, loaded = load(ensure_built(found, store), progress)
         return Loaded(kept, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 
-    size = loading.expected_bytes(found, dtype)
+    size = partial(loading.expected_bytes, found, dtype)
     return models.acquire(key, measured, size=size, cancel=job.check, on_progress=job.loading)

@@ -6,10 +6,12 @@ them with a scheduler of its own (`headrace.models.loading.view`), so nothing th
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +64,7 @@ class Checkpoint:
     studio: Studio
     options: dict[str, Any] = field(default_factory=dict)
     _unused: dict[Hashable, Any] = field(default_factory=dict)
+    _views: dict[Hashable, Any] = field(default_factory=dict)
 
     def scheduler(self, kind: type[Any] | None = None, **changes: Any) -> Any:
         """A fresh scheduler with the configuration of the model's own, of its class or another ``kind``."""
@@ -71,13 +74,29 @@ class Checkpoint:
         return loading.unused_copy(self._unused[key])
 
     def view(self, kind: type[Any], parts: loading.Components | None = None, *, scheduler: Any = None) -> Any:
-        """A fresh pipeline of ``kind``, over ``parts`` in place of the shared ones where given."""
+        """A fresh pipeline of ``kind``, over ``parts`` in place of the shared ones where given.
+
+        ``scheduler`` is one that has not run.
+        """
+        if scheduler is None or (parts is not None and parts is not self.parts):
+            return self._view(kind, parts or self.parts, scheduler)
+        # To make a pipeline takes some ten times as long as to copy one.
+        facts = frozenset((name, repr(value)) for name, value in scheduler.config.items())
+        key = (kind, type(scheduler), facts)
+        if key not in self._views:
+            self._views[key] = self._view(kind, self.parts, scheduler)
+        unused = self._views[key]
+        made = copy.copy(unused)
+        vars(made)["scheduler"] = loading.unused_copy(unused.scheduler)
+        return made
+
+    def _view(self, kind: type[Any], parts: loading.Components, scheduler: Any) -> Any:
         takes = loading.arguments_of(cast(Any, kind))
         options = {name: value for name, value in self.options.items() if name in takes}
         options.pop("requires_safety_checker", None)
         if "add_watermarker" in takes:
             options["add_watermarker"] = False  # else it depends on what is installed
-        return loading.view(kind, parts or self.parts, scheduler=scheduler, **options)
+        return loading.view(kind, parts, scheduler=scheduler, **options)
 
 
 def class_for(task: Task, index: str, model: str) -> type[Any]:
@@ -146,7 +165,7 @@ def acquire(job: Job, models: ModelCache, found: Located | None = None) -> Lease
         loaded = _load(found, unet, store, Studio(turns, device), device, dtype, progress)
         return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 
-    size = loading.expected_bytes(found, dtype)
+    size = partial(loading.expected_bytes, found, dtype)
     return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)
 
 

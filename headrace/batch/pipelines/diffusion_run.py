@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from headrace.batch.contract import Job
 from headrace.batch.defaults import adjust
 from headrace.batch.pipelines.pictures import Pixels
+from headrace.models.loading import call_arguments_of
 from stream.errors import InvalidInput
 
 MOST_AT_ONCE = 8
@@ -64,7 +64,7 @@ def call(pipe: Any, arguments: Mapping[str, Any], step: Callable[[Any, int], Non
 
     Arguments in a ``**kwargs`` count as not taken: pipelines swallow what they do not know there.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = call_arguments_of(type(pipe))
     given = {name: value for name, value in arguments.items() if name in takes}
 
     def told(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -146,7 +147,7 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
         describer = Describer(loaded.model, processor)
         return Loaded(describer, memory.parts_of(describer, name=str(key)), loaded.weights)
 
-    size = loading.expected_bytes(found, dtype)
+    size = partial(loading.expected_bytes, found, dtype)
     return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,5 +107,5 @@ def _acquire(job: Job, models: ModelCache) -> Lease | None:
         )  # fmt: skip
         return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 
-    size = loading.expected_bytes(found, dtype)
+    size = partial(loading.expected_bytes, found, dtype)
     return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)

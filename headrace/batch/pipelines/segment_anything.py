@@ -6,6 +6,7 @@ sees a square of 1024 pixels (stretched, as it was trained), and everything is s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -184,7 +185,7 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
         )
         return Loaded(loaded.model, memory.parts_of(loaded.model, name=str(key)), loaded.weights)
 
-    size = loading.expected_bytes(found, dtype)
+    size = partial(loading.expected_bytes, found, dtype)
     return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from headrace.batch.pipelines.images import Made, answer
 from headrace.batch.pipelines.safety import checker
 from headrace.batch.pipelines.schedulers import scheduler_for
 from headrace.models.cache import ModelCache
+from headrace.models.loading import call_arguments_of
 from stream.errors import InvalidInput
 
 DEFAULTS = {"height": 576, "width": 1024, "guidance_scale": 7.5, "num_inference_steps": 50}
@@ -92,7 +92,7 @@ def texts(pipe: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     ``a | b`` gives the second encoder a text of its own. Parts that no encoder is left for join the last one.
     Raises `InvalidInput` for a prompt without words.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = call_arguments_of(type(pipe))
     made: dict[str, Any] = {}
     for name in ("prompt", "negative_prompt"):
         slots = [n for n in (name, *(f"{name}_{k}" for k in range(2, MAX_PARTS + 1))) if n in takes]

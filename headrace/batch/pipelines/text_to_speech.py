@@ -6,6 +6,7 @@ import importlib.util
 import json
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -204,7 +205,7 @@ def _acquire_vits(job: Job, models: ModelCache, found: Located, store: ModelStor
         parts = memory.parts_of(loaded.model, name=str(key))
         return Loaded(Vits(loaded.model, tokenizer), parts, loaded.weights)
 
-    size = loading.expected_bytes(found, dtype)
+    size = partial(loading.expected_bytes, found, dtype)
     return models.acquire(key, load, size=size, cancel=job.check, on_progress=job.loading)
 
 

@@ -27,7 +27,6 @@ from headrace.batch.pipelines.images import MARK, mark
 from headrace.batch.pipelines.pictures import png
 from headrace.batch.pipelines.schedulers import SCHEDULERS
 from headrace.batch.pipelines.text_to_image import TextToImage, split_prompt
-from headrace.models import loading
 from headrace.models.tiny import random_weights
 from headrace.models.weights import shared_bytes
 from stream.errors import InvalidInput, TooLarge
@@ -338,14 +337,14 @@ def test_a_pipeline_that_fails_in_mid_step_leaves_nothing_behind(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[weakref.ref[Any]] = []
-    view = loading.view
+    view = diffusion.Checkpoint.view
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         pipe = view(*args, **kwargs)
         made.append(weakref.ref(pipe))
         return pipe
 
-    monkeypatch.setattr(loading, "view", watched)
+    monkeypatch.setattr(diffusion.Checkpoint, "view", watched)
     before = asking.text()
     with pytest.raises(RuntimeError, match="the device went away"):
         asking.text(listener=Failing(RuntimeError("the device went away"), 2))
