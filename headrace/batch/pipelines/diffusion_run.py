@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def call(pipe: Any, arguments: Mapping[str, Any], step: Callable[[Any, int], Non
 
     Arguments in a ``**kwargs`` count as not taken: pipelines swallow what they do not know there.
     """
-    takes = call_arguments_of(type(pipe))
+    takes = call_arguments_of(cast(Any, type(pipe)))
     given = {name: value for name, value in arguments.items() if name in takes}
 
     def told(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines import diffusion, loras
@@ -92,7 +92,7 @@ def texts(pipe: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     ``a | b`` gives the second encoder a text of its own. Parts that no encoder is left for join the last one.
     Raises `InvalidInput` for a prompt without words.
     """
-    takes = call_arguments_of(type(pipe))
+    takes = call_arguments_of(cast(Any, type(pipe)))
     made: dict[str, Any] = {}
     for name in ("prompt", "negative_prompt"):
         slots = [n for n in (name, *(f"{name}_{k}" for k in range(2, MAX_PARTS + 1))) if n in takes]
