@@ -130,6 +130,11 @@ class Job:
         if self._holds and self.turns is not None:
             self.turns.breathe()
 
+    def beat(self) -> None:
+        """A sign of life, also of a job that was given up and whose share of common work is not over."""
+        if self._listener is not None:
+            self._listener.progress(Progress("running", 0, 0))
+
     def loading(self, fraction: float, what: str = "") -> None:
         """The model is loaded to ``fraction`` (0 to 1). Never raises: a load is finished, not cancelled."""
         if self._listener is not None:

@@ -12,7 +12,7 @@ import logging
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +51,11 @@ class Wish:
     made: list[Pixels] = field(default_factory=list)
     error: BaseException | None = None
     over: threading.Event = field(default_factory=threading.Event)
+    free: threading.Event = field(default_factory=threading.Event)
+    """No call of the pipeline has it."""
 
     def __post_init__(self) -> None:
+        self.free.set()
         self.arguments = {name: value for name, value in self.arguments.items() if value is not None}
         own = {name: value for name, value in self.arguments.items() if name.startswith(_OWN)}
         shared = {name: value for name, value in self.arguments.items() if name not in own}
@@ -100,6 +103,8 @@ class Studio:
             with wish.job.waking(wish.over.set):
                 wish.job.check()
                 wish.over.wait()
+            # One that was given up may be in a call still, which needs what this request has leased.
+            wish.free.wait()
         error, wish.error = wish.error, None
         if error is not None:
             try:
@@ -114,9 +119,13 @@ class Studio:
         assert self._turns is not None
         if not self._left():
             return False
-        with self._turns.hold():
-            if waiting := self._left():
-                _make(_next_rows(waiting), self._device, self._turns.breathe)
+        try:
+            with self._turns.hold():
+                if waiting := self._left():
+                    _make(_next_rows(waiting), self._device, self._turns.breathe)
+        except BaseException as error:  # noqa: BLE001 (a device that is lost: told to all who wait)
+            for wish in self._left():
+                wish.end(error)
         return True
 
     def _left(self) -> list[Wish]:
@@ -144,7 +153,10 @@ def _make(rows: Sequence[Row], device: str, breathe: Callable[[], Any]) -> None:
         part = rows[:together]
         wishes = list(dict.fromkeys(wish for wish, _ in part))
         try:
-            pictures = _call(part, breathe)
+            with _taken(wishes):
+                pictures = _call(part, breathe)
+        except _Left:
+            continue
         except Cancelled:
             for wish in wishes:
                 wish.end()  # its own thread knows why
@@ -169,11 +181,31 @@ def _make(rows: Sequence[Row], device: str, breathe: Callable[[], Any]) -> None:
             del failure
             for wish in wishes:
                 _make([row for row in part if row[0] is wish], device, breathe)
+            rows = rows[len(part) :]
         else:
             if not isinstance(failure, HeadraceError):
                 log.error("a picture failed:\n%s", "".join(traceback.format_exception(failure)))
             for wish in wishes:
                 wish.end(failure)
+
+
+class _Left(Exception):
+    """A request was given up just before its pictures were to be made."""
+
+
+@contextlib.contextmanager
+def _taken(wishes: Sequence[Wish]) -> Iterator[None]:
+    """Keep those who are given up inside this block waiting for its end. Raises `_Left`."""
+    try:
+        for wish in wishes:
+            wish.free.clear()
+        # In this order: who left before has not waited, who leaves from now on will.
+        if any(wish.over.is_set() for wish in wishes):
+            raise _Left
+        yield
+    finally:
+        for wish in wishes:
+            wish.free.set()
 
 
 def _call(rows: Sequence[Row], breathe: Callable[[], Any]) -> list[Pixels]:
@@ -192,8 +224,10 @@ def _call(rows: Sequence[Row], breathe: Callable[[], Any]) -> list[Pixels]:
     def step(pipe: Any, done: int) -> None:
         steps = steps_of(pipe)
         for wish, number in counts.items():
-            with contextlib.suppress(Cancelled):  # its own thread knows
+            try:
                 wish.job.progress(begun[wish] * steps + (done + 1) * number, wish.count * steps, "steps")
+            except Cancelled:  # its own thread knows, and waits for the end
+                wish.job.beat()
         if all(wish.job.cancelled for wish in counts):
             raise Cancelled("nobody waits for these pictures any more")
         breathe()

@@ -32,10 +32,15 @@ class OwnThread:
         torch.set_num_threads(self._threads)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
-        with torch.no_grad():
-            while self._wanted():
-                while self._work():
-                    pass
+        try:
+            with torch.no_grad():
+                while self._wanted():
+                    while self._work():
+                        pass
+        except BaseException:
+            with self._lock:
+                self._running = False  # the next one who wakes it gets another thread
+            raise
 
     def _wanted(self) -> bool:
         with self._lock:

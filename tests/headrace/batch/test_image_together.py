@@ -29,13 +29,20 @@ class Crowd(Asking):
         super().__init__(store_of(config))
         self.turns = DeviceTurns()
         self.calls: list[int] = []
+        self.inside = False
+        self.left_inside: list[bool] = []
+        """Of those that were given up, whether pictures were still made when they had let go of the model."""
         self.fail: Any = lambda arguments: None
         real = diffusion_together.call
 
         def counted(pipe: Any, arguments: Any, step: Any) -> Any:
             self.calls.append(len(arguments["generator"]))
             self.fail(arguments)
-            return real(pipe, arguments, step)
+            self.inside = True
+            try:
+                return real(pipe, arguments, step)
+            finally:
+                self.inside = False
 
         monkeypatch.setattr(diffusion_together, "call", counted)
 
@@ -58,8 +65,12 @@ class Crowd(Asking):
 
     def _one(self, pipeline: BatchPipeline, job: Job) -> Result:
         torch.set_num_threads(1)
-        with torch.no_grad():
-            return pipeline.run(job, self.models)
+        try:
+            with torch.no_grad():
+                return pipeline.run(job, self.models)
+        except Cancelled:
+            self.left_inside.append(self.inside)
+            raise
 
     def _wait_for(self, number: int) -> None:
         end = threading.Event()
@@ -154,7 +165,10 @@ def test_who_leaves_does_not_stop_the_others_and_each_hears_of_its_own_progress(
     steps = [(told.step, told.of) for told in stays.told if told.phase == "running"]
     # Three steps asked for; the model's scheduler takes one of them in two.
     assert steps == [(2, 8), (4, 8), (6, 8), (8, 8)]
-    assert len([told for told in leaving.told if told.phase == "running"]) == 1
+    # With the others' pictures its own were made to the end: the model was in use by it, and it said so.
+    running = [told.of for told in leaving.told if told.phase == "running"]
+    assert running == [4, 0, 0, 0]
+    assert crowd.left_inside == [False]
     (alone,) = crowd.run(crowd.job({"seed": 2, "num_images_per_prompt": 2}))
     assert near(made, alone)
     assert all(entry.leases == 0 for entry in crowd.models.entries())
@@ -170,6 +184,34 @@ def test_a_request_that_fails_fails_alone(crowd: Crowd) -> None:
     assert isinstance(bad, ValueError)
     assert crowd.calls == [2, 1, 1]
     assert isinstance(good, Result)
+
+
+def test_those_that_failed_together_have_all_their_pictures_in_the_end(crowd: Crowd) -> None:
+    def fail(arguments: dict[str, Any]) -> None:
+        if len(crowd.calls) == 1:
+            raise ValueError("not together")
+
+    crowd.fail = fail
+    of = {"num_inference_steps": 1}
+    jobs = [crowd.job({**of, "seed": 1, "num_images_per_prompt": 6})]
+    jobs.append(crowd.job({**of, "seed": 30, "num_images_per_prompt": 4}))
+    _, made = crowd.run(*jobs)
+    assert crowd.calls == [8, 6, 2, 2]
+    (alone,) = crowd.run(crowd.job({**of, "seed": 30, "num_images_per_prompt": 4}))
+    assert near(made, alone)
+
+
+def test_a_thread_that_could_not_take_the_device_tells_who_waits(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> int:
+        raise RuntimeError("the device is lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(diffusion_together, "at_once", lost)
+        (failed,) = crowd.run(crowd.job({}))
+    assert isinstance(failed, RuntimeError)
+    assert isinstance(crowd.run(crowd.job({}))[0], Result)
 
 
 def test_where_memory_is_short_they_are_made_fewer_at_once(crowd: Crowd) -> None:
