@@ -7,7 +7,7 @@ Networks of SD-Turbo's full size with random weights (how fast they are does not
 costs, nothing more. All run in the same process, in turns, frame by frame; the package runs eagerly, ours
 compiled where there is CUDA (or with ``--compile yes``), beside our own eager way.
 
-steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
+steps: 1, 2 and 4 rows, ours and the package's, and how equal compiled and eager are   sessions: four streams in one call and one after another
 changes: the longest frame while parameters change   stages: where the time of a frame goes
 floor: what its arithmetic takes at the speed of a large product
 """
@@ -107,6 +107,7 @@ def steps(bench: Bench) -> None:
             "Headrace": lambda ours=ours: run(bench.networks, [ours], [bench.picture]),  # type: ignore[misc]
         }
         if bench.compiles([ours]):
+            equal(bench, f"{rows} step(s)", lambda rows=rows: [bench.stream(rows)])  # type: ignore[misc]
             calls["Headrace, eager"] = lambda eager=eager: run(  # type: ignore[misc]
                 bench.networks, [eager], [bench.picture], eager=True
             )
@@ -130,6 +131,21 @@ def steps(bench: Bench) -> None:
                 goal,
                 ratio >= 1.5 if goal else None,
             )
+
+
+def equal(bench: Bench, name: str, made: Callable[[], list[Stream]]) -> None:
+    """How far frames of streams in one compiled call are from those of the same streams alone and eager."""
+    random = torch.Generator().manual_seed(5)
+    compiled, eager, apart = made(), made(), 0.0
+    for _ in range(max(stream.delay for stream in eager) + 4):
+        pictures = [torch.rand(bench.picture.shape, generator=random).to(bench.device) for _ in eager]
+        found = run(bench.networks, compiled, pictures)
+        for one, stream, picture in zip(found, eager, pictures, strict=True):
+            (wanted,) = run(bench.networks, [stream], [picture], eager=True)
+            apart = max(apart, 255 * float((one - wanted).abs().max()))
+    what = "compiled, farthest from eager" + (" and alone" if len(eager) > 1 else "")
+    value = f"{apart:.3f} of 255 grey levels"
+    bench.report.add(f"{name}, {what}", "Headrace", value, "at most 1", apart <= 1)
 
 
 def package(bench: Bench, rows: int) -> Callable[[], object] | None:
@@ -160,7 +176,8 @@ def sessions(bench: Bench) -> None:
         return [bench.stream(1, f"{PROMPT} {number}", number) for number in range(4)]
 
     together, alone = made(), made()
-    bench.compiles(together)
+    if bench.compiles(together):
+        equal(bench, "four sessions", made)
     pictures = [bench.picture] * 4
     found = bench.in_turns(
         {
