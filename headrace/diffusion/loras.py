@@ -76,8 +76,8 @@ def attach(view: NetworkView, unet: Any, loras: Sequence[LoraFile], field: str) 
 class LoraBranch(nn.Module):
     """What one LoRA adds to one layer, for each row by its own weight.
 
-    ``down``: rank x inputs, of a convolution with its window; ``up``: outputs x rank; ``number``: which of the
-    stream's LoRAs; ``kernel``: how the convolution goes over its input, None for a product.
+    ``down``: rank x inputs, of a convolution with its window; ``up``: outputs x rank; ``number``: which of
+    the stream's LoRAs; ``kernel``: how the convolution goes over its input, None for a product.
     """
 
     down: torch.Tensor
