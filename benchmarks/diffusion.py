@@ -7,8 +7,7 @@ Networks of SD-Turbo's full size with random weights (how fast they are does not
 costs, nothing more. All run in the same process, in turns, frame by frame; the package runs eagerly, ours
 compiled where there is CUDA (or with ``--compile yes``), beside our own eager way.
 
-steps: 1, 2 and 4 rows, ours and the package's, and how equal compiled and eager are
-sessions: four streams in one call and one after another   loras: one step with two LoRAs as branches
+steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
 changes: the longest frame while parameters change   stages: where the time of a frame goes
 floor: what its arithmetic takes at the speed of a large product
 """
@@ -21,7 +20,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,11 +28,9 @@ from rich.console import Console
 from benchmarks.command import tell
 from benchmarks.diffusion_models import full_size, tiny
 from benchmarks.report import Report, Spread
-from headrace.diffusion.adapters import Kit
-from headrace.diffusion.asked import Adapters, Guidance, Settings
+from headrace.diffusion.asked import Guidance, Settings
 from headrace.diffusion.compiler import accelerate
 from headrace.diffusion.frame import run
-from headrace.diffusion.loras import LoraFile
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.place import Guest
 from headrace.diffusion.schedule import constants
@@ -54,15 +50,14 @@ class Bench:
         self.networks = Networks(dict(pipe.components), self.device, pipe.unet.dtype)
         self.picture = torch.rand((1, size, size, 3), device=self.device)
 
-    def stream(
-        self, rows: int, prompt: str = PROMPT, seed: int = 2, adapters: Adapters | None = None
-    ) -> Stream:
+    def stream(self, rows: int, prompt: str = PROMPT, seed: int = 2) -> Stream:
         net, indices = self.networks, INDICES[rows]
         shape = (rows, *net.latent_shape(self.size, self.size))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
         steps = constants(indices, 50, net.alphas_cumprod)
-        texts = net.encode_prompt(prompt), net.encode_prompt("")
-        return Stream(Settings(steps, noise, *texts, Guidance("self"), adapters=adapters))
+        return Stream(
+            Settings(steps, noise, net.encode_prompt(prompt), net.encode_prompt(""), Guidance("self"))
+        )
 
     def compiles(self, streams: list[Stream]) -> bool:
         """Wait until frames of these streams are compiled; False, and a note, where they are not."""
@@ -112,7 +107,6 @@ def steps(bench: Bench) -> None:
             "Headrace": lambda ours=ours: run(bench.networks, [ours], [bench.picture]),  # type: ignore[misc]
         }
         if bench.compiles([ours]):
-            equal(bench, f"{rows} step(s)", lambda rows=rows: [bench.stream(rows)])  # type: ignore[misc]
             calls["Headrace, eager"] = lambda eager=eager: run(  # type: ignore[misc]
                 bench.networks, [eager], [bench.picture], eager=True
             )
@@ -136,21 +130,6 @@ def steps(bench: Bench) -> None:
                 goal,
                 ratio >= 1.5 if goal else None,
             )
-
-
-def equal(bench: Bench, name: str, made: Callable[[], list[Stream]]) -> None:
-    """How far frames of streams in one compiled call are from those of the same streams alone and eager."""
-    random = torch.Generator().manual_seed(5)
-    compiled, eager, apart = made(), made(), 0.0
-    for _ in range(max(stream.delay for stream in eager) + 4):
-        pictures = [torch.rand(bench.picture.shape, generator=random).to(bench.device) for _ in eager]
-        found = run(bench.networks, compiled, pictures)
-        for one, stream, picture in zip(found, eager, pictures, strict=True):
-            (wanted,) = run(bench.networks, [stream], [picture], eager=True)
-            apart = max(apart, 255 * float((one - wanted).abs().max()))
-    what = "compiled, farthest from eager" + (" and alone" if len(eager) > 1 else "")
-    value = f"{apart:.3f} of 255 grey levels"
-    bench.report.add(f"{name}, {what}", "Headrace", value, "at most 1", apart <= 1)
 
 
 def package(bench: Bench, rows: int) -> Callable[[], object] | None:
@@ -181,8 +160,7 @@ def sessions(bench: Bench) -> None:
         return [bench.stream(1, f"{PROMPT} {number}", number) for number in range(4)]
 
     together, alone = made(), made()
-    if bench.compiles(together):
-        equal(bench, "four sessions", made)
+    bench.compiles(together)
     pictures = [bench.picture] * 4
     found = bench.in_turns(
         {
@@ -197,40 +175,6 @@ def sessions(bench: Bench) -> None:
             target, met = "at least 260 fps in all", 4000 / spread.p50 >= 260
         value = f"{spread.p50:.2f} / {spread.p95:.2f} ms, {4000 / spread.p50:.1f} fps in all"
         bench.report.add("four sessions, p50 / p95", name, value, target, met)
-
-
-def loras(bench: Bench) -> None:
-    """Of rank 8 on every projection of attention, as most are."""
-    kit = Kit(bench.networks, [_lora(bench.networks.unet, seed) for seed in (1, 2)])
-
-    def made() -> list[Stream]:
-        return [bench.stream(1, adapters=kit.adapters([0.7, -0.4]))]
-
-    (plain,), (with_loras,), (eager,) = [bench.stream(1)], made(), made()
-    calls: dict[str, Callable[[], object]] = {
-        "none": lambda: run(bench.networks, [plain], [bench.picture]),
-        "two": lambda: run(bench.networks, [with_loras], [bench.picture]),
-    }
-    if bench.compiles([with_loras]):
-        equal(bench, "two LoRAs", made)
-        calls["two, eager"] = lambda: run(bench.networks, [eager], [bench.picture], eager=True)
-    for name, spread in bench.in_turns(calls).items():
-        bench.report.add(f"LoRAs: {name}, p50 / p95", "Headrace", f"{spread.p50:.2f} / {spread.p95:.2f} ms")
-
-
-def _lora(unet: Any, seed: int, rank: int = 8) -> LoraFile:
-    """Random, in the names of kohya's programs."""
-    random, tensors = torch.Generator().manual_seed(seed), {}
-    for name, weight in unet.named_parameters():
-        if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
-            key = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
-            shapes = {"lora_down": (rank, weight.shape[1]), "lora_up": (weight.shape[0], rank)}
-            for part, shape in shapes.items():
-                made = torch.randn(shape, generator=random) * shape[1] ** -0.5
-                tensors[f"{key}.{part}.weight"] = made
-            tensors[f"{key}.alpha"] = torch.tensor(float(rank))
-    held: Any = SimpleNamespace(model=tensors)
-    return LoraFile(f"of {seed}", f"of {seed}", held)
 
 
 def changes(bench: Bench) -> None:
@@ -325,7 +269,7 @@ def main() -> int:
     bench = Bench(pipe, arguments.size, arguments.frames, report)
     wanted = {"auto": "auto", "yes": "compile", "no": "none"}[arguments.compile]
     accelerate(bench.networks, wanted)
-    for measurement in (steps, sessions, loras, changes, stages, floor):
+    for measurement in (steps, sessions, changes, stages, floor):
         measurement(bench)
     tell(report, Console(width=None if sys.stdout.isatty() else 140), None, arguments.json)
     return 0

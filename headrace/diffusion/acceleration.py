@@ -89,12 +89,12 @@ class Acceleration:
         *,
         owner: object = None,
         options: Mapping[str, bool] | None = None,
-        recipes: tuple[Recipe, ...] | str = (),
+        recipes: tuple[Recipe, ...] | None = (),
     ) -> Run | None:
         """The compiled piece for tensors like these, over the weights of ``module``.
 
         ``networks``: those of diffusers that it stands on; ``owner`` tells modules of one kind apart, see
-        `forget`; ``recipes``: of its adapters, or why they have none.
+        `forget`; ``recipes``: of its adapters, None where they have none.
         """
         compiler = self._compiler
         if compiler is None:
@@ -107,8 +107,8 @@ class Acceleration:
                 return found
             if key in self._asked:
                 return None
-            self._asked[key] = recipes if isinstance(recipes, str) else ""
-        if not isinstance(recipes, str):
+            self._asked[key] = "" if recipes is not None else "there is no recipe for its adapters"
+        if recipes is not None:
             specs = tuple(map(NetworkSpec.of, networks))
             piece = Piece(
                 kind,

@@ -6,12 +6,11 @@ rows share calls; how much each LoRA has to say is data of each row, `LORA_SCALE
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import conv2d, linear
 
 from headrace.diffusion.attention import Given
@@ -60,7 +59,7 @@ def attach(view: NetworkView, unet: Any, loras: Sequence[LoraFile], field: str) 
         try:
             changes = changes_for("unet", unet, lora.held.model)
             branches = {
-                name.removesuffix(".weight"): branch_of(change, unet, name, number)
+                name.removesuffix(".weight"): LoraBranch(change, unet, name, number)
                 for name, change in changes.items()
             }
         except ValueError as error:
@@ -73,72 +72,39 @@ def attach(view: NetworkView, unet: Any, loras: Sequence[LoraFile], field: str) 
             view.attach(name, branch)
 
 
-class LoraBranch(nn.Module):
-    """What one LoRA adds to one layer, for each row by its own weight.
+class LoraBranch:
+    """What one LoRA adds to one layer, for each row by its own weight. Number: which of the stream's."""
 
-    ``down``: rank x inputs, of a convolution with its window; ``up``: outputs x rank; ``number``: which of
-    the stream's LoRAs; ``kernel``: how the convolution goes over its input, None for a product.
-    """
-
-    down: torch.Tensor
-    up: torch.Tensor
-
-    def __init__(
-        self,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
-        number: int,
-        kernel: Mapping[str, Any] | None,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("down", down)
-        self.register_buffer("up", up)
-        self.scale, self.number, self.kernel = scale, number, kernel
-
-    @property
-    def recipe(self) -> tuple[str, dict[str, Any]]:
-        """How another process makes one of the same shape; see `headrace.diffusion.pieces.Recipe`."""
-        arguments = {
-            "down": list(self.down.shape), "up": list(self.up.shape),
-            "scale": self.scale, "number": self.number, "kernel": self.kernel,
-        }  # fmt: skip
-        return f"{__name__}:{made_up.__name__}", arguments
+    def __init__(self, change: Change, unet: Any, name: str, number: int) -> None:
+        layer, weight = unet.get_submodule(name.removesuffix(".weight")), unet.get_parameter(name)
+        down, up = change.down.flatten(1), change.up.flatten(1)
+        if up.shape[1] != down.shape[0] or (up.shape[0], down.shape[1]) != weight.flatten(1).shape:
+            raise ValueError(
+                f"{name} is {tuple(weight.shape)}, not {up.shape[0]} x {down.shape[1]} (rank {down.shape[0]})"
+            )
+        self._number = number
+        self._scale = change.scale
+        self._down = down.to(weight.device, weight.dtype).contiguous()
+        self._up = up.to(weight.device, weight.dtype).contiguous()
+        self._kernel: dict[str, Any] | None = None
+        if isinstance(layer, torch.nn.Conv2d):
+            self._down = self._down.view(-1, *weight.shape[1:])
+            self._up = self._up.view(*up.shape, 1, 1)
+            self._kernel = {
+                "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
+            }  # fmt: skip
 
     def __deepcopy__(self, memo: object) -> LoraBranch:
         """Never changed, so a twin of a view has the same one."""
         return self
 
-    def forward(self, x: torch.Tensor, given: Given) -> torch.Tensor:
-        if self.kernel is None:
-            found = linear(linear(x, self.down), self.up)
+    def __call__(self, x: torch.Tensor, given: Given) -> torch.Tensor:
+        if self._kernel is None:
+            found = linear(linear(x, self._down), self._up)
         else:
-            found = conv2d(conv2d(x, self.down, **self.kernel), self.up)
-        scale = given[LORA_SCALES][:, self.number] * self.scale
+            found = conv2d(conv2d(x, self._down, **self._kernel), self._up)
+        scale = given[LORA_SCALES][:, self._number] * self._scale
         return found * scale.view(-1, *[1] * (found.ndim - 1)).to(found.dtype)
-
-
-def branch_of(change: Change, unet: Any, name: str, number: int) -> LoraBranch:
-    """For the weight ``name`` of ``unet``. Raises `ValueError` for a change that does not fit it."""
-    layer, weight = unet.get_submodule(name.removesuffix(".weight")), unet.get_parameter(name)
-    down, up = change.down.flatten(1), change.up.flatten(1)
-    if up.shape[1] != down.shape[0] or (up.shape[0], down.shape[1]) != weight.flatten(1).shape:
-        raise ValueError(
-            f"{name} is {tuple(weight.shape)}, not {up.shape[0]} x {down.shape[1]} (rank {down.shape[0]})"
-        )
-    down, up = (part.to(weight.device, weight.dtype).contiguous() for part in (down, up))
-    if not isinstance(layer, nn.Conv2d):
-        return LoraBranch(down, up, float(change.scale), number, None)
-    kernel = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    down, up = down.view(-1, *weight.shape[1:]), up.view(*up.shape, 1, 1)
-    return LoraBranch(down, up, float(change.scale), number, kernel)
-
-
-def made_up(
-    down: Sequence[int], up: Sequence[int], scale: float, number: int, kernel: Mapping[str, Any] | None
-) -> LoraBranch:
-    """A branch of those shapes with random weights, which stand for others."""
-    return LoraBranch(torch.randn(*down), torch.randn(*up), scale, number, kernel)
 
 
 def _file_of(found: Located, name: str, field: str) -> Located:

@@ -28,7 +28,7 @@ LADDER: Mapping[Kind, tuple[int, ...]] = {
     "encode": (1, 2, 4, 8, 16), "step": (1, 2, 3, 4, 6, 8, 12, 16), "decode": (1, 2, 4, 8, 16),
 }  # fmt: skip
 """Numbers of pictures and rows that are compiled; others are padded to the next."""
-_SOURCES = ("attention", "loras", "pieces", "rows", "step", "view")
+_SOURCES = ("attention", "pieces", "rows", "step", "view")
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,15 @@ class Recipe:
         return getattr(importlib.import_module(module), name)(**self.arguments)
 
 
-def recipes_of(view: NetworkView) -> tuple[Recipe, ...] | str:
-    """Of all that was attached to a view; where something cannot be made elsewhere, what that is."""
-    if any(one.recall is not None for one in view.self_attentions):
-        return "cached attention is not compiled"
+def recipes_of(view: NetworkView) -> tuple[Recipe, ...] | None:
+    """Of all that was attached to a view; None where something cannot be made elsewhere."""
     found = []
     for layer, branch in view.source.attached:
         recipe = getattr(branch, "recipe", None)
         if recipe is None:
-            return f"there is no recipe for what was attached to {layer}"
+            return None
         found.append(Recipe(layer, recipe[0], plain(recipe[1])))
-    return tuple(found)
+    return None if any(one.recall is not None for one in view.self_attentions) else tuple(found)
 
 
 class FlatStep(nn.Module):

@@ -67,18 +67,6 @@ class Called(nn.Module):
         return self.function(x, given)
 
 
-class Both(nn.Module):
-    """Two branches of one layer."""
-
-    def __init__(self, first: Branch, second: Branch) -> None:
-        super().__init__()
-        self.first, self.second = as_module(first), as_module(second)
-
-    def forward(self, x: torch.Tensor, given: Given) -> torch.Tensor:
-        found: torch.Tensor = self.first(x, given) + self.second(x, given)
-        return found
-
-
 def as_module(branch: Branch) -> nn.Module:
     return branch if isinstance(branch, nn.Module) else Called(branch)
 
@@ -171,7 +159,7 @@ class NetworkView(nn.Module):
         parent = self.network.get_submodule(home.removesuffix(".to_out"))
         if isinstance(parent, SelfAttention) and leaf in ("to_q", "to_k", "to_v"):
             parent.branches[leaf] = (
-                Both(parent.branches[leaf], branch) if leaf in parent.branches else as_module(branch)
+                Called(_both(parent.branches[leaf], branch)) if leaf in parent.branches else as_module(branch)
             )
             return
         leaf = "to_out" if home.endswith(".to_out") else leaf
@@ -336,6 +324,10 @@ class _Giving:
 
     def __exit__(self, *_: object) -> None:
         self._place.clear()
+
+
+def _both(first: Branch, second: Branch) -> Branch:
+    return lambda x, given: first(x, given) + second(x, given)
 
 
 def _check(network: Any) -> None:

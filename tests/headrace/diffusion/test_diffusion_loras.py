@@ -12,16 +12,12 @@ import torch
 pytest.importorskip("diffusers")
 
 from safetensors.torch import save_file
-from torch.func import functional_call
 
 from headrace.diffusion.adapters import MAX_KEPT, Kit
 from headrace.diffusion.asked import Adapters
-from headrace.diffusion.compile_piece import build
 from headrace.diffusion.frame import run
 from headrace.diffusion.loras import LoraFile
 from headrace.diffusion.networks import Networks
-from headrace.diffusion.pieces import FlatStep, NetworkSpec, Piece, flat_rows, recipes_of
-from headrace.diffusion.place import Guest
 from headrace.diffusion.stream import Stream
 from headrace.models.errors import ModelNotFound
 from headrace.models.loras import changed, changes_for
@@ -116,27 +112,6 @@ def test_streams_with_the_same_loras_share_a_view_and_a_call(net: Networks) -> N
     out = [picture for shown in pictures(3) for picture in run(net, [weak, strong], [shown, shown])][-2:]
     for picture, scale, text in zip(out, (0.1, 1.0), ("a fox", "a lake"), strict=True):
         assert relative(picture, painted(merged(net, (tensors, scale)), prompt=text)) < 1e-4
-
-
-def test_another_process_makes_the_same_branches_from_their_recipes(net: Networks) -> None:
-    """What is compiled there over weights of its own says the same over these; of two LoRAs, in fp32."""
-    kit = Kit(net, [file(lora_for(net.unet, seed), f"of {seed}") for seed in (1, 2)])
-    stream = Stream(settings(net, INDICES[2], adapters=kit.adapters([0.7, -0.4])))
-    recipes = recipes_of(kit.view)
-    assert isinstance(recipes, tuple)
-    place = net.place(2, 1, stream)
-    place.settle([Guest(stream, 0)], 0, net.conditioned)
-    latents = torch.rand((1, *stream.settings.noise.shape[1:]))
-    rows = flat_rows(place.rows(place.sources(latents)), (), place.given())
-    described = tuple((name, tuple(value.shape), str(value.dtype)[6:]) for name, value in rows.items())
-    options = {**kit.view.source.options, "velocity": False}
-    piece = Piece("step", "cpu", "float32", described, (NetworkSpec.of(net.unet),), options, recipes=recipes)
-    elsewhere, _ = build(Piece.load(piece.dump()))
-    own = FlatStep(net.step_of(stream), list(rows))
-    lent = own.state_dict()
-    assert elsewhere.state_dict().keys() == lent.keys()
-    found = functional_call(elsewhere, lent, tuple(rows.values()))
-    assert all(torch.equal(one, wanted) for one, wanted in zip(found, own(*rows.values()), strict=True))
 
 
 def test_what_was_worked_out_for_weights_that_are_over_is_given_up(net: Networks) -> None:
