@@ -229,6 +229,8 @@ class ComfyService:
         what = message.body.get("what")
         if what == "memory":
             self._memory[engine.settings.name].told(message.body)
+        elif what == "admit":
+            self._memory[engine.settings.name].asked(message.body)
         elif what == "facts":
             try:
                 blobs = Blobs(message.take_fd(), message.body.get("blobs"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stream.errors import EngineError, HeadraceError
@@ -43,12 +43,18 @@ class Home(Protocol):
     def build(self, spec: Mapping[str, Any]) -> FrameProcessor:
         """A processor for a workflow's specification; its model is not loaded yet."""
 
+    def connect(self, say: Callable[[Mapping[str, Any]], None], tell_memory: Callable[[], None]) -> None:
+        """``say`` sends what it has to say to the worker (``what``: ``admit``, before it loads), and
+        ``tell_memory`` what `memory` gives; both from any thread."""
+
     def memory(self) -> Mapping[str, int]:
-        """Bytes of its device: ``total``, ``free``, ``held``, and ``reclaimable``, which it gives back when
-        asked to ``release``; ``busy``: 1 while frames are worked on, which would need them again."""
+        """Bytes of its device: ``total``, ``free``, ``held``, ``reclaimable`` models, and those of them that
+        are ``idle``, which it gives back when asked to ``release``; ``busy``: 1 while frames are worked on,
+        which would need the others again. From any thread."""
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Does what the worker asks (``do``: ``release``), in a thread of its own. Raises `HeadraceError`."""
+        """Does what the worker asks (``do``: ``release``, ``admitted``), in a thread of its own. Raises
+        `HeadraceError`."""
 
 
 def open_home(text: str | None) -> Home | None:

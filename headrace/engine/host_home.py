@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.engine import blobs
@@ -31,8 +33,10 @@ class HomeHost:
         self._told: dict[str, int] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._introduce(home.blobs())
         self._look()
+        home.connect(self._say_from_anywhere, lambda: self._in_loop(self._tell_memory))
 
     def deliver(self, message: Message) -> None:
         call = message.body.get("call")
@@ -67,10 +71,25 @@ class HomeHost:
             return
         self._loop.call_later(EVERY, self._look)
         now = dict(self._home.memory())
-        if self._link.backlog or not _worth_telling(now, self._told):
-            return
+        if not self._link.backlog and _worth_telling(now, self._told):
+            self._tell(now)
+
+    def _tell_memory(self) -> None:
+        self._tell(dict(self._home.memory()))
+
+    def _tell(self, now: dict[str, int]) -> None:
         self._say({"what": "memory", **now})
         self._told = now
+
+    def _say_from_anywhere(self, body: Mapping[str, Any]) -> None:
+        self._in_loop(lambda: self._say(dict(body)))
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        if threading.get_ident() == self._thread:
+            work()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is ending
+            self._loop.call_soon_threadsafe(work)
 
     def _say(self, body: dict[str, Any], fds: list[int] | None = None) -> None:
         try:
@@ -82,6 +101,6 @@ class HomeHost:
 def _worth_telling(now: Mapping[str, int], told: Mapping[str, int] | None) -> bool:
     if told is None or now["busy"] != told["busy"]:
         return True
-    moved = max(abs(now[name] - told[name]) for name in ("held", "reclaimable"))
+    moved = max(abs(now[name] - told[name]) for name in ("held", "reclaimable", "idle"))
     # What is free changes by other programs all the time.
     return moved >= STEP or abs(now["free"] - told["free"]) >= 16 * STEP

@@ -162,7 +162,8 @@ class LedgerService:
         book = self._book(device)
         request, size = int(body["request"]), int(body["size"])
         live = body.get("live") is True
-        self._act(book, book.request(engine, request, key, size, time.monotonic(), PATIENCE, live=live))
+        patience = min(PATIENCE, float(body.get("patience", PATIENCE)))
+        self._act(book, book.request(engine, request, key, size, time.monotonic(), patience, live=live))
         if book.waiting and (self._ticking is None or self._ticking.done()):
             self._ticking = asyncio.create_task(self._tick(), name="models ledger")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +55,12 @@ class CustomNodesHome:
         registry.add(self._loaded.classes, self._loaded.names)
         return WorkflowProcessor(spec["workflow"], registry)
 
+    def connect(self, say: Callable[[Mapping[str, Any]], None], tell_memory: Callable[[], None]) -> None:
+        """It has nothing to ask."""
+
     def memory(self) -> Mapping[str, int]:
         """What packs hold is counted with all that sessions take."""
-        return dict.fromkeys(("total", "free", "held", "reclaimable", "busy"), 0)
+        return dict.fromkeys(("total", "free", "held", "reclaimable", "idle", "busy"), 0)
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(f"this engine is not asked to {body.get('do')!r}", field="do")

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_FOR = 10.0
-"""Seconds after its last frame for which a stream would soon want its models again."""
+_ALL = float(1 << 60)
+"""Bytes that no device has: all that may be unloaded is."""
 
 
 def open_home(options: Mapping[str, Any]) -> ComfyHome:
@@ -41,6 +41,7 @@ class ComfyHome:
         self._options = options
         self._started = startup.Started(options)
         self._turn = Turn(self._clear)
+        self._tell_memory: Callable[[], None] = lambda: None
         self._registry: ComfyRegistry | None = None
         self._trusting: ComfyRegistry | None = None
         """For the operator's own workflows: all classes."""
@@ -127,34 +128,61 @@ class ComfyHome:
 
     # -- memory and questions ----------------------------------------------------------------------------
 
+    def connect(self, say: Callable[[Mapping[str, Any]], None], tell_memory: Callable[[], None]) -> None:
+        self._tell_memory = tell_memory
+        self._started.loads.connect(say, tell_memory)
+
     def memory(self) -> Mapping[str, int]:
-        size = 0
-        for loaded in list(self._started.memory.current_loaded_models):
-            if loaded.device == self._started.device and loaded.model is not None:
-                size += int(loaded.model_loaded_memory())
-        busy = time.monotonic() - self._turn.frame_at < BUSY_FOR
         device, memory = self._started.device, self._started.memory
+        loads, busy = self._started.loads, self._is_busy()
+        size = idle = 0
+        for loaded in self._loaded():
+            own = int(loaded.model_loaded_memory())
+            size += own
+            # What loads has the turn, without which nothing is unloaded.
+            is_used = loads.is_loading or (busy and loads.in_use(loaded.model))
+            idle += 0 if is_used else own
         return {
             "held": max(taken(device), size),
             "reclaimable": size,
+            "idle": idle,
             "free": int(memory.get_free_memory(device)),
             "total": int(memory.get_total_memory(device)),
             "busy": int(busy),
         }
 
+    def _loaded(self) -> list[Any]:
+        """ComfyUI's records of what is on its device."""
+        records = list(self._started.memory.current_loaded_models)
+        return [one for one in records if one.device == self._started.device and one.model is not None]
+
+    def _is_busy(self) -> bool:
+        """Whether a stream would soon want its models again."""
+        recent = time.monotonic() - self._turn.frame_at < self._options.keep
+        return recent or self._started.loads.is_loading
+
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         what = body.get("do")
         if what == "release":
             return self._release()
+        if what == "admitted":
+            self._started.loads.admitted(body)
+            return {}
         raise InvalidInput(f"a home is not asked to {what!r}", field="do")
 
     def _release(self) -> dict[str, Any]:
-        """Unload all models by its own functions, while no node runs."""
+        """Unload what is not in use by its own functions, while no node runs; what went, and what is left."""
+        memory = self._started.memory
         before = self.memory()["reclaimable"]
         with self._turn:
-            self._started.memory.unload_all_models()
+            kept = [one for one in self._loaded() if self._started.loads.in_use(one.model)]
+            if kept and self._is_busy():
+                memory.free_memory(_ALL, self._started.device, keep_loaded=kept)
+            else:
+                memory.unload_all_models()
             gc.collect()
-            self._started.memory.soft_empty_cache()
+            memory.soft_empty_cache()
         after = self.memory()["reclaimable"]
+        self._tell_memory()
         log.info("ComfyUI gave back %d of %d bytes of models", before - after, before)
-        return {"released": max(0, before - after)}
+        return {"released": max(0, before - after), "left": after}

@@ -17,7 +17,7 @@ class ComfyOptions:
 
     ``classes``: patterns (``KSampler*``) of the node classes that callers may use, none: all. ``folders``:
     further folders that absolute paths in workflows may lead into. ``skip_packs``: folders of custom nodes
-    that are not loaded.
+    that are not loaded. ``keep``: seconds after its last use for which a model, or a stream, is in use.
     """
 
     directory: str
@@ -29,6 +29,7 @@ class ComfyOptions:
     skip_packs: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    keep: float = 10.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

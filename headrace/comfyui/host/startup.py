@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.comfyui.host import packs, prompt_server, untouched
+from headrace.comfyui.host.loads import Loads
 from headrace.comfyui.host.options import ComfyOptions
 from stream.errors import EngineError
 
@@ -41,6 +42,7 @@ class Started:
         self.server: prompt_server.StandIn | None = None
         self.packs: list[packs.Pack] = []
         self.device: Any = None
+        self.loads = Loads(options.keep)
 
     @property
     def version(self) -> str:
@@ -80,7 +82,8 @@ def before_torch(started: Started) -> None:
 
 def after_torch(started: Started) -> None:
     """Import its nodes and all packs. Raises whatever its own modules raise; a pack's fault is noted."""
-    importlib.import_module("comfy.utils")
+    # Before other modules take functions from it.
+    started.loads.wrap_reading(importlib.import_module("comfy.utils"), lambda: started.device)
     started.execution = importlib.import_module("execution")
     server = _server()
     started.nodes = importlib.import_module("nodes")
@@ -94,6 +97,7 @@ def after_torch(started: Started) -> None:
     if hooks is not None:
         hooks.restore_functions()
     started.device = started.memory.get_torch_device()
+    started.loads.wrap_loading(started.memory, started.device)
 
 
 def _parse_arguments(options: ComfyOptions) -> None:

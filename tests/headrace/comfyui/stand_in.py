@@ -33,7 +33,13 @@ FILES = {
         args = parser.parse_args() if options.args_parsing else parser.parse_args([])
         """,
     "comfy/utils.py": """
+        import os
+
         hook = None
+
+        def load_torch_file(ckpt, safe_load=False, device=None):
+            assert os.path.isfile(ckpt)
+            return {}
 
         def set_progress_bar_global_hook(function):
             global hook
@@ -49,13 +55,40 @@ FILES = {
         unloaded = 0
 
         class Model:
-            def __init__(self, size):
-                self.size, self.device, self.model = size, torch.device("cpu"), self
+            # A patcher of weights that come to the device when they are wanted.
 
-            def model_loaded_memory(self):
+            def __init__(self, size):
+                self.size, self.loaded, self.model = size, 0, self
+                self.load_device, self.offload_device = torch.device("cpu"), torch.device("meta")
+
+            def model_size(self):
                 return self.size
 
+            def loaded_size(self):
+                return self.loaded
+
+        class LoadedModel:
+            def __init__(self, model):
+                self.model, self.device = model, model.load_device
+
+            def model_loaded_memory(self):
+                return self.model.loaded_size()
+
+            def __eq__(self, other):
+                return self.model is other.model
+
         current_loaded_models = []
+
+        def load_models_gpu(models, memory_required=0, **named):
+            for model in models:
+                model.loaded = model.size
+                if LoadedModel(model) not in current_loaded_models:
+                    current_loaded_models.append(LoadedModel(model))
+
+        def free_memory(memory_required, device, keep_loaded=[]):
+            for one in [one for one in current_loaded_models if one not in keep_loaded]:
+                one.model.loaded = 0
+                current_loaded_models.remove(one)
 
         def get_torch_device():
             return torch.device("cpu")
@@ -72,7 +105,7 @@ FILES = {
             return 128 << 30
 
         def unload_all_models():
-            current_loaded_models.clear()
+            free_memory(1e30, get_torch_device())
 
         def soft_empty_cache():
             pass
@@ -157,6 +190,7 @@ FILES = {
         import importlib.util, logging, os, sys
         import folder_paths
         import comfy.model_management
+        import comfy.utils
 
         class Invert:
             CATEGORY = "image"
@@ -202,9 +236,29 @@ FILES = {
                 return {"required": {"ckpt_name": (folder_paths.get_filename_list("checkpoints"),)}}
 
             def run(self, ckpt_name):
-                size = 100 << 20
-                comfy.model_management.current_loaded_models.append(comfy.model_management.Model(size))
+                for folder in folder_paths.get_folder_paths("checkpoints"):
+                    if os.path.isfile(os.path.join(folder, ckpt_name)):
+                        comfy.utils.load_torch_file(os.path.join(folder, ckpt_name))
+                size = (128 if ckpt_name.startswith("further") else 4) << 30
+                model = comfy.model_management.Model(size)
+                comfy.model_management.load_models_gpu([model])
                 return (0.5,)
+
+        class Sample:
+            RETURN_TYPES = ("IMAGE",)
+            FUNCTION = "run"
+
+            def __init__(self):
+                self.model = comfy.model_management.Model(50 << 20)
+
+            @classmethod
+            def INPUT_TYPES(cls):
+                by = ("FLOAT", {"default": 1.0})
+                return {"required": {"image": ("IMAGE",), "by": by}}
+
+            def run(self, image, by):
+                comfy.model_management.load_models_gpu([self.model])
+                return (image * by,)
 
         class LoadImage:
             RETURN_TYPES = ("IMAGE", "MASK")
@@ -227,7 +281,7 @@ FILES = {
                 import torch
                 return (torch.ones(1, 8, 8, 3), torch.zeros(1, 8, 8))
 
-        NODE_CLASS_MAPPINGS = {c.__name__: c for c in (Invert, Blend, Scale, Checkpoint, LoadImage)}
+        NODE_CLASS_MAPPINGS = {c.__name__: c for c in (Invert, Blend, Scale, Checkpoint, Sample, LoadImage)}
         NODE_DISPLAY_NAME_MAPPINGS = {"Invert": "Invert Image"}
 
         async def load_custom_node(path, ignore=set(), module_parent="custom_nodes"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from headrace.comfyui.installation import Installation
 from headrace.comfyui.service import ComfyService, ComfySettings
 from headrace.comfyui.setup import wait_until_known
 from headrace.engine.client import EngineProcessor
+from headrace.engine.link import Message
 from headrace.models.ledger_service import LedgerService
+from headrace.models.refs import ModelKey
 from stream.errors import HeadraceError, InvalidWorkflow, ProcessorError
 from stream.frames import Picture, VideoFrame
 from workflows.definitions import Definitions
@@ -27,6 +29,8 @@ from workflows.definitions import Definitions
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 READY = 120.0
+BUDGET = 64 << 30
+"""Bytes, of the ledger."""
 LOAD = {"class_type": "LoadTensor", "inputs": {}, "_meta": {"title": "input"}}
 
 
@@ -59,7 +63,12 @@ class Rig:
             second="off",
             env={"QUESTIONS": str(cache)},
         )
+        self.ledger = ledger or LedgerService()
         self.service = ComfyService(settings, self.told.append, ledger)
+
+    def models(self) -> list[dict[str, Any]]:
+        """Its entries in the ledger."""
+        return [entry for entry in self.ledger.report()["models"] if entry["engine"] == "comfyui"]
 
     async def session(self, workflow: dict[str, Any], **spec: Any) -> EngineProcessor:
         made = EngineProcessor(
@@ -76,7 +85,8 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     made = Rig(
         folder,
         tmp_path_factory.mktemp("cache"),
-        LedgerService(),
+        LedgerService(BUDGET),
+        keep=0.5,
         classes=(
             "Inv*",
             "Scale",
@@ -84,6 +94,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
             "Slow",
             "Asked",
             "Checkpoint",
+            "Sample",
             "LoadImage",
             "ReadFile",
             "Text",
@@ -277,20 +288,86 @@ async def test_frames_go_on_while_a_class_hashes_its_file(rig: Rig) -> None:
     await processor.on_stream_stop()
 
 
-async def test_its_models_are_in_the_ledger_and_are_let_go_when_asked(rig: Rig) -> None:
-    processor = await rig.session(scaled_by("Checkpoint", ckpt_name="tiny.safetensors"))
+class Batch:
+    """An engine beside it on the same device, as far as the ledger sees one. ``asked``: what it is told."""
+
+    def __init__(self, ledger: LedgerService) -> None:
+        self._ledger = ledger
+        self.asked: list[Mapping[str, Any]] = []
+        self.may_release = asyncio.Event()
+        ledger.attach("batch", self.ask)
+
+    async def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.asked.append(body)
+        if body["what"] != "release":
+            return {}
+        await self.may_release.wait()
+        return {"released": body["keys"]}
+
+    def has(self, size: int) -> None:
+        """An idle model of that many bytes."""
+        report = {"state": "loaded", "progress": 1.0, "what": "", "leases": 0, "pinned": False}
+        report |= {"last_used": 1.0, "weights": "real", "load_seconds": 0.0}
+        entry = {**report, "key": ModelKey("m", "", "", "cpu", "x").as_dict(), "parts": {"w": size}}
+        body = {"kind": "report", "device": "cpu", "total": 0, "entries": [entry] if size else []}
+        self._ledger.received("batch", Message(body))
+
+    def wants(self, size: int) -> None:
+        key = ModelKey("n", "", "", "cpu", "x").as_dict()
+        body = {"kind": "admit", "device": "cpu", "request": 7, "key": key, "size": size}
+        self._ledger.received("batch", Message(body))
+
+
+async def test_its_loads_ask_the_ledger_which_has_others_make_room(rig: Rig) -> None:
+    batch = Batch(rig.ledger)
+    batch.has(BUDGET)
+    loading = asyncio.ensure_future(rig.session(scaled_by("Checkpoint", ckpt_name="tiny.safetensors")))
+    await until(lambda: bool(batch.asked))
+    assert [one["what"] for one in batch.asked] == ["release"]
+    assert not loading.done()
+    batch.may_release.set()
+    processor = await loading
     assert await frame_of(processor, 100) == 50
-    name = rig.service.first.settings.name
-    memory = rig.service._memory[name]
-    await until(lambda: memory.reclaimable == 100 << 20)
-    ledger = rig.service._memory[name]._ledger
-    assert ledger is not None
-    entries = [entry for entry in ledger.report()["models"] if entry["engine"] == name]
-    assert entries[0]["bytes"] == 100 << 20
-    assert entries[0]["leases"] == 1
-    answer = await memory._ask({"what": "release", "keys": ["k"]})
-    assert answer == {"released": ["k"]}
-    await until(lambda: memory.reclaimable == 0)
+    memory = rig.service._memory["comfyui"]
+    await until(lambda: memory.reclaimable == 4 << 30)
+    assert [entry["bytes"] for entry in rig.models()] == [4 << 30]
+    assert not rig.ledger._books["cpu"].waiting
+    await processor.on_stream_stop()
+
+
+async def test_what_is_too_large_for_the_ledger_is_comfyuis_own_affair(rig: Rig) -> None:
+    processor = await rig.session(scaled_by("Checkpoint", ckpt_name="further.safetensors"))
+    assert await frame_of(processor, 100) == 50
+    memory = rig.service._memory["comfyui"]
+    await until(lambda: memory.reclaimable > BUDGET)
+    async with asyncio.timeout(READY):
+        while memory.reclaimable:  # until the frame is long enough ago
+            assert await memory._ask({"what": "release", "keys": []}) == {"released": []}
+            await asyncio.sleep(0.1)
+    await processor.on_stream_stop()
+
+
+async def test_models_that_no_stream_uses_are_let_go_when_others_need_the_room(rig: Rig) -> None:
+    loader = {"class_type": "Checkpoint", "inputs": {"ckpt_name": "tiny.safetensors"}}
+    graph = {**chain("Sample", by=["made", 0]), "made": loader}
+    processor = await rig.session(graph)
+    memory, batch = rig.service._memory["comfyui"], Batch(rig.ledger)
+
+    async def shown_until(reached: Callable[[], bool]) -> None:
+        async with asyncio.timeout(READY):
+            while not reached():
+                assert await frame_of(processor, 100) == 50
+                await asyncio.sleep(0.02)
+
+    await shown_until(lambda: memory.idle >= 4 << 30 and memory.reclaimable > memory.idle)
+    leases = {entry["revision"]: entry["leases"] for entry in rig.models()}
+    assert leases == {"in use": 1, "idle": 0}
+    batch.wants(BUDGET - (2 << 30))
+    await shown_until(lambda: bool(batch.asked))
+    assert batch.asked == [{"what": "admitted", "request": 7}]
+    await shown_until(lambda: memory.idle == 0)
+    assert memory.reclaimable == 50 << 20
+    rig.ledger.lost("batch")
     await processor.on_stream_stop()
 
 
