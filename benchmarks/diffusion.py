@@ -8,7 +8,7 @@ costs, nothing more. All run in the same process, in turns, frame by frame; the 
 compiled where there is CUDA (or with ``--compile yes``), beside our own eager way.
 
 steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
-changes: the longest frame while parameters change   stages: where the time of a frame goes
+adapters: a stream with a LoRA, compiled and eager   changes: the longest frame while parameters change   stages: where the time of a frame goes
 floor: what its arithmetic takes at the speed of a large product
 """
 
@@ -26,8 +26,9 @@ import torch
 from rich.console import Console
 
 from benchmarks.command import tell
-from benchmarks.diffusion_models import full_size, tiny
+from benchmarks.diffusion_models import full_size, lora, tiny
 from benchmarks.report import Report, Spread
+from headrace.diffusion.adapters import Kit
 from headrace.diffusion.asked import Guidance, Settings
 from headrace.diffusion.compiler import accelerate
 from headrace.diffusion.frame import run
@@ -107,6 +108,7 @@ def steps(bench: Bench) -> None:
             "Headrace": lambda ours=ours: run(bench.networks, [ours], [bench.picture]),  # type: ignore[misc]
         }
         if bench.compiles([ours]):
+            agreement(bench, f"{rows} step(s)", lambda rows=rows: bench.stream(rows))  # type: ignore[misc]
             calls["Headrace, eager"] = lambda eager=eager: run(  # type: ignore[misc]
                 bench.networks, [eager], [bench.picture], eager=True
             )
@@ -130,6 +132,42 @@ def steps(bench: Bench) -> None:
                 goal,
                 ratio >= 1.5 if goal else None,
             )
+
+
+def agreement(bench: Bench, what: str, made: Callable[[], Stream]) -> None:
+    """How far whole compiled frames are from eager ones, as what is shown: bytes."""
+    one, other = made(), made()
+    worst = different = total = 0
+    for _ in range(8):
+        picture = torch.rand_like(bench.picture)
+        compiled = run(bench.networks, [one], [picture])[0]
+        eager = run(bench.networks, [other], [picture], eager=True)[0]
+        off = ((compiled * 255).round() - (eager * 255).round()).abs()
+        worst, different = max(worst, int(off.max())), different + int((off > 0).sum())
+        total += off.numel()
+    value = f"{worst} grey level(s) at most, {100 * different / total:.3f} % of values differ"
+    bench.report.add(f"{what}, compiled beside eager", "Headrace", value, "at most 1", worst <= 1)
+
+
+def adapters(bench: Bench) -> None:
+    """A LoRA of random weights on every layer, as a branch of the network."""
+    kit = Kit(bench.networks, [lora(bench.networks.unet)])
+
+    def made() -> Stream:
+        stream = bench.stream(1)
+        stream.apply(replace(stream.settings, adapters=kit.adapters([0.8])))
+        return stream
+
+    ours, eager = made(), made()
+    calls: dict[str, Callable[[], object]] = {
+        "Headrace": lambda: run(bench.networks, [ours], [bench.picture])
+    }
+    if bench.compiles([ours]):
+        agreement(bench, "1 step(s) with a LoRA", made)
+        calls["Headrace, eager"] = lambda: run(bench.networks, [eager], [bench.picture], eager=True)
+    for name, spread in bench.in_turns(calls).items():
+        value = f"{spread.p50:.2f} / {spread.p95:.2f} ms, {1000 / spread.p50:.1f} fps"
+        bench.report.add("1 step(s) with a LoRA, p50 / p95", name, value)
 
 
 def package(bench: Bench, rows: int) -> Callable[[], object] | None:
@@ -269,7 +307,7 @@ def main() -> int:
     bench = Bench(pipe, arguments.size, arguments.frames, report)
     wanted = {"auto": "auto", "yes": "compile", "no": "none"}[arguments.compile]
     accelerate(bench.networks, wanted)
-    for measurement in (steps, sessions, changes, stages, floor):
+    for measurement in (steps, sessions, adapters, changes, stages, floor):
         measurement(bench)
     tell(report, Console(width=None if sys.stdout.isatty() else 140), None, arguments.json)
     return 0

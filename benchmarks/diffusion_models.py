@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 
+from headrace.diffusion.loras import LoraFile
 from headrace.models import tiny_diffusion
 from headrace.models.tiny import fill
 
@@ -29,6 +31,24 @@ def tiny(device: str, dtype: torch.dtype) -> Any:
         "taesd",
     )
     return pipe.to(device, dtype)
+
+
+def lora(unet: Any, rank: int = 4) -> LoraFile:
+    """On every matrix and kernel of a network, in the names of kohya's programs; weak random weights."""
+    random = torch.Generator().manual_seed(1)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in unet.named_parameters():
+        if not name.endswith(".weight") or weight.ndim < 2:
+            continue
+        key = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+        kernel = weight.shape[2:]
+        down = torch.randn((rank, weight.shape[1], *kernel), generator=random)
+        tensors[f"{key}.lora_down.weight"] = down * weight[0].numel() ** -0.5
+        tensors[f"{key}.lora_up.weight"] = 0.05 * torch.randn(
+            (weight.shape[0], rank, *(1,) * len(kernel)), generator=random
+        )
+    held: Any = SimpleNamespace(model=tensors)
+    return LoraFile("measured", "measured", held)
 
 
 def full_size(device: str, dtype: torch.dtype) -> Any:

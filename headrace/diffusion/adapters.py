@@ -17,7 +17,8 @@ import torch
 from headrace.diffusion.asked import Adapters
 from headrace.diffusion.attention import IMAGE_ROWS, IMAGE_SCALES
 from headrace.diffusion.image_prompts import ImageAdapter, ImagePrompt
-from headrace.diffusion.loras import LORA_SCALES, LoraFile, attach
+from headrace.diffusion.lora_branch import LORA_SCALES
+from headrace.diffusion.loras import LoraFile, attach
 from headrace.diffusion.networks import Networks
 from headrace.diffusion.recall import INTERVAL, Memory
 from headrace.diffusion.view import NetworkView

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import conv2d, linear
 
-from headrace.diffusion.attention import Given
+from headrace.diffusion.lora_branch import LORA_SCALES, LoraBranch
 from headrace.diffusion.view import NetworkView
 from headrace.models import loading
 from headrace.models.errors import ModelNotFound
@@ -22,8 +21,6 @@ from headrace.models.loras import Change, changes_for
 from headrace.models.store import Located, ModelStore
 from stream.errors import InvalidInput
 
-LORA_SCALES = "lora_scales"
-"""In what is given to a view with LoRAs: the weight of each, R x LoRAs, float32."""
 _FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers saves under."""
 
@@ -59,7 +56,7 @@ def attach(view: NetworkView, unet: Any, loras: Sequence[LoraFile], field: str) 
         try:
             changes = changes_for("unet", unet, lora.held.model)
             branches = {
-                name.removesuffix(".weight"): LoraBranch(change, unet, name, number)
+                name.removesuffix(".weight"): _branch(change, unet, name, number)
                 for name, change in changes.items()
             }
         except ValueError as error:
@@ -72,39 +69,20 @@ def attach(view: NetworkView, unet: Any, loras: Sequence[LoraFile], field: str) 
             view.attach(name, branch)
 
 
-class LoraBranch:
-    """What one LoRA adds to one layer, for each row by its own weight. Number: which of the stream's."""
-
-    def __init__(self, change: Change, unet: Any, name: str, number: int) -> None:
-        layer, weight = unet.get_submodule(name.removesuffix(".weight")), unet.get_parameter(name)
-        down, up = change.down.flatten(1), change.up.flatten(1)
-        if up.shape[1] != down.shape[0] or (up.shape[0], down.shape[1]) != weight.flatten(1).shape:
-            raise ValueError(
-                f"{name} is {tuple(weight.shape)}, not {up.shape[0]} x {down.shape[1]} (rank {down.shape[0]})"
-            )
-        self._number = number
-        self._scale = change.scale
-        self._down = down.to(weight.device, weight.dtype).contiguous()
-        self._up = up.to(weight.device, weight.dtype).contiguous()
-        self._kernel: dict[str, Any] | None = None
-        if isinstance(layer, torch.nn.Conv2d):
-            self._down = self._down.view(-1, *weight.shape[1:])
-            self._up = self._up.view(*up.shape, 1, 1)
-            self._kernel = {
-                "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation,
-            }  # fmt: skip
-
-    def __deepcopy__(self, memo: object) -> LoraBranch:
-        """Never changed, so a twin of a view has the same one."""
-        return self
-
-    def __call__(self, x: torch.Tensor, given: Given) -> torch.Tensor:
-        if self._kernel is None:
-            found = linear(linear(x, self._down), self._up)
-        else:
-            found = conv2d(conv2d(x, self._down, **self._kernel), self._up)
-        scale = given[LORA_SCALES][:, self._number] * self._scale
-        return found * scale.view(-1, *[1] * (found.ndim - 1)).to(found.dtype)
+def _branch(change: Change, unet: Any, name: str, number: int) -> LoraBranch:
+    """On the layer whose weight has that ``name``. Raises `ValueError` where the shapes do not fit."""
+    layer, weight = unet.get_submodule(name.removesuffix(".weight")), unet.get_parameter(name)
+    down, up = change.down.flatten(1), change.up.flatten(1)
+    if up.shape[1] != down.shape[0] or (up.shape[0], down.shape[1]) != weight.flatten(1).shape:
+        raise ValueError(
+            f"{name} is {tuple(weight.shape)}, not {up.shape[0]} x {down.shape[1]} (rank {down.shape[0]})"
+        )
+    down = down.to(weight.device, weight.dtype)
+    up = (up.to(weight.device).float() * change.scale).to(weight.dtype)
+    if not isinstance(layer, torch.nn.Conv2d):
+        return LoraBranch(down, up, number, None)
+    kernel = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    return LoraBranch(down.view(-1, *weight.shape[1:]), up.view(*up.shape, 1, 1), number, kernel)
 
 
 def _file_of(found: Located, name: str, field: str) -> Located:

@@ -19,7 +19,7 @@ import torch
 from headrace.diffusion.acceleration import Acceleration, Run
 from headrace.diffusion.asked import Conditioning, Settings
 from headrace.diffusion.conditions import Conditions
-from headrace.diffusion.pieces import FlatStep, recipes_of, step_tensors
+from headrace.diffusion.pieces import FlatStep, Recipe, recipes_of, step_tensors
 from headrace.diffusion.place import Place
 from headrace.diffusion.rows import RowConstants
 from headrace.diffusion.step import Decode, Encode, Step
@@ -76,7 +76,7 @@ class Networks:
         """Held by whoever works on frames: they share places and what views are given."""
         self._control_views: WeakKeyDictionary[Any, NetworkView] = WeakKeyDictionary()
         self._conditions: WeakKeyDictionary[NetworkView, Conditions] = WeakKeyDictionary()
-        self._flat: WeakKeyDictionary[Step, FlatStep] = WeakKeyDictionary()
+        self._flat: WeakKeyDictionary[Step, tuple[FlatStep, tuple[Recipe, ...] | None]] = WeakKeyDictionary()
         self._steps: dict[tuple[object, ...], Step] = {}
         self._places: dict[tuple[object, ...], Place] = {}
 
@@ -190,12 +190,13 @@ class Networks:
         given = {} if settings.adapters is None else settings.adapters.given
         tokens, latent = settings.positive.text.shape[1], tuple(settings.noise.shape[1:])
         tensors = step_tensors(capacity, latent, tokens, views, given)
-        module = self._flat.get(step)
-        if module is None:
-            module = self._flat[step] = FlatStep(step, [name for name, _, _ in tensors]).eval()
+        if step not in self._flat:
+            flat = FlatStep(step, [name for name, _, _ in tensors]).eval()
+            self._flat[step] = flat, recipes_of(step.view)
+        module, recipes = self._flat[step]
         return self.acceleration.find(
             "step", tensors, module, [view.source.network for view in views], owner=stream.nets,
-            options={**step.view.source.options, "velocity": step.velocity}, recipes=recipes_of(step.view),
+            options={**step.view.source.options, "velocity": step.velocity}, recipes=recipes,
         )  # fmt: skip
 
     @contextmanager

@@ -5,7 +5,8 @@
     result = stream(picture)
 
 Differences: it runs on any device; a stream begins with its first frame in every slot, not from nothing;
-``update_prompt`` keeps the negative prompt; the similarity filter repeats the last result without sleeping.
+``update_prompt`` keeps the negative prompt; the similarity filter repeats the last result without sleeping;
+several frames in a buffer go with any number of steps.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from headrace.diffusion.similarity import SimilarityFilter
 from headrace.diffusion.stream import Stream
 from stream.errors import InvalidInput, ProcessorError
 
+MAX_BUFFER = 16
+"""Frames in a buffer."""
 _THUMBNAIL_STEP = 16
 
 
 class StreamDiffusion:
     """``pipe`` is a `StableDiffusionPipeline` or `StableDiffusionXLPipeline` of diffusers; sizes in pixels.
 
-    Raises `InvalidInput` for sizes that are no multiple of 8 and for more than one frame in a buffer.
+    With F = ``frame_buffer_size`` every call takes F frames in a row and gives F: the j-th is a step further
+    on the way of the j-th of the calls before, with the same noise, all in one call of the network.
+
+    Raises `InvalidInput` for sizes that are no multiple of 8 and for other than 1 to `MAX_BUFFER` frames.
     """
 
     def __init__(
@@ -49,17 +55,19 @@ class StreamDiffusion:
         for name, side in (("width", width), ("height", height)):
             if side < LATENT_RATIO or side % LATENT_RATIO:
                 raise InvalidInput(f"{name} is {side}; a multiple of {LATENT_RATIO} pixels", field=name)
-        if frame_buffer_size != 1:
+        if not 1 <= frame_buffer_size <= MAX_BUFFER:
             raise InvalidInput(
-                f"frame_buffer_size is {frame_buffer_size}; only 1 is there", field="frame_buffer_size"
+                f"frame_buffer_size is {frame_buffer_size}; 1 to {MAX_BUFFER}", field="frame_buffer_size"
             )
+        self.frame_buffer_size = frame_buffer_size
         self.pipe = pipe
         self.width, self.height = width, height
         self.cfg_type: GuidanceMode = cfg_type
         self._networks = Networks(dict(pipe.components), torch.device(pipe.device), torch_dtype)
         self._indices = list(t_index_list)
         self._renoise, self._sequential = do_add_noise, not use_denoising_batch
-        self._stream: Stream | None = None
+        self._streams: list[Stream] = []
+        """One for each place in the buffer."""
         self._filter: SimilarityFilter | None = None
         self._last: torch.Tensor | None = None
 
@@ -73,29 +81,29 @@ class StreamDiffusion:
         generator: torch.Generator | None = None,
         seed: int = 2,
     ) -> None:
-        """Begin a stream. ``generator``: on the CPU; seeded with ``seed``."""
+        """Begin anew. ``generator``: on the CPU; seeded with ``seed``."""
         generator = torch.Generator() if generator is None else generator
         generator.manual_seed(seed)
         networks, indices = self._networks, check_indices(self._indices, num_inference_steps)
         shape = (len(indices), *networks.latent_shape(self.height, self.width))
         scale = 1.0 if self.cfg_type == "none" else guidance_scale
-        self._stream = Stream(
-            Settings(
-                steps=constants(indices, num_inference_steps, networks.alphas_cumprod),
-                noise=torch.randn(shape, generator=generator).to(networks.device),
-                positive=networks.encode_prompt(prompt),
-                negative=networks.encode_prompt(negative_prompt),
-                guidance=Guidance(self.cfg_type, scale, delta),
-                renoise=self._renoise,
-                sequential=self._sequential,
-            )
+        settings = Settings(
+            steps=constants(indices, num_inference_steps, networks.alphas_cumprod),
+            noise=torch.randn(shape, generator=generator).to(networks.device),
+            positive=networks.encode_prompt(prompt),
+            negative=networks.encode_prompt(negative_prompt),
+            guidance=Guidance(self.cfg_type, scale, delta),
+            renoise=self._renoise,
+            sequential=self._sequential,
         )
+        self._streams = [Stream(settings) for _ in range(self.frame_buffer_size)]
         self._last = None
 
     def update_prompt(self, prompt: str) -> None:
         """Another prompt from the next frame on."""
-        stream = self._prepared()
-        stream.apply(replace(stream.settings, positive=self._networks.encode_prompt(prompt)))
+        positive = self._networks.encode_prompt(prompt)
+        for stream in self._prepared():
+            stream.apply(replace(stream.settings, positive=positive))
 
     def enable_similar_image_filter(self, threshold: float = 0.98, max_skip_frame: float = 10) -> None:
         self._filter = SimilarityFilter(threshold, int(max_skip_frame))
@@ -105,12 +113,12 @@ class StreamDiffusion:
 
     @torch.inference_mode()
     def __call__(self, x: Any = None) -> torch.Tensor:
-        """The result that is due, 1 x 3 x H x W in -1..1, for a picture: PIL, or a tensor of that form.
+        """The results that are due, F x 3 x H x W in -1..1, for F pictures: of PIL, or a tensor of that form.
 
-        Without a picture one is made of noise alone.
+        Without pictures they are made of noise alone.
         """
         if x is None:
-            return self.txt2img()
+            return self.txt2img(self.frame_buffer_size)
         picture = self._picture(x)
         if self._filter is not None:
             small = picture[..., ::_THUMBNAIL_STEP, ::_THUMBNAIL_STEP].cpu().numpy()
@@ -122,28 +130,36 @@ class StreamDiffusion:
     @torch.inference_mode()
     def txt2img(self, batch_size: int = 1) -> torch.Tensor:
         """Pictures of noise alone, B x 3 x H x W in -1..1, each a frame of the stream."""
-        shape = (1, *self._networks.latent_shape(self.height, self.width))
+        buffer = self.frame_buffer_size
+        shape = (buffer, *self._networks.latent_shape(self.height, self.width))
         device = self._networks.device
-        return torch.cat([self._run(torch.randn(shape).to(device)) for _ in range(batch_size)])
+        calls = -(-batch_size // buffer)
+        return torch.cat([self._run(torch.randn(shape).to(device)) for _ in range(calls)])[:batch_size]
 
-    def _run(self, latent: torch.Tensor) -> torch.Tensor:
+    def _run(self, latents: torch.Tensor) -> torch.Tensor:
         networks = self._networks
-        clean = advance(networks, [self._prepared()], latent)
+        clean = advance(networks, self._prepared(), latents)
         decoded: torch.Tensor = networks.decode(clean)
         return decoded.permute(0, 3, 1, 2) * 2 - 1
 
     def _picture(self, x: Any) -> torch.Tensor:
         if not isinstance(x, torch.Tensor):
-            pixels: npt.NDArray[np.float32] = np.asarray(x.convert("RGB").resize((self.width, self.height)))
-            x = torch.from_numpy(np.array(pixels, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+            x = torch.cat([self._pixels(one) for one in (x if isinstance(x, list | tuple) else [x])])
         picture = x if x.ndim == 4 else x[None]
-        if picture.shape[1:] != (3, self.height, self.width):
-            shape = " x ".join(map(str, picture.shape))
-            raise InvalidInput(f"the picture is {shape}; 1 x 3 x {self.height} x {self.width}", field="x")
+        wanted = (self.frame_buffer_size, 3, self.height, self.width)
+        if picture.shape != wanted:
+            found, right = (" x ".join(map(str, shape)) for shape in (picture.shape, wanted))
+            raise InvalidInput(f"the picture is {found}; {right}", field="x")
         moved: torch.Tensor = picture.to(self._networks.device)
         return moved
 
-    def _prepared(self) -> Stream:
-        if self._stream is None:
+    def _pixels(self, image: Any) -> torch.Tensor:
+        """1 x 3 x H x W, -1..1, of a picture of PIL's."""
+        resized: npt.NDArray[np.uint8] = np.asarray(image.convert("RGB").resize((self.width, self.height)))
+        pixels = torch.from_numpy(np.array(resized, dtype=np.float32))
+        return pixels.permute(2, 0, 1)[None] / 127.5 - 1
+
+    def _prepared(self) -> list[Stream]:
+        if not self._streams:
             raise ProcessorError("call prepare before the first frame")
-        return self._stream
+        return self._streams

@@ -28,7 +28,7 @@ LADDER: Mapping[Kind, tuple[int, ...]] = {
     "encode": (1, 2, 4, 8, 16), "step": (1, 2, 3, 4, 6, 8, 12, 16), "decode": (1, 2, 4, 8, 16),
 }  # fmt: skip
 """Numbers of pictures and rows that are compiled; others are padded to the next."""
-_SOURCES = ("attention", "pieces", "rows", "step", "view")
+_SOURCES = ("attention", "lora_branch", "pieces", "rows", "step", "view")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,18 @@ class Branched(nn.Module):
         return found
 
 
+class Both(nn.Module):
+    """Two branches on one layer."""
+
+    def __init__(self, first: nn.Module, second: Branch) -> None:
+        super().__init__()
+        self.first, self.second = first, as_module(second)
+
+    def forward(self, x: torch.Tensor, given: Given) -> torch.Tensor:
+        found: torch.Tensor = self.first(x, given) + self.second(x, given)
+        return found
+
+
 class Called(nn.Module):
     """A plain function as a module."""
 
@@ -159,7 +171,7 @@ class NetworkView(nn.Module):
         parent = self.network.get_submodule(home.removesuffix(".to_out"))
         if isinstance(parent, SelfAttention) and leaf in ("to_q", "to_k", "to_v"):
             parent.branches[leaf] = (
-                Called(_both(parent.branches[leaf], branch)) if leaf in parent.branches else as_module(branch)
+                Both(parent.branches[leaf], branch) if leaf in parent.branches else as_module(branch)
             )
             return
         leaf = "to_out" if home.endswith(".to_out") else leaf
@@ -324,10 +336,6 @@ class _Giving:
 
     def __exit__(self, *_: object) -> None:
         self._place.clear()
-
-
-def _both(first: Branch, second: Branch) -> Branch:
-    return lambda x, given: first(x, given) + second(x, given)
 
 
 def _check(network: Any) -> None:

@@ -203,7 +203,7 @@ def test_scripts_of_the_package_run(folder: Path, mode: GuidanceMode) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "field"), [({"width": 60}, "width"), ({"frame_buffer_size": 2}, "frame_buffer_size")]
+    ("more", "field"), [({"width": 60}, "width"), ({"frame_buffer_size": 17}, "frame_buffer_size")]
 )
 def test_what_the_package_takes_and_this_does_not_is_named(
     folder: Path, more: dict[str, int], field: str
@@ -212,3 +212,32 @@ def test_what_the_package_takes_and_this_does_not_is_named(
         StreamDiffusion(
             pipeline("sd", folder), [32], torch.float32, **{"width": SIZE, "height": SIZE, **more}
         )
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+def test_frames_in_a_buffer_are_those_of_the_package(folder: Path, mode: GuidanceMode) -> None:
+    """With one step, for which alone the package has buffers."""
+    package = pytest.importorskip("streamdiffusion", reason="the package streamdiffusion is not installed")
+    given = (pipeline("sd", folder), INDICES[1], torch.float32, SIZE, SIZE)
+    theirs = package.StreamDiffusion(*given, frame_buffer_size=2, cfg_type=mode)
+    ours = StreamDiffusion(*given, frame_buffer_size=2, cfg_type=mode)
+    theirs.prepare(PROMPT, NEGATIVE, guidance_scale=1.7, generator=torch.Generator(), seed=2)
+    ours.prepare(PROMPT, NEGATIVE, guidance_scale=1.7, generator=torch.Generator(), seed=2)
+    image = torch.cat(pictures(2)).permute(0, 3, 1, 2) * 2 - 1
+    expected = theirs.decode_image(theirs.predict_x0_batch(theirs.encode_image(image))).clamp(-1, 1)
+    assert relative(ours(image), expected) < 1e-5
+
+
+def test_places_of_a_buffer_are_streams_of_their_own(folder: Path) -> None:
+    given = (pipeline("sd", folder), INDICES[2], torch.float32, SIZE, SIZE)
+    both = StreamDiffusion(*given, frame_buffer_size=2)
+    alone = [StreamDiffusion(*given) for _ in range(2)]
+    for stream in (both, *alone):
+        stream.prepare(PROMPT, guidance_scale=1.5)
+    for first, second in zip(pictures(3, 1), pictures(3, 2), strict=True):
+        images = [one.permute(0, 3, 1, 2) * 2 - 1 for one in (first, second)]
+        expected = torch.cat([stream(image) for stream, image in zip(alone, images, strict=True)])
+        assert relative(both(torch.cat(images)), expected) < 1e-5
+    assert both.txt2img(3).shape == (3, 3, SIZE, SIZE)
+    with pytest.raises(InvalidInput, match="1 x 3 x 64 x 64; 2 x 3"):
+        both(images[0])

@@ -15,9 +15,12 @@ from safetensors.torch import save_file
 
 from headrace.diffusion.adapters import MAX_KEPT, Kit
 from headrace.diffusion.asked import Adapters
+from headrace.diffusion.compile_piece import build
 from headrace.diffusion.frame import run
+from headrace.diffusion.lora_branch import LORA_SCALES
 from headrace.diffusion.loras import LoraFile
 from headrace.diffusion.networks import Networks
+from headrace.diffusion.pieces import Piece
 from headrace.diffusion.stream import Stream
 from headrace.models.errors import ModelNotFound
 from headrace.models.loras import changed, changes_for
@@ -132,6 +135,38 @@ def test_what_does_not_fit_is_refused_by_name(net: Networks) -> None:
     }
     with pytest.raises(InvalidInput, match="wrong does not fit"):
         Kit(net, [file(wrong, "wrong")])
+
+
+class Asked:
+    """A compiler that only notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+
+    def ask(self, piece: Piece, *_: Any) -> bool:
+        self.pieces.append(piece)
+        return True
+
+
+def test_a_step_with_loras_is_made_again_elsewhere(tmp_path: Path) -> None:
+    """From its description alone: with the weights that it is lent it is the same, so none lie elsewhere."""
+    net, compiler = networks("sd", tmp_path), Asked()
+    net.acceleration.use(compiler)  # type: ignore[arg-type]
+    kit = Kit(net, [file(lora_for(net.unet, seed), f"{seed}") for seed in (1, 2)])
+    stream = Stream(settings(net, INDICES[1], adapters=kit.adapters([0.7, -0.4])))
+    assert net.compiled_step(1, stream) is None
+    assert net.acceleration.state == ("compiling", "")
+    (piece,) = compiler.pieces
+    twin, tensors = build(Piece.load(piece.dump()))
+    live, _ = net._flat[net.step_of(stream)]
+    twin.load_state_dict(live.state_dict())
+    expected = live(*tensors)[0]
+    assert relative(twin(*tensors)[0], expected) < 1e-5
+    names = [name for name, _, _ in piece.tensors]
+    without = [
+        given * 0 if name == LORA_SCALES else given for name, given in zip(names, tensors, strict=True)
+    ]
+    assert relative(live(*without)[0], expected) > 1e-2
 
 
 # -- the pipeline --------------------------------------------------------------------------------------
