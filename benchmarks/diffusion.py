@@ -8,7 +8,8 @@ costs, nothing more. All run in the same process, in turns, frame by frame; the 
 compiled where there is CUDA (or with ``--compile yes``), beside our own eager way.
 
 steps: 1, 2 and 4 rows, ours and the package's   sessions: four streams in one call and one after another
-adapters: a stream with a LoRA, compiled and eager   changes: the longest frame while parameters change   stages: where the time of a frame goes
+adapters: a stream with a LoRA, compiled and eager
+changes: the longest frame while parameters change   stages: where the time of a frame goes
 floor: what its arithmetic takes at the speed of a large product
 """
 

@@ -30,11 +30,11 @@ class LoraBranch(nn.Module):
         self, down: torch.Tensor, up: torch.Tensor, number: int, kernel: Mapping[str, Any] | None
     ) -> None:
         super().__init__()
-        self.down, self.up = (
-            nn.Parameter(weight.contiguous(), requires_grad=False) for weight in (down, up)
-        )
+        self.down, self.up = (nn.Parameter(weight.contiguous(), requires_grad=False) for weight in (down, up))
         self.number = number
-        self.kernel = None if kernel is None else {name: tuple(value) for name, value in kernel.items()}
+        self.kernel: dict[str, Any] | None = (
+            None if kernel is None else {name: tuple(value) for name, value in kernel.items()}
+        )
 
     @property
     def recipe(self) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from headrace.diffusion.lora_branch import LORA_SCALES, LoraBranch
+from headrace.diffusion.lora_branch import LoraBranch
 from headrace.diffusion.view import NetworkView
 from headrace.models import loading
 from headrace.models.errors import ModelNotFound
