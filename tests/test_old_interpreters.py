@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from test_rooms import Source, loaded_with
@@ -86,3 +90,65 @@ def test_what_is_lent_runs_on_python_3_10(source: Source) -> None:
 )
 def test_what_is_newer_is_found(code: str) -> None:
     assert list(too_new(ast.parse(code)))
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import asyncio, importlib, importlib.util, os, pathlib, sys
+
+root = pathlib.Path(sys.argv[1])
+place = root / "headrace" / "engine" / "bootstrap.py"
+spec = importlib.util.spec_from_file_location("bootstrap", place)
+bootstrap = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bootstrap)
+sys.meta_path.insert(0, bootstrap.RoomFinder(str(root)))
+count = 0
+for room in ("headrace/comfyui/host", "headrace/engine", "workflows"):
+    for path in sorted((root / room).glob("*.py")):
+        importlib.import_module(".".join((*pathlib.Path(room).parts, path.stem)).replace(".__init__", ""))
+        count += 1
+
+from workflows.plan import Plan
+from workflows.registry import NodeRegistry
+
+class Add:
+    RETURN_TYPES, FUNCTION = ("IMAGE",), "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "by": ("INT", {"default": 1})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, by):
+        return by < 9 or "too much"
+
+    @classmethod
+    def IS_CHANGED(cls, image, by):
+        return by
+
+    async def run(self, image, by):
+        return (image + by,)
+
+graph = {
+    "in": {"class_type": "LoadTensor", "inputs": {}},
+    "add": {"class_type": "Add", "inputs": {"image": ["in", 0], "by": 1}},
+    "out": {"class_type": "SaveTensor", "inputs": {"images": ["add", 0]}},
+}
+async def work():
+    plan = await Plan.compile(graph, NodeRegistry.from_mappings({"Add": Add}))
+    first = (await plan.run_async(4))[0]
+    plan.commit(await plan.change({("add", "by"): 3}))
+    return first, (await plan.run_async(4))[0]
+print(sys.version_info[:2], count > 60, asyncio.run(work()))
+"""
+
+
+def test_what_is_lent_is_imported_by_python_3_10_and_a_plan_runs_there() -> None:
+    """``HEADRACE_TEST_PYTHON310``, or ``python3.10``, where it has numpy; torch is not needed for it."""
+    python = os.environ.get("HEADRACE_TEST_PYTHON310") or shutil.which("python3.10")
+    if python is None or subprocess.run([python, "-c", "import numpy"], capture_output=True).returncode:
+        pytest.skip("there is no Python 3.10 with numpy")
+    command = [python, "-B", "-c", PROGRAM, str(ROOT)]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert (done.stdout.strip(), done.stderr) == ("(3, 10) True (5, 7)", "")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +27,9 @@ from headrace.comfyui.installation import Installation
 from headrace.comfyui.service import ComfyService, ComfySettings
 from headrace.comfyui.setup import wait_until_known
 from headrace.engine.client import EngineProcessor
+from headrace.engine.link import Message
+from headrace.models.ledger_service import LedgerService
+from headrace.models.refs import ModelKey
 from stream.errors import HeadraceError, InvalidWorkflow
 from stream.frames import Picture, VideoFrame
 
@@ -95,7 +98,28 @@ CASES: dict[str, dict[str, Any]] = {
 
 PACK = """
     import asyncio
+    import torch
+    import comfy.model_management, comfy.model_patcher, comfy.utils, folder_paths
     from comfy_api.latest import ComfyExtension, io
+
+    class Weights:
+        # Reads a file and brings what is in it to the device, as loaders do.
+
+        RETURN_TYPES = ("FLOAT",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"ckpt_name": (folder_paths.get_filename_list("checkpoints"),)}}
+
+        def run(self, ckpt_name):
+            made = comfy.utils.load_torch_file(folder_paths.get_full_path("checkpoints", ckpt_name))
+            self.model = torch.nn.Linear(2048, 2048, bias=False)
+            self.model.load_state_dict(made)
+            device = comfy.model_management.get_torch_device()
+            self.patcher = comfy.model_patcher.ModelPatcher(self.model, device, torch.device("cpu"))
+            comfy.model_management.load_models_gpu([self.patcher])
+            return (float(self.model.weight[0, 0]),)
 
     class Halve:
         RETURN_TYPES = ("IMAGE",)
@@ -158,6 +182,14 @@ def _in_environment(name: str) -> bool:
     return name.partition("/")[0] in ("venv", ".venv", "python_embeded", "models", "output")
 
 
+def write_weights(path: Path) -> None:
+    """16 MiB of 0.5 as ``weight``."""
+    data = np.full((2048, 2048), 0.5, np.float32).tobytes()
+    about = {"weight": {"dtype": "F32", "shape": [2048, 2048], "data_offsets": [0, len(data)]}}
+    header = json.dumps(about).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
 @pytest.fixture(scope="module")
 def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Around]:
     installation = Installation.at(Path(FOLDER), PYTHON)
@@ -166,13 +198,16 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Around]:
         (folder / name).mkdir(parents=True)
     source = dedent(PACK)
     # One pack of each kind: a module has either mappings or an entry point.
-    older = source[: source.index("class Doubled")] + 'NODE_CLASS_MAPPINGS = {"Halve": Halve}\n'
-    newer = source[: source.index("class Halve")] + source[source.index("class Doubled") :]
+    older = (
+        source[: source.index("class Doubled")]
+        + 'NODE_CLASS_MAPPINGS = {"Halve": Halve, "Weights": Weights}\n'
+    )
+    newer = source[: source.index("class Weights")] + source[source.index("class Doubled") :]
     (folder / "packs/of_the_test/__init__.py").write_text(older)
     (folder / "packs/newer.py").write_text(newer)
     (folder / "packs/broken/__init__.py").write_text("import a_package_that_nobody_has\n")
     (folder / "packs/quits/__init__.py").write_text("import sys\nsys.exit(1)\n")
-    (folder / "checkpoints/of-the-test.safetensors").touch()
+    write_weights(folder / "checkpoints/of-the-test.safetensors")
     places = {"base_path": str(folder), "custom_nodes": "packs", "checkpoints": "checkpoints"}
     lines = "".join(f"    {name}: {place}\n" for name, place in places.items())
     (folder / "paths.yaml").write_text("test:\n" + lines)
@@ -181,8 +216,16 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Around]:
     assert digest_of(installation.directory) == before, "a file of the installation was changed"
 
 
+BUDGET = 64 << 30
+
+
+@pytest.fixture(scope="module")
+def ledger() -> LedgerService:
+    return LedgerService(BUDGET)
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def service(around: Around) -> AsyncIterator[ComfyService]:
+async def service(around: Around, ledger: LedgerService) -> AsyncIterator[ComfyService]:
     settings = ComfySettings(
         around.installation,
         ComfyOptions(
@@ -195,7 +238,7 @@ async def service(around: Around) -> AsyncIterator[ComfyService]:
         device="cpu",
         second="off",
     )
-    made = ComfyService(settings, lambda definitions: None)
+    made = ComfyService(settings, lambda definitions: None, ledger)
     await wait_until_known(made, READY)
     yield made
     await made.stop()
@@ -275,7 +318,7 @@ async def test_object_info_is_that_of_its_own_server(service: ComfyService, arou
     assert len(shared) > 300
     # Packs in its own folder are not in the server's, which loads only the test's.
     builtin = {name for name, entry in ours.items() if not entry["python_module"].startswith("custom_nodes")}
-    assert builtin | {"Halve", "Doubled"} == set(theirs)
+    assert builtin | {"Halve", "Weights", "Doubled"} == set(theirs)
     assert [name for name in theirs if theirs[name] != ours[name]] == []
 
 
@@ -431,6 +474,39 @@ async def test_a_file_is_processed_by_the_command_line(around: Around, tmp_path:
     ]
     await run(*command, env={"HEADRACE_CACHE": str(tmp_path / "cache"), "HEADRACE_COMFYUI_PREFER": "1"})
     assert (tmp_path / "out.mp4").stat().st_size > 1000
+
+
+async def test_a_load_asks_the_ledger_and_what_it_loads_is_let_go(
+    service: ComfyService, ledger: LedgerService
+) -> None:
+    """A batch engine has an idle model in all of the budget; it is asked to release it."""
+    asked: list[str] = []
+
+    async def ask(body: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(str(body["what"]))
+        return {"released": body["keys"]}
+
+    ledger.attach("batch", ask)
+    key = ModelKey("m", "", "", "cpu", "x").as_dict()
+    entry = {"key": key, "state": "loaded", "progress": 1.0, "what": "", "parts": {"w": BUDGET}, "leases": 0}
+    entry |= {"pinned": False, "last_used": 1.0, "weights": "real", "load_seconds": 0.0}
+    body = {"kind": "report", "device": "cpu", "total": 0, "entries": [entry]}
+    ledger.received("batch", Message(body))
+    workflow = graph(("ImageBlend", {"image1": FRAME, "image2": FRAME, "blend_mode": "normal"}))
+    workflow["a"]["inputs"]["blend_factor"] = ["w", 0]
+    workflow["w"] = {"class_type": "Weights", "inputs": {"ckpt_name": "of-the-test.safetensors"}}
+    processor = await session(service, workflow)
+    assert asked == ["release"]
+    pixels = noise()
+    assert np.array_equal(await through(processor, pixels), pixels)
+    memory = service._memory[service.first.settings.name]
+    async with asyncio.timeout(READY):
+        while memory.reclaimable != 16 << 20:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.1)
+        while memory.reclaimable:
+            await memory._ask({"what": "release", "keys": []})
+            await asyncio.sleep(0.5)
+    await processor.on_stream_stop()
 
 
 async def test_errors_of_its_nodes_name_the_node(service: ComfyService) -> None:

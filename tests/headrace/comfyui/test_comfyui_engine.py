@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from fractions import Fraction
@@ -56,7 +57,7 @@ class Rig:
         self.before = tree_of(folder)
         self.told: list[Definitions] = []
         settings = ComfySettings(
-            Installation(folder, sys.executable),
+            Installation(folder, os.environ.get("HEADRACE_TEST_COMFYUI_PYTHON") or sys.executable),
             ComfyOptions(str(folder), "", skip_packs=("comfyui-manager",), **options),
             cache,
             device="cpu",
