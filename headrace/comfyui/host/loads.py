@@ -37,6 +37,8 @@ class Loads:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, threading.Event] = {}
         self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._left: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        """Bytes of models that were not brought to the device when they were loaded last."""
         self._loading = 0
 
     def connect(self, say: Say, tell_memory: Callable[[], None]) -> None:
@@ -67,8 +69,12 @@ class Loads:
             models = list(models)
             patchers = _with_patches(models)
             self._use(patchers)
-            with self._asked(_missing(patchers, device), _names(models)):
+            missing = _missing(patchers, device)
+            more = sum(max(0, size - self._left.get(model, 0)) for model, size in missing.items())
+            with self._asked(more, _names(models)):
                 made = real(models, *arguments, **named)
+            # What it has loaded in part stays so, and is not asked for with each frame.
+            self._left.update(_missing(patchers, device))
             self._use(patchers)
             return made
 
@@ -151,17 +157,17 @@ def _with_patches(models: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _missing(patchers: Iterable[Any], device: Any) -> int:
-    """Bytes of them that are not on ``device`` yet; those that share their weights count once."""
-    sizes: dict[int, int] = {}
+def _missing(patchers: Iterable[Any], device: Any) -> dict[Any, int]:
+    """Bytes of their models that are not on ``device`` yet; of those that share weights, once."""
+    sizes: dict[Any, int] = {}
     for patcher in patchers:
         try:
             # Where both are one memory it was taken when the file was read.
             if patcher.load_device == device and patcher.offload_device != device:
-                sizes[id(patcher.model)] = max(0, int(patcher.model_size()) - int(patcher.loaded_size()))
+                sizes[patcher.model] = max(0, int(patcher.model_size()) - int(patcher.loaded_size()))
         except (AttributeError, TypeError) as error:
             log.debug("the size of a model is not known: %s", error)
-    return sum(sizes.values())
+    return sizes
 
 
 def _names(models: Iterable[Any]) -> str:
