@@ -43,6 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine_roundtrip
 	$(BIN)/python -m benchmarks.plan_overhead
 	$(BIN)/python -m benchmarks.switching
+	$(BIN)/python -m benchmarks.parameter_changes
 	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.operating --seconds 60
 	$(BIN)/python -m benchmarks.webrtc

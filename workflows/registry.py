@@ -10,7 +10,7 @@ from typing import Any
 
 from workflows.definitions import BadDefinition, NodeDefinition
 from workflows.graph import Graph, Node
-from workflows.nodes import batch, canny, canvas, image, load_image, mask, pretrained, quantize, stream
+from workflows.nodes import audio, batch, canny, canvas, image, load_image, mask, pretrained, quantize, stream
 from workflows.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class NodeRegistry:
     def builtin(cls, input_folder: Path | None = None) -> NodeRegistry:
         """The nodes that come with Headrace; ``input_folder`` is where `LoadImage` finds its pictures."""
         registry = cls()
-        for module in (image, canvas, mask, batch, quantize, canny):
+        for module in (image, canvas, mask, batch, quantize, canny, audio):
             registry.add(module.NODE_CLASS_MAPPINGS, plain=True)
         registry.add({"LoadImage": load_image.bound_to(input_folder)}, plain=True)
         registry.add(pretrained.NODE_CLASS_MAPPINGS)

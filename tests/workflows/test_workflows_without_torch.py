@@ -18,8 +18,8 @@ CHECKS = (
     + """
 import json
 from workflows import check, description, library, networks, parameters, problems, stream_rules
-from workflows.nodes import batch, canny, canvas, image, load_image, mask, morphology, pixels, pretrained
-from workflows.nodes import quantize, resize, stream
+from workflows.nodes import audio, batch, canny, canvas, image, load_image, mask, morphology, pixels
+from workflows.nodes import pretrained, quantize, resize, spectra, stream
 from workflows.registry import NodeRegistry
 from workflows.processor import WorkflowProcessor
 registry = NodeRegistry.builtin()
