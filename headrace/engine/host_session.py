@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,14 +20,15 @@ import numpy as np
 
 from headrace.engine import slots
 from headrace.engine.home import NotNow
-from headrace.engine.host_frames import SlotFrame, listed, put_audio, put_video
+from headrace.engine.host_frames import SlotFrame, listed
 from headrace.engine.host_loading import Loaded, Loading, load_in_thread
+from headrace.engine.host_shared import MEDIA, Job, SharedSlots
 from headrace.engine.host_together import Companies, Company
 from headrace.engine.host_voice import Voice
 from headrace.engine.link import Link, Message
 from stream.batching import Batcher
 from stream.errors import EngineError, InvalidInput, ProcessorError
-from stream.frames import AudioFrame, Picture, Plane, VideoFrame, checked_image
+from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
 from stream.processor import FrameProcessor
 from stream.tensors import write_rgb
 from stream.timeouts import TIMED_OUT, is_cancelled, timeout
@@ -65,26 +66,6 @@ class _NotReturned(ProcessorError):
     """A call that was given up after its limit."""
 
 
-@dataclass(frozen=True)
-class Job:
-    op: str
-    call: int
-    body: dict[str, Any]
-    memory: Plane | None = None
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """Results that lie in shared memory: their headers, and the slots in the same order."""
-
-    headers: list[dict[str, Any]]
-    slots: list[slots.Slot]
-
-    def give_back(self) -> None:
-        for slot in self.slots:
-            slot.busy = False
-
-
 class HostSession:
     """See the module. `deliver` takes the worker's messages, `run` is the session's whole life."""
 
@@ -105,10 +86,7 @@ class HostSession:
         self._late: dict[str, int] = {}
         self._gave_up: ProcessorError | None = None
         self._over = False
-        self._inputs = {op: slots.SlotTable(slots.INPUT_SLOTS, writable=True) for op in ("video", "audio")}
-        self._outputs = {
-            op: slots.SlotPool(slots.OUTPUT_SLOTS, f"headrace-{op}-out") for op in ("video", "audio")
-        }
+        self._shared = SharedSlots()
 
     # -- what the worker says --------------------------------------------------------------------------
 
@@ -124,11 +102,8 @@ class HostSession:
             self._voice.answer(call, {})
             return
         memory = None
-        if message.op in self._inputs:
-            done = body.get("done")
-            for number in done if isinstance(done, list) else ():
-                self._outputs[message.op].free(number)
-            memory = self._inputs[message.op].array(body.get("slot"), message)
+        if message.op in MEDIA:
+            memory = self._shared.given(message)
         if message.op == "close" and not self._closing.done():
             self._closing.set_result(call)
         try:
@@ -256,10 +231,7 @@ class HostSession:
                 self._voice.log(f"on_stream_stop failed: {type(error).__name__}: {error}")
         if processor is not None:
             processor.bind(None)
-        for table in self._inputs.values():
-            table.close()
-        for pool in self._outputs.values():
-            pool.close()
+        self._shared.close()
         self._voice.end()
 
     # -- jobs ------------------------------------------------------------------------------------------
@@ -333,13 +305,13 @@ class HostSession:
             process = processor.process_video_async if self._batcher is None else self._batcher.of(processor)
             # A lambda would hold the frame beyond the call and make `retire` copy it.
             result = await self._ask(process, self._around.call_limit, frame)
-            laid = self._lay_down(job, frame, listed(result, VideoFrame))
+            laid = self._shared.lay_down(job, frame, listed(result, VideoFrame))
         finally:
             processor.frame_time = None
             result = None
             # Before the answer: with it, the worker may write into its memory again.
             frame.retire()
-        self._send(job, taken, laid, {"read": 1} if frame.read else {})
+        laid.send(self._voice, job, taken, {"read": 1} if frame.read else {})
 
     async def _audio(self, job: Job) -> None:
         processor = self._loaded()
@@ -352,39 +324,8 @@ class HostSession:
             result = await self._ask(processor.process_audio_async, self._around.call_limit, frame)
         finally:
             processor.frame_time = None
-        self._send(job, taken, self._lay_down(job, frame, listed(result, AudioFrame)), {})
-
-    def _lay_down(self, job: Job, source: VideoFrame | AudioFrame, frames: Sequence[Any]) -> _Laid:
-        """Put returned frames into shared memory; those that are the input as it came are only named."""
-        pool = self._outputs[job.op]
-        laid = _Laid([], [])
-
-        def take(size: int) -> slots.Slot:
-            slot = pool.take(size)
-            laid.slots.append(slot)
-            return slot
-
-        try:
-            for frame in frames:
-                if frame is source and _as_it_came(frame, job):
-                    laid.headers.append({"same": 1})
-                    continue
-                header, slot = (put_video if job.op == "video" else put_audio)(frame, take)
-                laid.headers.append(header | {"slot": slot.announce()[0]})
-        except BaseException:
-            laid.give_back()
-            raise
-        return laid
-
-    def _send(self, job: Job, taken: int, laid: _Laid, more: dict[str, Any]) -> None:
-        fds = [fd for slot in laid.slots for fd in slot.announce()[1]]
-        try:
-            self._voice.answer(job.call, {"taken": taken, "frames": laid.headers, **more}, fds)
-        except BaseException:
-            laid.give_back()
-            raise
-        for slot in laid.slots:
-            slot.sent()
+        laid = self._shared.lay_down(job, frame, listed(result, AudioFrame))
+        laid.send(self._voice, job, taken, {})
 
     async def _ask(self, method: Callable[..., Awaitable[T]], limit: float, *arguments: Any) -> T:
         """Await a method of the processor, at most ``limit`` seconds. Raises `ProcessorError` after them."""
@@ -438,20 +379,6 @@ def _params_of(job: Job) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise InvalidInput(f"params is a {type(params).__name__}, not an object", field="params")
     return params
-
-
-def _as_it_came(frame: VideoFrame | AudioFrame, job: Job) -> bool:
-    """Whether a returned input frame still has the pixels or samples, and the time, that it came with."""
-    pts, time_base = slots.get_time(job.body)
-    if frame.timestamp != pts or frame.time_base != time_base:
-        return False
-    if isinstance(frame, SlotFrame):
-        return frame.untouched
-    assert isinstance(frame, AudioFrame)
-    assert job.memory is not None
-    before = slots.get_audio(job.memory, job.body.get("audio"), pts, time_base)
-    same_kind = (frame.format, frame.layout, frame.rate) == (before.format, before.layout, before.rate)
-    return same_kind and slots.same_samples(frame.samples, before.samples)
 
 
 def _tensor_device(processor: FrameProcessor, device: torch.device) -> torch.device:
