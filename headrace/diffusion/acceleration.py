@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_PIECES = 48
 """Pieces that are kept in memory, each without weights."""
+_NO_RECIPE = "cached attention, and adapters without a recipe, are not compiled"
 
 Run = Callable[..., Any]
 Key = tuple[Kind, object, Described]
@@ -107,7 +108,7 @@ class Acceleration:
                 return found
             if key in self._asked:
                 return None
-            self._asked[key] = "" if recipes is not None else "there is no recipe for its adapters"
+            self._asked[key] = "" if recipes is not None else _NO_RECIPE
         if recipes is not None:
             specs = tuple(map(NetworkSpec.of, networks))
             piece = Piece(

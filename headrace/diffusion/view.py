@@ -44,6 +44,13 @@ def twin(module: Any) -> Any:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
+class Laid(dict[str, torch.Tensor]):
+    """What a call is given, one object for a view and all of its layers.
+
+    A kind of its own, since `torch.export` leaves a copy of a plain dict in each module that has one.
+    """
+
+
 class Branched(nn.Module):
     """A layer, and what an adapter adds to it."""
 
@@ -125,7 +132,7 @@ class NetworkView(nn.Module):
         super().__init__()
         _check(network)
         self.source = _Source(network, {"fused": fused, "channels_last": channels_last})
-        self.given: dict[str, torch.Tensor] = {}
+        self.given: dict[str, torch.Tensor] = Laid()
         self.network = twin(network)
         self.cross: list[CrossLayer] = []
         self.self_attentions: list[SelfAttention] = []

@@ -18,11 +18,16 @@ from diffusers import AutoencoderTiny
 
 from headrace.diffusion import compiler as compilers
 from headrace.diffusion.acceleration import Acceleration
+from headrace.diffusion.adapters import Kit, Recalled
 from headrace.diffusion.compiler import Compiler
+from headrace.diffusion.lora_branch import LORA_SCALES, blank
 from headrace.diffusion.pieces import NetworkSpec, Piece, Recipe, padded_to, recipes_of
 from headrace.diffusion.step import Decode
+from headrace.diffusion.stream import Stream
+from headrace.diffusion.view import Branched
 from headrace.models.tiny import fill
 from stream.processor import Emission
+from tests.headrace.diffusion.test_diffusion_batch import settings
 from tests.headrace.diffusion.test_diffusion_processor import frame, loaded, result
 
 LATENTS = (1, 4, 8, 8)
@@ -214,3 +219,43 @@ def test_recipes_are_asked_of_every_branch(tmp_path: Path) -> None:
     assert recipes_of(view) == (Recipe("conv_out", "module:name", {"rank": 2}),)
     view.attach("conv_out", lambda x, given: x)
     assert recipes_of(view) is None
+
+
+def test_a_stream_that_recalls_stays_eager_and_says_why(tmp_path: Path) -> None:
+    from tests.headrace.diffusion.tiny_networks import networks
+
+    net, compiler = networks("sd", tmp_path), Compiler(tmp_path, command=("false",))
+    net.acceleration.use(compiler)
+    adapters = Kit(net).adapters([], recalled=Recalled(1))
+    assert net.compiled_step(1, Stream(settings(net, [32], adapters=adapters))) is None
+    state, reason = net.acceleration.state
+    assert state == "eager"
+    assert "cached attention" in reason
+    compiler.stop()
+
+
+def test_a_module_is_after_tracing_what_it_was(tmp_path: Path) -> None:
+    """It is then compared with what was made of it: what a call is given must still reach every layer."""
+    from tests.headrace.diffusion.tiny_networks import networks
+
+    given = networks("sd", tmp_path).view.twin().given
+
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.given, self.layer = (
+                given,
+                Branched(torch.nn.Linear(4, 4), blank([2, 4], [4, 2], 0, None), given),
+            )
+
+        def forward(self, x: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+            self.given[LORA_SCALES] = scales
+            found: torch.Tensor = self.layer(x)
+            self.given.clear()
+            return found
+
+    module, tensors = Scaled(), (torch.randn(2, 4), torch.tensor([[0.0], [1.0]]))
+    expected = module(*tensors)
+    exported = torch.export.export(module, tensors, strict=False)
+    for again in (module, exported.module()):
+        torch.testing.assert_close(again(*tensors), expected)
