@@ -145,6 +145,9 @@ class Batcher:
         """Until nobody waits any more."""
         loop = asyncio.get_running_loop()
         while (due := self._queue.due_in(loop.time())) is not None:
+            if self._worker is not asyncio.current_task():
+                # Its call was given up but came back; another has taken its place.
+                return
             if due:
                 self._changed.clear()
                 try:
@@ -166,9 +169,10 @@ class Batcher:
             results = await streams[0].process_video_batch(streams, [item.frame for item in batch])
             answers = _answers(results, len(batch))
         except asyncio.CancelledError:
-            for item in batch:
-                item.answer.cancel()
-            raise
+            if self._called is not batch:
+                raise
+            # Something within was cancelled, not this task: nobody has given the call up.
+            answers = [ProcessorError("process_video_batch was cancelled from within")] * len(batch)
         except Exception as error:  # noqa: BLE001 (the edge to a processor that is not ours; all are told)
             answers = [error] * len(batch)
         except SystemExit as error:
@@ -180,7 +184,10 @@ class Batcher:
         for item, answer in zip(batch, answers, strict=True):
             if item.answer.done():
                 continue
-            if isinstance(answer, Exception):
+            if isinstance(answer, StopIteration):
+                # A future cannot carry it.
+                item.answer.set_exception(ProcessorError("process_video_batch gave a StopIteration"))
+            elif isinstance(answer, Exception):
                 item.answer.set_exception(answer)
             else:
                 item.answer.set_result(answer)

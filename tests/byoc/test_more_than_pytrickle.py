@@ -152,6 +152,57 @@ async def test_a_stream_that_gives_up_is_left_out_and_wrong_results_are_told():
     assert Together.calls == [[2]]
 
 
+@pytest.mark.parametrize("fault", ["cancelled from within", "gave a StopIteration"])
+async def test_what_a_future_cannot_carry_keeps_no_other_stream_waiting(fault):
+    class Odd(Together):
+        async def process_video_batch(self, streams, frames):
+            if streams[0].number == 3:
+                return frames
+            if fault.startswith("gave"):
+                return [StopIteration() for _ in frames]
+            raise asyncio.CancelledError
+
+    batcher = Batcher(2, 0.0)
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(
+            *(batcher.of(Odd(number))(frame(number)) for number in (1, 2, 3)), return_exceptions=True
+        )
+    assert [fault in str(result) for result in results[:2]] == [True, True]
+    assert results[2].timestamp == 3
+
+
+async def test_a_call_that_comes_back_after_it_was_given_up_does_not_call_again():
+    came_back = asyncio.Event()
+    within, most = 0, 0
+
+    class Stubborn(Together):
+        async def process_video_batch(self, streams, frames):
+            nonlocal within, most
+            try:
+                if streams[0].number == 1:
+                    await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                came_back.set()
+                return frames
+            within += 1
+            most = max(most, within)
+            await asyncio.sleep(0.01)
+            within -= 1
+            return frames
+
+    batcher = Batcher(1, 0.0)
+    first = asyncio.create_task(batcher.of(Stubborn(1))(frame(1)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(batcher.of(Stubborn(number))(frame(number))) for number in (2, 3, 4)]
+    await asyncio.sleep(0)
+    first.cancel()
+    results = await asyncio.gather(*others)
+    assert came_back.is_set()
+    assert [result.timestamp for result in results] == [2, 3, 4]
+    assert most == 1
+
+
 async def test_one_stream_alone_gets_batches_of_one():
     Together.calls = []
     assert (await Together(7).process_video_async(frame(7))).timestamp == 7
