@@ -40,6 +40,7 @@ class Waiting:
     frame: VideoFrame
     since: float
     answer: asyncio.Future[VideoResult]
+    begun: Callable[[], None] | None = None
 
 
 class BatchQueue:
@@ -98,11 +99,13 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._called: list[Waiting] = []
 
-    def of(self, stream: FrameProcessor) -> Callable[[VideoFrame], Awaitable[VideoResult]]:
-        """What takes the pictures of one stream."""
+    def of(
+        self, stream: FrameProcessor, begun: Callable[[], None] | None = None
+    ) -> Callable[[VideoFrame], Awaitable[VideoResult]]:
+        """What takes the pictures of one stream; ``begun`` is called when the call of one begins."""
 
         async def process(frame: VideoFrame) -> VideoResult:
-            return await self._process(stream, frame)
+            return await self._process(stream, frame, begun)
 
         process.__qualname__ = f"{type(stream).__qualname__}.process_video_batch"
         return process
@@ -116,9 +119,11 @@ class Batcher:
         self._queue.streams -= 1
         self._changed.set()
 
-    async def _process(self, stream: FrameProcessor, frame: VideoFrame) -> VideoResult:
+    async def _process(
+        self, stream: FrameProcessor, frame: VideoFrame, begun: Callable[[], None] | None
+    ) -> VideoResult:
         loop = asyncio.get_running_loop()
-        item = Waiting(stream, frame, loop.time(), loop.create_future())
+        item = Waiting(stream, frame, loop.time(), loop.create_future(), begun)
         self._queue.put(item)
         self._changed.set()
         if self._worker is None or self._worker.done():
@@ -164,6 +169,9 @@ class Batcher:
         if not batch:
             return
         self._called = batch
+        for item in batch:
+            if item.begun is not None:
+                item.begun()
         streams = [item.stream for item in batch]
         try:
             results = await streams[0].process_video_batch(streams, [item.frame for item in batch])

@@ -301,11 +301,19 @@ class HostSession:
         taken = time.monotonic_ns()
         self._frames += 1
         processor.frame_time = frame.time
+        begun = asyncio.Event()
         try:
-            process = processor.process_video_async if self._batcher is None else self._batcher.of(processor)
+            together = None if self._batcher is None else self._batcher.of(processor, begun.set)
+            process = together or processor.process_video_async
             # A lambda would hold the frame beyond the call and make `retire` copy it.
             result = await self._ask(process, self._around.call_limit, frame)
             laid = self._shared.lay_down(job, frame, listed(result, VideoFrame))
+        except _NotReturned:
+            if self._batcher is None or begun.is_set():
+                raise
+            # Others held the turn all the time: that does not count against this session.
+            limit = self._around.call_limit
+            raise ProcessorError(f"the engine was busy with other sessions for {limit:g} s") from None
         finally:
             processor.frame_time = None
             result = None

@@ -238,6 +238,16 @@ class Company(Level):
         return results
 
 
+class SlowStart(FrameProcessor):
+    """Starts as slowly as it is told."""
+
+    async def on_stream_start(self, params: Params) -> None:
+        await asyncio.sleep(params.get("seconds", 0))
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        return frame
+
+
 def _grey(frame: VideoFrame, level: int) -> VideoFrame:
     return frame.replace_picture(Picture.from_rgb(np.full((frame.height, frame.width, 3), level, np.uint8)))
 

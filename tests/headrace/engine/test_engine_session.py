@@ -596,6 +596,30 @@ async def test_a_call_for_several_that_does_not_return_is_given_up(engine: Engin
         assert engine.restarts == 0
 
 
+async def test_waiting_for_the_starts_of_others_does_not_end_a_session() -> None:
+    settings = EngineSettings(
+        name="impatient", device="cpu", extra_path=(HERE,), call_timeout=0.5, open_timeout=20, nice=1
+    )
+    async with Engine(settings) as engine:
+        await engine.wait_ready(60)
+        async with session(engine, target("Company"), level=5) as patient:
+            slow = EngineProcessor(engine, target("SlowStart"), session="slow", params={"seconds": 2.5})
+            await slow.load_model()
+            starting = asyncio.create_task(slow.on_stream_start({"seconds": 2.5}))
+            faults: list[ProcessorError] = []
+            while not starting.done():
+                try:
+                    await patient.process_video_async(video(noise(8, 8)))
+                except ProcessorError as error:
+                    faults.append(error)
+                await asyncio.sleep(0.01)
+            await starting
+            assert len(faults) > 3
+            assert all("busy with other sessions" in fault.message for fault in faults)
+            assert grey_of(await one(patient, video(noise(8, 8)))) == 5
+            await slow.on_stream_stop()
+
+
 async def test_what_ends_one_session_leaves_the_others_alone(engine: Engine) -> None:
     async with session(engine, target("Level"), level=7) as lasting:
         for _ in range(3):
