@@ -88,7 +88,7 @@ def _load(wanted: Loading, emit: EmitSink) -> Loaded:
             load()
             return Loaded(processor, None)
         company = wanted.companies.of(wanted.spec, wanted.kwargs)
-        company.load(processor, load)
+        company.load(processor, load, emit)
         return Loaded(processor, company)
 
 

@@ -251,7 +251,8 @@ class HostSession:
         await self._ask(lambda: processor.on_stream_start(params), self._around.open_limit)
         self._started = self._voice.started = True
         if self._company is not None and self._batcher is None:
-            self._batcher = self._company.batcher(processor, lambda: self._around.turn)
+            turn = self._around.turn
+            self._batcher = self._company.batcher(processor, lambda: turn)
             self._batcher.joined()
         self._voice.answer(job.call, self._news(processor))
 

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from stream.batching import Batcher, shared_of
-from stream.processor import FrameProcessor
+from stream.processor import Emission, EmitSink, FrameProcessor
 
 
 class Company:
@@ -20,17 +20,34 @@ class Company:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: dict[str, Any] | None = None
+        self._told: list[EmitSink] = []
+        """Who is told how far loading is: all who wait for it."""
         self._batcher: Batcher | None = None
 
-    def load(self, processor: FrameProcessor, load: Callable[[], None]) -> None:
-        """Raises what ``load`` raises; the next one then loads."""
-        with self._lock:
-            if self._loaded is not None:
-                vars(processor).update(self._loaded)
-                return
-            before = dict(vars(processor))
-            load()
-            self._loaded = shared_of(processor, before)
+    def load(self, processor: FrameProcessor, load: Callable[[], None], emit: EmitSink) -> None:
+        """``emit``: where ``processor`` speaks. Raises what ``load`` raises; the next one then loads."""
+        self._told.append(emit)
+        try:
+            with self._lock:
+                if self._loaded is None:
+                    before = dict(vars(processor))
+                    processor.bind(lambda emission: self._said(emission, emit))
+                    load()
+                    self._loaded = shared_of(processor, before)
+                else:
+                    vars(processor).update(self._loaded)
+        finally:
+            self._told.remove(emit)
+        processor.bind(emit)
+
+    def _said(self, emission: Emission, own: EmitSink) -> None:
+        progress = (
+            emission.kind == "event"
+            and isinstance(emission.data, dict)
+            and emission.data.get("type") == "progress"
+        )
+        for emit in tuple(self._told) if progress else (own,):
+            emit(emission)
 
     def batcher(
         self, processor: FrameProcessor, turn: Callable[[], AbstractAsyncContextManager[object]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,10 +19,11 @@ import pytest_asyncio
 from headrace.engine.client import EngineProcessor
 from headrace.engine.client_session import UNREAD
 from headrace.engine.guardian import Engine
+from headrace.engine.host_together import Company
 from headrace.engine.settings import EngineSettings
 from stream.errors import EngineError, HeadraceError, InvalidInput, InvalidWorkflow, ProcessorError
 from stream.frames import AudioFrame, Picture, Timeline, VideoFrame, plane_shapes
-from stream.processor import Emission
+from stream.processor import Emission, FrameProcessor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -580,6 +582,35 @@ async def test_sessions_of_one_class_share_its_model_and_its_calls(engine: Engin
         assert await frames([a]) == [5]
         # Nobody had the model any more.
         assert told[-1] == [1, 2]
+
+
+async def test_all_who_wait_for_a_load_are_told_of_its_progress() -> None:
+    company, told = Company(), {"first": list[Any](), "second": list[Any]()}
+    waits = threading.Event()
+    first, second = FrameProcessor(), FrameProcessor()
+
+    def load() -> None:
+        assert waits.wait(10)
+        while len(company._told) < 2:
+            time.sleep(0.001)
+        first.emit("event", {"type": "progress", "percent": 50})
+        first.emit("text", "mine")
+        first.model = object()  # type: ignore[attr-defined]
+
+    def enter(name: str, processor: FrameProcessor) -> None:
+        company.load(processor, load, told[name].append)
+
+    threads = [threading.Thread(target=enter, args=pair) for pair in (("first", first), ("second", second))]
+    threads[0].start()
+    while not company._lock.locked():
+        time.sleep(0.001)
+    threads[1].start()
+    waits.set()
+    for thread in threads:
+        thread.join(10)
+    assert [emission.data for emission in told["first"]] == [{"type": "progress", "percent": 50}, "mine"]
+    assert [emission.data for emission in told["second"]] == [{"type": "progress", "percent": 50}]
+    assert vars(second)["model"] is vars(first)["model"]
 
 
 async def test_a_call_for_several_that_does_not_return_is_given_up(engine: Engine) -> None:
