@@ -603,7 +603,7 @@ async def test_all_who_wait_for_a_load_are_told_of_its_progress() -> None:
     threads = [threading.Thread(target=enter, args=pair) for pair in (("first", first), ("second", second))]
     threads[0].start()
     while not company._lock.locked():
-        time.sleep(0.001)
+        time.sleep(0.001)  # noqa: ASYNC251 (of threads)
     threads[1].start()
     waits.set()
     for thread in threads:
