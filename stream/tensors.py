@@ -6,7 +6,8 @@ Imports torch when called, not when imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +55,21 @@ def _upload(plane: Plane, device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(plane)
     if device.type == "cpu":
         return tensor
-    # The allocator of pinned memory keeps the block until the copy has run.
-    return tensor.pin_memory().to(device, non_blocking=True)
+    here, copies = torch.cuda.current_stream(device), _copies(device, "in")
+    with torch.cuda.stream(copies):
+        # The allocator of pinned memory keeps the block until the copy has run.
+        found = tensor.pin_memory().to(device, non_blocking=True)
+    here.wait_stream(copies)
+    found.record_stream(here)
+    return found
+
+
+@cache
+def _copies(device: torch.device, way: Literal["in", "out"]) -> torch.cuda.Stream:
+    """So that no copy waits for the work of other frames, nor their work for it."""
+    import torch
+
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def rgb_from_yuv420(
@@ -96,24 +110,53 @@ def write_rgb(image: torch.Tensor, out: npt.NDArray[np.uint8]) -> None:
     """
     import torch
 
-    image = image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+    image = three_channels(image)
+    if image.device.type != "cpu":
+        _write_back(image, out)
+        return
     if image.is_floating_point():
         scaled = image.to(torch.float32).mul(255)
         # One sum is a tenth of the cost of looking at every value, and NaN wherever one of them is.
         if bool(torch.isnan(scaled.sum())):
             _refuse_nan(scaled)
-        scaled = scaled.add_(0.5).clamp_(0, 255)
-        if scaled.device.type == "cpu":
-            np.copyto(out, scaled.numpy(), casting="unsafe")
-            return
-        image = scaled.to(torch.uint8)
-    if image.device.type == "cpu":
-        np.copyto(out, image.numpy())
+        np.copyto(out, scaled.add_(0.5).clamp_(0, 255).numpy(), casting="unsafe")
         return
-    pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
-    pinned.copy_(image, non_blocking=True)
-    torch.cuda.current_stream(image.device).synchronize()
-    np.copyto(out, pinned.numpy())
+    np.copyto(out, image.numpy())
+
+
+def three_channels(image: torch.Tensor) -> torch.Tensor:
+    """H x W x 3 of a picture of 1, 3 or 4 channels: grey three times, or without what lies beside colour."""
+    return image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+
+
+def _write_back(image: torch.Tensor, out: npt.NDArray[np.uint8]) -> None:
+    """From a device, with one copy and one wait for it."""
+    import torch
+
+    packed = packed_bytes(image)
+    pinned = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=True)
+    copies = _copies(image.device, "out")
+    copies.wait_stream(torch.cuda.current_stream(image.device))
+    with torch.cuda.stream(copies):
+        pinned.copy_(packed, non_blocking=True)
+    packed.record_stream(copies)
+    copies.synchronize()
+    data = pinned.numpy()
+    if data[-1]:
+        _refuse_nan(image)
+    np.copyto(out, data[:-1].reshape(out.shape))
+
+
+def packed_bytes(image: torch.Tensor) -> torch.Tensor:
+    """The bytes of a picture H x W x 3 in a row, and behind them whether one of its values was a NaN: so the
+    device need not be waited for to know that."""
+    import torch
+
+    if not image.is_floating_point():
+        return torch.cat((image.reshape(-1), torch.zeros(1, dtype=torch.uint8, device=image.device)))
+    scaled = image.to(torch.float32).mul(255)
+    bad = torch.isnan(scaled.sum()).to(torch.uint8).view(1)
+    return torch.cat((scaled.add_(0.5).clamp_(0, 255).to(torch.uint8).reshape(-1), bad))
 
 
 def _refuse_nan(values: torch.Tensor) -> None:
@@ -130,8 +173,7 @@ def picture_from(tensor: torch.Tensor, matrix: Matrix = "bt709") -> Picture:
     """
     import torch
 
-    image = checked_image(tensor)
-    image = image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+    image = three_channels(checked_image(tensor))
     with torch.no_grad():
         scale = 1.0 if image.is_floating_point() else 1 / 255
         rgb = image.permute(2, 0, 1).to(torch.float32).mul(scale).nan_to_num(0.0, 1.0, 0.0).clamp_(0, 1)

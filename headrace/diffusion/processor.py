@@ -15,7 +15,7 @@ from headrace.diffusion.compiler import accelerate
 from headrace.diffusion.frame import run
 from headrace.diffusion.loading import Loan, borrow
 from headrace.diffusion.parameters import StreamDiffusionParams
-from headrace.diffusion.pictures import fitting, resized, thumbnail
+from headrace.diffusion.pictures import fitting, resized, thumbnail_of
 from headrace.diffusion.preparing import settings_for
 from headrace.diffusion.similarity import SimilarityFilter
 from headrace.diffusion.stream import Stream
@@ -104,10 +104,9 @@ class StreamDiffusionProcessor(FrameProcessor):
     async def process_video_async(self, frame: VideoFrame) -> VideoResult:
         """The result that is due with ``frame``, `Stream.delay` frames behind it."""
         held = self._loaded()
-        source = frame.tensor
-        repeats = self._filter is not None and self._filter.skips(thumbnail(source))
-        if repeats and self._last is not None:
+        if self._filter is not None and self._filter.skips(thumbnail_of(frame)) and self._last is not None:
             return frame.replace_tensor(self._last)
+        source = frame.tensor
         picture = fitting(source)
         if self._params.skip_diffusion:
             with torch.inference_mode():

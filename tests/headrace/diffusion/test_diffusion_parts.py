@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.diffusion import blending, parameters
+from headrace.diffusion.pictures import thumbnail, thumbnail_of
 from headrace.diffusion.schedule import MAX_STEPS, check_indices, constants, grid, rescaled
-from headrace.diffusion.similarity import SimilarityFilter, skip_chance
+from headrace.diffusion.similarity import SimilarityFilter, cosine, skip_chance
 from stream.errors import InvalidInput
+from stream.frames import Picture, VideoFrame, plane_shapes
 
 STEPS = st.integers(1, MAX_STEPS)
 
@@ -115,3 +118,26 @@ def test_any_parameters_are_taken_or_refused_in_words(params: dict[str, object])
         assert error.message
     else:
         check_indices(taken.t_index_list, taken.num_inference_steps)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 47)])
+def test_frames_are_compared_by_the_bytes_that_came(size: tuple[int, int]) -> None:
+    """Without a tensor; of RGB as if there were one."""
+    values = np.random.default_rng(3)
+    width, height = size
+
+    def frame(picture: Picture) -> VideoFrame:
+        return VideoFrame.from_picture(picture, 0, Fraction(1, 30))
+
+    rgb = frame(Picture.from_rgb(values.integers(0, 256, (height, width, 3), np.uint8)))
+    found = thumbnail_of(rgb)
+    assert not rgb.has_tensor
+    assert np.allclose(found, thumbnail(rgb.tensor), atol=1e-5)
+    planes = [values.integers(0, 256, shape, np.uint8) for shape in plane_shapes("yuv420p", width, height)]
+    yuv = thumbnail_of(frame(Picture("yuv420p", width, height, planes, "bt709", False)))
+    darker = [plane // 2 for plane in planes]
+    other = thumbnail_of(frame(Picture("yuv420p", width, height, darker, "bt709", False)))
+    assert yuv.shape == other.shape == found.shape
+    assert np.abs(yuv).max() <= 1
+    assert cosine(yuv, yuv) == pytest.approx(1)
+    assert cosine(yuv, other) < 0.99

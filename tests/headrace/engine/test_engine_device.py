@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace.engine.device import choose_device, poisons, wanted_format
 from stream.errors import EngineError, ProcessorError
 from stream.frames import Picture, checked_image, plane_shapes, rgb_from_tensor
-from stream.tensors import tensor_from, write_rgb
+from stream.tensors import packed_bytes, tensor_from, three_channels, write_rgb
 
 CPU = torch.device("cpu")
 sides = st.integers(1, 40)
@@ -69,6 +69,9 @@ def written(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     image = checked_image(tensor)
     out = np.zeros((*image.shape[:2], 3), np.uint8)
     write_rgb(image, out)
+    # What comes back from a device in one piece is the same.
+    packed = packed_bytes(three_channels(image)).numpy()
+    assert np.array_equal(packed[:-1], out.ravel())
     return out
 
 
@@ -104,6 +107,8 @@ def test_a_nan_is_named_with_its_share() -> None:
     tensor[0, 0, 0, 0] = float("nan")
     with pytest.raises(ProcessorError, match=r"0\.33% are NaN"):
         written(tensor)
+    assert packed_bytes(tensor[0])[-1] == 1
+    assert packed_bytes(torch.zeros(10, 10, 3))[-1] == 0
 
 
 def test_a_tensor_with_gradients_is_written() -> None:
