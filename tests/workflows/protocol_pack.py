@@ -156,9 +156,14 @@ def registry() -> NodeRegistry:
     return NodeRegistry.from_mappings(CLASSES, {"ExpandLater": ExpandLater})
 
 
+class Ambiguous(Exception):
+    """A lazy input that nobody wants is blocked: as in ComfyUI that counts where its node has run already, so
+    what comes out depends on the order of the nodes."""
+
+
 def naive(graph: dict[str, Any], frame: int) -> Any:
     """What goes out of the graph for a frame: a value, a list of values, or `BLOCKED`; nothing is remembered
-    from frame to frame."""
+    from frame to frame. Raises `Ambiguous`."""
     known: dict[str, list[list[Any]]] = {}
     return _shown(_output(dict(graph), graph["out"]["inputs"]["images"], frame, known))
 
@@ -214,6 +219,10 @@ def _run(
         lazy -= asked
         for name in asked:
             values[name] = _output(graph, node["inputs"][name], frame, known)
+    for name in lazy:
+        unwanted = _output(dict(graph), node["inputs"][name], frame, dict(known))
+        if any(isinstance(value, ExecutionBlocker) for value in unwanted):
+            raise Ambiguous
     results = []
     for row in [values] if getattr(kind, "INPUT_IS_LIST", False) else _rows(values):
         flat = [item for value in row.values() for item in (value if isinstance(value, list) else [value])]
