@@ -123,11 +123,13 @@ def test_what_the_registry_refuses_is_neither_compiled_nor_changed_to() -> None:
 async def test_whoever_has_the_guard_does_not_wait_for_one_who_waits_for_it() -> None:
     """A frame's thread has ComfyUI's lock and needs a constant that a load beside it is about to compute."""
     registry = wary()
+    # One that no plan of another test has: constants are shared as long as anybody holds them.
+    graph = {**GRAPH, "one": {"class_type": "Constant", "inputs": {"value": 4711}}}
     arithmetic_pack.Node.calls.clear()
     with registry.guard():
-        beside = asyncio.create_task(run_beside(lambda: Plan.compile(GRAPH, registry)))
+        beside = asyncio.create_task(run_beside(lambda: Plan.compile(graph, registry)))
         assert await asyncio.to_thread(registry.asked.wait, 10)
-        plan = await asyncio.wait_for(Plan.compile(GRAPH, registry), 5)
+        plan = await asyncio.wait_for(Plan.compile(graph, registry), 5)
     other = await asyncio.wait_for(beside, 10)
-    assert plan.run(4)[0] == other.run(4)[0] == 5
+    assert plan.run(4)[0] == other.run(4)[0] == 4715
     assert arithmetic_pack.Node.calls["Constant"] == 1, "whoever comes second finds it made"
