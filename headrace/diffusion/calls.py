@@ -113,8 +113,6 @@ class SharedCalls:
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         began = time.monotonic()
         together = self._next()
-        if not together:
-            return
         try:
             results = run(self.networks, [one.stream for one in together], [one.picture for one in together])
         except Exception as error:  # noqa: BLE001 (the edge of a call: given to all who were in it)
