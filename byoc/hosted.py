@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from byoc.frame_overlay import OverlayController
 from byoc.threads import LoopThread
 from stream.batching import Batcher
+from stream.calls import listed_frames
 from stream.codecs.convert import Converter
 from stream.errors import HeadraceError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, VideoFrame
@@ -137,10 +138,13 @@ class HostedProcessor(FrameProcessor):
         frame.device = self._device
         self.inner.frame_time = frame.time
         try:
-            result = await self._process(frame)
+            called = self._process(frame)
+            if not inspect.isawaitable(called):
+                raise ProcessorError("process_video_async must be written with `async def`")
+            result = await called
         finally:
             self.inner.frame_time = None
-        results = _listed(result)
+        results = listed_frames(result)
         if result is not None and not results:
             return []
         choice = self.overlay.choose(bool(results))
@@ -162,15 +166,3 @@ class HostedProcessor(FrameProcessor):
         picture = shown.picture
         if self._out_size is not None and (picture.width, picture.height) != self._out_size:
             shown.use_picture(self._converter.scale(picture, *self._out_size, crop=False))
-
-
-def _listed(result: object) -> Sequence[VideoFrame]:
-    if result is None:
-        return []
-    if isinstance(result, VideoFrame):
-        return [result]
-    if isinstance(result, (list, tuple)) and all(isinstance(each, VideoFrame) for each in result):
-        return result
-    raise ProcessorError(
-        f"the processor returned {type(result).__name__}, not a VideoFrame, a list of them or None"
-    )

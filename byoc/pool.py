@@ -112,6 +112,7 @@ class ProcessorPool:
             log.info("loading failed", exc_info=True)
             self._state.set_error(f"Model loading failed: {type(error).__name__}: {error}")
         else:
+            log.info("%s is ready", type(first).__name__)
             self._state.set_startup_complete()
         finally:
             trial.cancel()

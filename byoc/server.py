@@ -31,6 +31,7 @@ from stream.access import guard
 from stream.errors import InvalidInput
 from stream.heap import HeapTrimmer, settle
 from stream.ingest import Ingest
+from stream.logs import configure
 from stream.machine import Identity, MachineRoutes
 from stream.metrics import Metrics
 from stream.processor import FrameProcessor, Params
@@ -350,6 +351,10 @@ class StreamServer:
                     token=self._token,
                     verify_tls=self._settings.verify_tls,
                 )
+            elif os.environ.get("ORCH_URL"):
+                log.warning(
+                    "ORCH_URL is set and the capability has no name (CAPABILITY_NAME): nothing is registered"
+                )
         except BaseException:
             await runner.cleanup()
             raise
@@ -377,6 +382,9 @@ class StreamServer:
 
     async def run_forever(self) -> None:
         """Serve until SIGTERM or SIGINT (where this is the main thread), `stop`, or cancellation."""
+        if not logging.getLogger().handlers:
+            # A program of a few lines has set up none, and its author wants to know what goes on.
+            configure("info")
         self._stopping = asyncio.Event()
         runner = await self.start_server()
         loop = asyncio.get_running_loop()

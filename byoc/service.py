@@ -58,6 +58,8 @@ class CapabilityService:
         )
         if settings is not None:
             self.registrar = Registrar(settings, self.offer)
+        elif os.environ.get("ORCH_URL"):
+            log.warning("ORCH_URL is set and ORCH_SECRET is not: nothing is registered")
 
     def offer(self) -> Offer | None:
         """What is free; None while there is nothing to offer."""

@@ -21,4 +21,7 @@ def print_findings(found: Findings, title: str) -> None:
         table.add_row(Text(row.verdict, STYLES[row.verdict]), row.what, Text(row.seen))
     console.print(table)
     wrong = sum(row.verdict is Verdict.WRONG for row in found.rows)
+    if not found.passed and found.log:
+        console.print("\nthe end of what it wrote:", style="bold")
+        console.print(Text(found.log), "")
     console.print("everything as it should be" if found.passed else f"{wrong} wrong", style="bold")

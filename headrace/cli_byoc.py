@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import signal
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from byoc.check.findings import Findings
 
 byoc = typer.Typer(help="A container of your own as a capability of an orchestrator.", no_args_is_help=True)
 
@@ -64,7 +69,8 @@ def check(
     plan = read_plan(folder, shlex.split(command) if command else None)
     options = CheckOptions(seconds=seconds, size=size, fps=fps, port=port)
     with Console(stderr=True).status("checking") as status:
-        found = asyncio.run(run_check(folder.resolve(), plan, options, lambda text: status.update(text)))
+        check_of = run_check(folder.resolve(), plan, options, lambda text: status.update(text))
+        found = asyncio.run(_ended_by_sigterm(check_of))
     if as_json:
         sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
     else:
@@ -73,6 +79,18 @@ def check(
         print_findings(found, str(folder))
     if not found.passed:
         raise SystemExit(FAILED)
+
+
+async def _ended_by_sigterm(work: Awaitable[Findings]) -> Findings:
+    """``work``, which SIGTERM cancels: what it has started is ended then."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
 
 
 @byoc.command()

@@ -70,7 +70,7 @@ class ProcessorCalls:
                     raise EngineError(message, progress=progress)
                 if not self._processor.info().video:
                     return [frame]
-                return _normalised(await self._processor.process_video_async(frame))
+                return listed_frames(await self._processor.process_video_async(frame))
             except asyncio.CancelledError:
                 if is_cancelled():
                     raise
@@ -83,7 +83,7 @@ class ProcessorCalls:
         raise AssertionError("unreachable")
 
 
-def _normalised(result: object) -> list[VideoFrame]:
+def listed_frames(result: object) -> list[VideoFrame]:
     """What a processor returned as a list of frames; anything else is an error that says what it was."""
     if result is None:
         return []
@@ -96,5 +96,6 @@ def _normalised(result: object) -> list[VideoFrame]:
             )
         return list(result)
     raise ProcessorError(
-        f"the processor returned {type(result).__name__}, not a VideoFrame, a list of them or None"
+        f"the processor returned {type(result).__name__}, not a VideoFrame (frame.replace_tensor and "
+        "frame.replace_picture make one), a list of them or None"
     )

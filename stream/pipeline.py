@@ -298,17 +298,17 @@ class Pipeline:
             return []
         except HeadraceError as error:
             return self._frame_failed(error)
-        except Exception as error:  # the edge to a processor that is not ours
-            log.debug("the processor raised", exc_info=True)
-            return self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 (the edge to a processor that is not ours)
+            return self._frame_failed(ProcessorError(f"{type(error).__name__}: {error}"), error)
 
-    def _frame_failed(self, error: HeadraceError) -> list[Shown]:
+    def _frame_failed(self, error: HeadraceError, raised: Exception | None = None) -> list[Shown]:
         if self.settings.lossless:
-            raise error
+            raise error from raised
         now = time.monotonic_ns()
         figures = self.figures
         if figures.last_error is None or figures.last_error.message != error.message:
-            log.error("a frame failed: %s", error.message)
+            # Where in the author's code it was, each time that it is another fault.
+            log.error("a frame failed: %s", error.message, exc_info=raised)
         figures.counts.failed += 1
         figures.last_error, figures.last_error_at = error, now
         self._presenter.failed(now)

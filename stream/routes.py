@@ -226,7 +226,7 @@ async def read_json(request: web.Request) -> Any:
         async with asyncio.timeout(BODY_TIMEOUT):
             body = await request.read()
         # RFC 8259: UTF-8, whatever the content type says.
-        return json.loads(body, parse_float=_finite, parse_constant=_finite)
+        return json.loads(str(body, "utf-8-sig"), parse_float=_finite, parse_constant=_finite)
     except TimeoutError:
         raise InvalidInput(f"the body did not come within {BODY_TIMEOUT:g} s", field="body") from None
     except web.HTTPRequestEntityTooLarge:
@@ -234,7 +234,7 @@ async def read_json(request: web.Request) -> Any:
     except web.RequestPayloadError as error:
         raise InvalidInput(f"the body cannot be read: {error}", field="body") from None
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"the body is not text: {error}", field="body") from None
+        raise InvalidInput(f"the body is not UTF-8 from byte {error.start} on", field="body") from None
     except json.JSONDecodeError as error:
         raise InvalidInput(
             f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", field="body"

@@ -27,6 +27,8 @@ class Findings:
     """In the order in which they were made."""
 
     rows: list[Finding] = field(default_factory=list)
+    log: str = ""
+    """The end of what the program wrote."""
 
     def ok(self, what: str, seen: str) -> None:
         self.rows.append(Finding(what, Verdict.OK, seen))
@@ -45,4 +47,4 @@ class Findings:
         return all(row.verdict is not Verdict.WRONG for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"passed": self.passed, "findings": [asdict(row) for row in self.rows]}
+        return {"passed": self.passed, "findings": [asdict(row) for row in self.rows], "log": self.log}

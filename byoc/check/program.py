@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -57,22 +58,33 @@ class Program:
         except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError):
             return None
 
+    async def stream_report(self) -> dict[str, Any]:
+        """What ``/stream/status`` says of the session that runs; empty where it says nothing of one."""
+        try:
+            async with self._http.get(f"{self.url}/stream/status", timeout=ANSWER) as answer:
+                session = (await answer.json())["session"]
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError):
+            return {}
+        return session if isinstance(session, dict) else {}
+
     async def until(self, *wanted: str, timeout: float) -> str:
-        """Wait until its health is one of ``wanted``. Raises `ProcessorError` with what it wrote when it ends
-        before, or takes longer than ``timeout`` s."""
+        """Wait until its health is one of ``wanted``. Raises `ProcessorError` when it ends before, or takes
+        longer than ``timeout`` s."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         while (health := await self.health()) not in wanted:
             if self.status is not None:
-                raise ProcessorError(f"the program ended with {self.status}:\n{self.tail()}")
+                raise ProcessorError(f"the program ended with {self.status}")
             if loop.time() > end:
-                said = "does not answer" if health is None else f"is {health}"
-                raise ProcessorError(f"after {timeout:g} s {self.url}/health {said}:\n{self.tail()}")
+                said = f"is {health}"
+                if health is None:
+                    said = "does not answer (it must listen where PORT says, or be checked with --port)"
+                raise ProcessorError(f"after {timeout:g} s {self.url}/health {said}")
             await asyncio.sleep(POLL)
         assert health is not None
         return health
 
-    def tail(self, count: int = 15) -> str:
+    def tail(self, count: int = 25) -> str:
         return "\n".join(list(self.lines)[-count:])
 
     async def end(self, timeout: float) -> float | None:

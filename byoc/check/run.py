@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from byoc.check.findings import Findings
 from byoc.check.plan import CheckPlan, PlannedRequest
@@ -61,6 +62,7 @@ async def check(
         async with running(plan.command, folder, port, environment) as program:
             checking = _Check(found, plan, options, orchestrator, program, tell)
             await checking.run()
+            found.log = program.tail()
     return found
 
 
@@ -104,7 +106,7 @@ class _Check:
         if health == "LOADING" and self.plan.stream:
             await self._start_while_loading()
         if await self.program.until("IDLE", "OK", "ERROR", timeout=START) == "ERROR":
-            self.found.wrong("ready", f"/health is ERROR:\n{self.program.tail()}")
+            self.found.wrong("ready", "/health is ERROR")
             return
         self.found.ok("ready", f"after {time.monotonic() - begun:.1f} s")
         await self._registration()
@@ -159,6 +161,7 @@ class _Check:
             await self._params(stream)
             await playing
             await asyncio.sleep(0.5)
+            self._frames(await self.program.stream_report())
             self.tell("stopping it, three times")
             answers = await stream.stop(JUNK)
             statuses = [answer.status for answer in answers]
@@ -187,6 +190,20 @@ class _Check:
             )
         answer = await stream.update(JUNK)
         self.found.expect("params that are junk", 400 <= answer.status < 500, _said(answer))
+
+    def _frames(self, report: dict[str, Any]) -> None:
+        """What the session counted; programs of others may not say."""
+        counts, error = report.get("counts"), report.get("error")
+        if not isinstance(counts, dict):
+            return
+        worked, failed, notices = (int(counts.get(name, 0)) for name in ("frames_in", "failed", "overlaid"))
+        if failed:
+            reason = error.get("message") if isinstance(error, dict) else error
+            self.found.wrong("frames", f"{failed} of {worked} failed: {reason}")
+        elif notices:
+            self.found.note("frames", f"instead of {notices} of them a notice was shown: results stayed away")
+        else:
+            self.found.ok("frames", f"none of {worked} failed")
 
     def _media(self, stream: GatewayStream, figures: Measured) -> None:
         rate = f"{figures.pictures_in} in, {figures.pictures_out} out, {figures.fps:.1f} fps"
@@ -254,7 +271,7 @@ class _Check:
         registered = bool(self.orchestrator.registrations)
         before = self.program.status
         if before is not None:
-            self.found.wrong("end", f"it ended by itself with {before}:\n{self.program.tail()}")
+            self.found.wrong("end", f"it ended by itself with {before}")
             return
         took = await self.program.end(END)
         if took is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -340,7 +341,10 @@ class HostSession:
         """Await a method of the processor, at most ``limit`` seconds. Raises `ProcessorError` after them."""
         try:
             async with timeout(limit) as deadline:
-                return await method(*arguments)
+                called = method(*arguments)
+                if not inspect.isawaitable(called):
+                    raise ProcessorError(f"{_name(method)} must be written with `async def`")
+                return await called
         except TIMED_OUT:
             if not deadline.expired():
                 raise

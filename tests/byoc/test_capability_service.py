@@ -93,9 +93,19 @@ async def test_a_capacity_that_an_instance_cannot_have_is_told(monkeypatch, capl
     assert "CAPABILITY_CAPACITY is 4 and 1 is registered" in caplog.text
 
 
-async def test_without_an_orchestrator_nothing_is_registered(monkeypatch):
-    monkeypatch.delenv("ORCH_URL", raising=False)
-    server = StreamServer(Author(), port=0, host="127.0.0.1", capability_name="author")
+@pytest.mark.parametrize(
+    ("url", "name", "said"),
+    [
+        ("", "author", ""),
+        ("http://127.0.0.1:9", "author", "ORCH_SECRET is not"),
+        ("http://127.0.0.1:9", "", "CAPABILITY_NAME"),
+    ],
+)
+async def test_without_all_that_it_takes_nothing_is_registered(monkeypatch, caplog, url, name, said):
+    for variable in ("ORCH_SECRET", "CAPABILITY_NAME", "MODEL_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ORCH_URL", url)
+    server = StreamServer(Author(), port=0, host="127.0.0.1", capability_name=name)
     runner = await server.start_server()
     try:
         async with (
@@ -103,6 +113,8 @@ async def test_without_an_orchestrator_nothing_is_registered(monkeypatch):
             http.get(f"http://127.0.0.1:{server.port}/capability") as it,
         ):
             assert (await it.json())["state"] == "off"
+        assert said in caplog.text
+        assert ("nothing is registered" in caplog.text) == bool(said)
     finally:
         await server.stop()
         await runner.cleanup()

@@ -27,6 +27,10 @@ from aiohttp import ClientSession, web
 async def health(request):
     return web.json_response({"status": "IDLE"})
 
+async def status(request):
+    counts = {"frames_in": 40, "failed": 39, "overlaid": 0}
+    return web.json_response({"session": {"counts": counts, "error": {"message": "no such weights"}}})
+
 async def start(request):
     body = await request.json()
     async with ClientSession() as http:
@@ -44,6 +48,7 @@ async def stop(request):
 
 app = web.Application()
 app.router.add_get("/health", health)
+app.router.add_get("/stream/status", status)
 for name, handler in {"start": start, "params": params, "stop": stop}.items():
     app.router.add_post(f"/stream/{name}", handler)
 web.run_app(app, host="127.0.0.1", port=int(os.environ["PORT"]), print=None)
@@ -89,6 +94,7 @@ async def test_a_program_that_errs_is_told_of_each_error(tmp_path, monkeypatch):
     assert "not one JSON document" in text
     assert "70002 bytes" in text
     assert "answered with [500, 500, 500]" in wrong["stop, with junk, three times"]
+    assert wrong["frames"] == "39 of 40 failed: no such weights"
     assert {"wrong params", "params that are junk", "pictures", "protocol"} <= wrong.keys()
     assert any(row.what == "registration" and row.verdict is Verdict.NOTE for row in found.rows)
 
@@ -96,7 +102,7 @@ async def test_a_program_that_errs_is_told_of_each_error(tmp_path, monkeypatch):
 async def test_a_program_that_ends_at_once_shows_what_it_wrote(tmp_path):
     (tmp_path / "worker.py").write_text("raise SystemExit('no model here')")
     found = await check(tmp_path, read_plan(tmp_path), SHORT)
-    assert "no model here" in str(found.rows)
+    assert "no model here" in found.log
     assert not found.passed
 
 

@@ -263,7 +263,7 @@ class Odd(FrameProcessor):
         return frame.replace_tensor(frame.tensor[:, :63, :101]) if self.count % 3 == 1 else frame
 
 
-async def test_odd_sizes_overflowing_values_and_exceptions_do_no_harm():
+async def test_odd_sizes_overflowing_values_and_exceptions_do_no_harm(caplog):
     async with serving(Odd(), overlay_config=OverlayConfig(enabled=False)) as rig:
         await rig.until_health("IDLE")
         viewer, watching = rig.watch()
@@ -273,6 +273,7 @@ async def test_odd_sizes_overflowing_values_and_exceptions_do_no_harm():
         assert (await rig.get("/health"))["status"] == "OK"
         assert (await rig.get("/stream/status"))["session"]["counts"]["failed"] > 3
         await asyncio.wait_for(watching, LIMIT)
+    assert 'raise ValueError("every third")' in caplog.text, "the author is not told where"
     # 4:2:0 has even sizes only.
     assert {(p.width, p.height) for p in viewer.pictures} == {(100, 62), (126, 94)}
     # What was written through numpy into the frame that came in is seen too.
