@@ -33,10 +33,9 @@ class TricklePublisher(TrickleComponent):
         self.idx = -1
         self._publisher = Publisher(url, mime_type, verify_tls=verify_tls)
 
-    @property
-    def stream_idx(self) -> int:
-        """The number of the last segment; -1 before the first."""
-        return self.idx
+    def stream_idx(self) -> str:
+        """The URL of the last segment, of which `idx` is the number; -1 before the first."""
+        return f"{self.url}/{self.idx}"
 
     async def __aenter__(self) -> Self:
         await self.start()

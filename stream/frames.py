@@ -101,9 +101,9 @@ class InputFrame:
         return VideoFrame(tensor, timestamp, time_base)
 
     @classmethod
-    def from_av_audio(cls, frame: Any) -> AudioFrame:
+    def from_av_audio(cls, av_frame: Any) -> AudioFrame:
         """A frame with the samples of an `av.AudioFrame`; `ValueError` when it has no timestamp."""
-        return AudioFrame(frame)
+        return AudioFrame(av_frame)
 
 
 class VideoFrame(InputFrame):
@@ -192,9 +192,9 @@ class VideoFrame(InputFrame):
     def height(self) -> int:
         return self._picture.height if self._picture is not None else int(self.tensor.shape[-3])
 
-    def replace_tensor(self, tensor: torch.Tensor) -> VideoFrame:
+    def replace_tensor(self, new_tensor: torch.Tensor) -> VideoFrame:
         """The same moment with other pixels; times are copied, ``side_data`` is shared."""
-        return self._with(VideoFrame(tensor, self.timestamp, self.time_base, dict(self.log_timestamps)))
+        return self._with(VideoFrame(new_tensor, self.timestamp, self.time_base, dict(self.log_timestamps)))
 
     def replace_picture(self, picture: Picture) -> VideoFrame:
         """The same moment with other pixels; times are copied, ``side_data`` is shared."""

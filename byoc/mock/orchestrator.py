@@ -89,11 +89,18 @@ class MockOrchestrator:
         await self._listen()
 
     async def registered(self, name: str, timeout: float = 30.0) -> RegisteredCapability:
-        """The capability of that name; waits for it. Raises `TimeoutError`."""
-        async with asyncio.timeout(timeout):
-            while (found := self.book.find(name)) is None:
-                self._changed.clear()
-                await self._changed.wait()
+        """The capability of that name; waits for it. Raises `TimeoutError` that says who came instead."""
+        try:
+            async with asyncio.timeout(timeout):
+                while (found := self.book.find(name)) is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            others = ", ".join(capability.name for capability in self.book) or "none"
+            text = f"{name!r} did not register within {timeout:g} s; registered are: {others}"
+            if self.refused:
+                text += f"; refused was: {self.refused[-1]}"
+            raise TimeoutError(text) from None
         return found
 
     # -- what gateways ask -----------------------------------------------------------------------------
