@@ -17,11 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.blobs import Blobs, pack
 from headrace.engine.device import poisons
 from headrace.engine.host_errors import describe
+from headrace.engine.host_threads import HostThreads
 from headrace.engine.host_words import ModelWords
 from headrace.engine.link import Link, LinkError, LinkOverflow, Message
 from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
@@ -145,6 +147,7 @@ class BatchHost:
         self._wishes: dict[str, Any] = {}
         self._runner_lock = threading.Lock()
         self._words = ModelWords(link, "models")
+        self._started = HostThreads()
 
     @property
     def idle(self) -> bool:
@@ -173,6 +176,7 @@ class BatchHost:
         """Give every request up; their threads end by themselves or with the process."""
         for job, _ in self._jobs.values():
             job.cancel("the engine is stopping")
+        self._started.close()
 
     # -- requests --------------------------------------------------------------------------------------
 
@@ -202,12 +206,9 @@ class BatchHost:
         )
         voice.job = job
         self._jobs[name] = (job, voice)
-        work = threading.Thread(
-            target=self._work, args=(job, voice, blobs, call, body.get("what") or "run"), daemon=True
-        )
-        work.name = f"{pipeline} {name}"[:15]
         self._link.send({"op": "deferred", "call": call})
-        work.start()
+        work = partial(self._work, job, voice, blobs, call, body.get("what") or "run")
+        self._started.start(work, f"{pipeline} {name}"[:15])
 
     def _work(self, job: Job, voice: Voice, blobs: Blobs, call: int, what: str) -> None:
         """The whole of a request, in its thread."""
@@ -303,7 +304,7 @@ class BatchHost:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._answer, call, answer, None)
 
-        threading.Thread(target=work, name="batch ask", daemon=True).start()
+        self._started.start(work, "batch ask")
 
 
 def _known(error: BaseException) -> BaseException:

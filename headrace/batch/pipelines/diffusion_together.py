@@ -16,11 +16,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from headrace.batch.contract import Cancelled, Job, Turns
 from headrace.batch.pipelines.diffusion_run import at_once, call, generators, steps_of, to_pixels
-from headrace.batch.pipelines.own_thread import OwnThread
 from headrace.batch.pipelines.pictures import Pixels
 from headrace.engine.device import poisons
 from headrace.models import memory
@@ -51,6 +48,8 @@ class Wish:
     made: list[Pixels] = field(default_factory=list)
     error: BaseException | None = None
     over: threading.Event = field(default_factory=threading.Event)
+    called: threading.Event = field(default_factory=threading.Event)
+    """It is over, or the next to make pictures."""
     free: threading.Event = field(default_factory=threading.Event)
     """No call of the pipeline has it."""
 
@@ -71,6 +70,7 @@ class Wish:
             error.__traceback__ = None
         self.error = error
         self.over.set()
+        self.called.set()
 
 
 Row = tuple[Wish, int]
@@ -78,13 +78,17 @@ Row = tuple[Wish, int]
 
 
 class Studio:
-    """Makes the pictures of one model. ``turns``: the device's; None: each request is made in its thread."""
+    """Makes the pictures of one model. ``turns``: the device's; None: each request is made in its thread.
+
+    One of the requests makes its own pictures in its thread, and with them those of the others that go
+    together with it; when it is over, the next does.
+    """
 
     def __init__(self, turns: Turns | None, device: str) -> None:
         self._turns, self._device = turns, device
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: list[Wish] = []
-        self._thread = OwnThread("pictures", torch.device(device), self._work)
+        self._maker: Wish | None = None
 
     def make(self, wish: Wish) -> list[Pixels]:
         """The pictures; those made together are what they would be one by one, but for rounding.
@@ -97,13 +101,14 @@ class Studio:
             while not wish.over.is_set():
                 _make(_next_rows([wish]), self._device, contextlib.nullcontext)
         else:
-            with self._lock:
-                self._waiting.append(wish)
-            self._thread.wake()
-            with wish.job.waking(wish.over.set):
+            with self._lined_up(wish), wish.job.waking(wish.end):
                 wish.job.check()
-                wish.over.wait()
-            # One that was given up may be in a call still, which needs what this request has leased.
+                wish.called.wait()
+                while not wish.over.is_set():
+                    with self._turns.hold(wish.job):
+                        if waiting := self._left():
+                            _make(_next_rows(waiting), self._device, self._turns.breathe)
+            # One that was given up may be in another's call still, which needs what this request has leased.
             wish.free.wait()
         error, wish.error = wish.error, None
         if error is not None:
@@ -114,19 +119,27 @@ class Studio:
         wish.job.check()
         return wish.made
 
-    def _work(self) -> bool:
-        """In the thread: wait for the device, then make what waits by then and goes together."""
-        assert self._turns is not None
-        if not self._left():
-            return False
+    @contextlib.contextmanager
+    def _lined_up(self, wish: Wish) -> Iterator[None]:
+        """Inside, ``wish`` waits until it is over or called, and makes pictures from then on."""
+        with self._lock:
+            self._waiting.append(wish)
+            self._call_next()
         try:
-            with self._turns.hold():
-                if waiting := self._left():
-                    _make(_next_rows(waiting), self._device, self._turns.breathe)
-        except BaseException as error:  # noqa: BLE001 (a device that is lost: told to all who wait)
-            for wish in self._left():
-                wish.end(error)
-        return True
+            yield
+        finally:
+            with self._lock:
+                wish.over.set()
+                if self._maker is wish:
+                    self._maker = None
+                self._call_next()
+
+    def _call_next(self) -> None:
+        """Have the one that waits longest make pictures, where nobody does."""
+        waiting = self._left()
+        if self._maker is None and waiting:
+            self._maker = waiting[0]
+            self._maker.called.set()
 
     def _left(self) -> list[Wish]:
         with self._lock:
