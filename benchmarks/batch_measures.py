@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.batch_direct import IMAGE_MODEL, TEXT_MODEL, Answer, Direct
 from benchmarks.batch_models import NAME, models_folder, weights_of
-from benchmarks.batch_rig import MEGA, Bench, Caller, Memory, Repeater, batch_engine, chat
+from benchmarks.batch_rig import MEGA, Bench, Caller, Memory, Repeater, batch_engine, chat, cores_apart
 from benchmarks.report import Spread
 from benchmarks.workers import BenchmarkError, Program, Worker, request, running, wait_until
 
@@ -49,37 +49,50 @@ CHAT = chat(TEXT_MODEL, "How does water drive a mill?", 12)
 def overhead(bench: Bench) -> None:
     """Warm requests over HTTP against the same work called directly, in turns: a picture, and a text."""
     pairs = [_pair(bench) for _ in range(PAIRS)]
-    _report_overhead(bench, "text-to-image", [pictures for pictures, _ in pairs], "diffusers")
-    _report_overhead(bench, "llm", [texts for _, texts in pairs], "transformers")
+    for place in pairs[0]:
+        _report_overhead(bench, "text-to-image", place, [pair[place][0] for pair in pairs], "diffusers")
+        _report_overhead(bench, "llm", place, [pair[place][1] for pair in pairs], "transformers")
 
 
-def _pair(bench: Bench) -> tuple[list[Round], list[Round]]:
-    """What one worker and one process beside it take."""
+def _pair(bench: Bench) -> dict[str, tuple[list[Round], list[Round]]]:
+    """What one worker and one process beside it take: with what computes on cores of its own, as when the
+    client is on another machine, and wherever the kernel puts them."""
     environment = _engine_environment()
     socket = bench.rig.new_file("direct.socket")
     program: list[str | Path] = [sys.executable, "-m", "benchmarks.batch_direct", socket]
     log = bench.rig.new_file("direct.log")
+    made: dict[str, tuple[list[Round], list[Round]]] = {}
     with (
-        bench.serving("overhead") as (worker, _),
+        bench.serving("overhead") as (worker, serving),
         running("direct", program, log, environment) as process,
         Caller(worker) as caller,
     ):
         direct = Direct(socket, process)
-        picture = {**PICTURE, "model_id": IMAGE_MODEL}
-        pictures = _in_turns(
-            bench.seconds / PAIRS,
-            lambda: _by_http(caller, "/text-to-image", picture),
-            lambda: direct.call("text-to-image", PICTURE),
-            lambda: direct.call("text-to-image library", PICTURE),
-        )
-        _check_picture(pictures[-1][0].body, pictures[-1][3])
-        texts = _in_turns(
-            bench.seconds / PAIRS,
-            lambda: _by_http(caller, "/llm", CHAT),
-            lambda: direct.call("llm", CHAT),
-            lambda: direct.call("llm library", CHAT),
-        )
-        _check_text(texts[-1])
+        made["anywhere"] = _made(bench, caller, direct)
+        if len(os.sched_getaffinity(0)) > 1:
+            computing = (batch_engine(serving).pid, process.process.pid)
+            with cores_apart(computing):
+                made["cores apart"] = _made(bench, caller, direct)
+    return made
+
+
+def _made(bench: Bench, caller: Caller, direct: Direct) -> tuple[list[Round], list[Round]]:
+    picture = {**PICTURE, "model_id": IMAGE_MODEL}
+    seconds = bench.seconds / PAIRS / 2
+    pictures = _in_turns(
+        seconds,
+        lambda: _by_http(caller, "/text-to-image", picture),
+        lambda: direct.call("text-to-image", PICTURE),
+        lambda: direct.call("text-to-image library", PICTURE),
+    )
+    _check_picture(pictures[-1][0].body, pictures[-1][3])
+    texts = _in_turns(
+        seconds,
+        lambda: _by_http(caller, "/llm", CHAT),
+        lambda: direct.call("llm", CHAT),
+        lambda: direct.call("llm library", CHAT),
+    )
+    _check_text(texts[-1])
     return pictures, texts
 
 
@@ -118,7 +131,10 @@ def _in_turns(
     return rounds
 
 
-def _report_overhead(bench: Bench, name: str, pairs: Sequence[list[Round]], library: str) -> None:
+def _report_overhead(
+    bench: Bench, pipeline: str, place: str, pairs: Sequence[list[Round]], library: str
+) -> None:
+    name = f"{pipeline}, {place},"
     rounds = [made for pair in pairs for made in pair]
     http = [made.ms for one, _, other, _ in rounds for made in (one, other)]
     own = [each.ms for _, each, _, _ in rounds]
