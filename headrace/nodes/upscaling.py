@@ -30,22 +30,15 @@ class UpscaleModel:
 
 def load(models: Models, name: str) -> UpscaleModel:
     """Raises `LoadFailed` for networks that neither we nor spandrel read."""
-    from headrace.batch.pipelines.upscale_networks import build
+    from headrace.batch.pipelines.upscale_others import network_of
     from headrace.models import loading
     from headrace.models.cache import Loaded
-    from headrace.models.errors import LoadFailed
     from headrace.models.live_cache import device_of_engine, hold
 
     found, device = models.find("upscale_models", name), device_of_engine()
 
     def make(progress: LoadProgress) -> Loaded:
-        tensors = loading.load_tensors(found).model
-        try:
-            network = build(tensors, name)
-        except LoadFailed as error:
-            from headrace.nodes import other_upscalers
-
-            network = other_upscalers.read(tensors, name, error)
+        network = network_of(loading.load_tensors(found).model, name, field="model_name")
         return Loaded(network.to(device))
 
     held = hold(found, "upscaler", make, dtype="float32", device=device)
@@ -72,10 +65,8 @@ class ImageUpscaleWithModel:
         scale = upscale_model.network.scale
         checked_size(image.shape[1] * scale, image.shape[2] * scale, image.shape[0])
         planes = image[..., :3].float().movedim(-1, 1).to(upscale_model.device)
-        whole = not getattr(upscale_model.network, "tiled", True)
-        tile = max(planes.shape[-2:]) if whole else _TILE
         made = [
-            upscale(upscale_model.network, plane, tile=tile, on_tile=lambda done, of: None)
+            upscale(upscale_model.network, plane, tile=_TILE, on_tile=lambda done, of: None)
             for plane in torch.split(planes, 1)
         ]
         return (torch.cat(made).to(image.device).movedim(1, -1).clamp_(0, 1).contiguous(),)

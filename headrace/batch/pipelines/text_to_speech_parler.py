@@ -66,13 +66,15 @@ class Parler:
 
 
 class _Stopping:
-    """Asked after every token whether it was the last: raises when the request was given up."""
+    """Asked after every token whether it was the last: tells the job, which raises when it was given up."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._tokens = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self._job.check()
+        self._tokens += 1
+        self._job.progress(self._tokens, 0, "tokens")
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 

@@ -1,4 +1,4 @@
-"""Larger pictures: networks of the ESRGAN kind, the demo's x2, and Stable Diffusion's x4 upscaler."""
+"""Larger pictures: networks out of files, the demo's x2, and Stable Diffusion's x4 upscaler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines.pictures import Pixels, png, read_picture
-from headrace.batch.pipelines.upscale_networks import Upscaler, build
+from headrace.batch.pipelines.upscale_networks import Upscaler
+from headrace.batch.pipelines.upscale_others import network_of
 from headrace.batch.pipelines.upscale_tiles import upscale
 from headrace.models import loading, memory
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
@@ -116,7 +117,7 @@ def _acquire(job: Job, models: ModelCache, found: Located) -> Lease:
         if found.kind == "package":
             return Loaded(_anime4k(), {str(key): found.bytes}, found.weights)
         tensors = loading.load_tensors(found)
-        network = build(tensors.model, str(found.ref)).to(device)
+        network = network_of(tensors.model, str(found.ref), field="model_id").to(device)
         return Loaded(network, memory.parts_of(network, name=str(key)), tensors.weights)
 
     return models.acquire(key, load, size=found.bytes, cancel=job.check, on_progress=job.loading)

@@ -40,6 +40,9 @@ class Upscaler(nn.Module):
     reach: int
     """Pixels around one that have a say in it, as far as tiles need to know."""
 
+    tiled: bool = True
+    """Whether it may see a picture in parts."""
+
 
 class _DenseBlock(nn.Module):
     """Five convolutions of which each sees what all before it made."""

@@ -23,8 +23,13 @@ def spans(size: int, tile: int, reach: int) -> Iterator[Span]:
 def upscale(
     network: Upscaler, picture: torch.Tensor, *, tile: int, on_tile: Callable[[int, int], None]
 ) -> torch.Tensor:
-    """``picture`` [1, 3, height, width] enlarged; ``on_tile`` is told how many of how many are done."""
+    """``picture`` [1, 3, height, width] enlarged; ``on_tile`` is told how many of how many are done.
+
+    A network that is not `Upscaler.tiled` gets it whole.
+    """
     height, width = picture.shape[-2:]
+    if not network.tiled:
+        tile = max(height, width)
     rows, columns = (list(spans(size, tile, network.reach)) for size in (height, width))
     scale = network.scale
     result = torch.empty((1, 3, height * scale, width * scale), dtype=torch.float32)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
+import signal
 import sys
 import wave
 from pathlib import Path
@@ -13,6 +16,8 @@ import pytest
 from models_here import job_for
 
 from headrace.batch.client import BatchSettings
+from headrace.batch.contract import Progress
+from headrace.batch.errors import Interrupted
 from headrace.batch.parler_engine import BatchEngineWithParler
 from headrace.batch.pipelines.text_to_speech import TextToSpeech
 from headrace.engine.settings import EngineSettings
@@ -53,6 +58,9 @@ async def test_parler_speaks_in_an_interpreter_of_its_own(folders: dict[str, str
         with pytest.raises(InvalidInput, match="speed"):
             await batch.run("text-to-speech", MODEL, {**asked, "speed": 2}, timeout=60)
         assert await batch.unload(MODEL) > 0
+        await killed_in_mid_request(batch)
+        again = await batch.run("text-to-speech", MODEL, asked, timeout=60)
+    assert again.blobs == results[0].blobs
     first, second = results
     assert first.blobs == second.blobs
     assert (first.body["sample_rate"], first.body["weights"]) == (44_100, "real")
@@ -62,6 +70,27 @@ async def test_parler_speaks_in_an_interpreter_of_its_own(folders: dict[str, str
 
     tokens = chat_tokenizer()("abcd")["input_ids"]
     assert np.abs(samples[:4] * 1000 - tokens).max() < 0.1
+
+
+async def killed_in_mid_request(batch: BatchEngineWithParler) -> None:
+    """Its client is told to send it again, and the other engine does not notice."""
+    speaking = asyncio.Event()
+
+    def heard(progress: Progress) -> None:
+        if progress.note == "tokens":
+            speaking.set()
+
+    wish = {"text": "a mill by a river " * 4}
+    long = asyncio.create_task(batch.run("text-to-speech", MODEL, wish, on_progress=heard, timeout=60))
+    async with asyncio.timeout(30):
+        await speaking.wait()
+    assert batch.parler.engine.pid is not None
+    os.kill(batch.parler.engine.pid, signal.SIGKILL)
+    with pytest.raises(Interrupted, match="may be sent again") as caught:
+        await long
+    assert caught.value.status == 503
+    assert caught.value.retry_after is not None
+    assert batch.ready
 
 
 def test_without_its_package_parler_is_refused_with_the_way_out(folders: dict[str, str]) -> None:

@@ -12,8 +12,13 @@ import ldm_checkpoint as ldm
 import pytest
 import torch
 
+from headrace.batch.contract import Job
+from headrace.batch.pipelines.pictures import png, read_picture
+from headrace.batch.pipelines.upscale import Upscale
+from headrace.models.cache import ModelCache
 from headrace.models.errors import LoadFailed
 from headrace.models.roots import Roots
+from headrace.models.store import ModelStore
 from headrace.nodes import loaders
 from headrace.nodes.files import ModelFiles
 from headrace.nodes.upscaling import ImageUpscaleWithModel, UpscaleModel
@@ -108,6 +113,28 @@ def test_what_spandrel_reads_enlarges(tiling: str, load: Load, monkeypatch: pyte
     expected = expected.repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(made, expected)
     assert (given[0].seen == [(1, 3, 20, 30)]) == (tiling == "none")
+
+
+def test_the_endpoint_reads_what_workflows_read_and_refuses_it_with_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ldm.write(tmp_path / "other.safetensors", WEIGHT)
+    picture = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8).numpy()
+
+    def upscaled() -> Any:
+        job = Job("1", "upscale", "other.safetensors", {}, {"image": png(picture)})
+        job.store = ModelStore(Roots(tmp_path, tmp_path / "hub", tmp_path / "cache"))
+        return Upscale().run(job, ModelCache("cpu"))
+
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(LoadFailed, match="pip install spandrel") as caught:
+        upscaled()
+    assert caught.value.field == "model_id"
+    monkeypatch.setitem(sys.modules, "spandrel", stand_in(Descriptor))
+    made = read_picture(upscaled().blobs["image-0.png"], "image")
+    expected = (picture.astype(float).sum(-1, keepdims=True) * 0.2).clip(0, 255).round()
+    expected = expected.repeat(3, 2).repeat(2, 0).repeat(2, 1)
+    assert abs(made - expected).max() <= 1
 
 
 def test_what_spandrel_cannot_give_is_refused(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

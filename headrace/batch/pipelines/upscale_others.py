@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from headrace.batch.pipelines.upscale_networks import Upscaler
+from headrace.batch.pipelines.upscale_networks import Upscaler, build
 from headrace.models.errors import LoadFailed
 
-_FIELD = "model_name"
 _REACH = 32
 _MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ESRGAN", ("conv_first.weight", "body.0.rdb1.conv1.weight")),
@@ -54,7 +53,7 @@ def architecture_of(names: Collection[str]) -> str | None:
 
 
 class Other(Upscaler):
-    """A network of spandrel's. ``tiled``: whether it may see a picture in parts."""
+    """A network of spandrel's."""
 
     reach = _REACH
 
@@ -71,12 +70,23 @@ class Other(Upscaler):
         return made
 
 
-def read(tensors: Mapping[str, Any], name: str, own: LoadFailed) -> Other:
-    """The network that ``tensors`` are of. ``own`` says why it is none of ours.
+def network_of(tensors: Mapping[str, Any], name: str, *, field: str) -> Upscaler:
+    """The network that ``tensors`` are of, ours or spandrel's. ``field``: what named the file.
 
     Raises `LoadFailed`, which names the architecture where it can be told, and how to get spandrel where
     that is missing.
     """
+    try:
+        return build(tensors, name)
+    except LoadFailed as error:
+        try:
+            return _read(tensors, name, error)
+        except LoadFailed as refused:
+            refused.field = field
+            raise
+
+
+def _read(tensors: Mapping[str, Any], name: str, own: LoadFailed) -> Other:
     kind = architecture_of(tensors.keys())
     if kind == "ESRGAN":
         raise own
@@ -86,16 +96,16 @@ def read(tensors: Mapping[str, Any], name: str, own: LoadFailed) -> Other:
             spandrel.canonicalize_state_dict(dict(tensors))
         )
     except spandrel.UnsupportedModelError:
-        raise LoadFailed(f"{name} is {_told(kind)}; spandrel does not know it either", field=_FIELD) from None
+        raise LoadFailed(f"{name} is {_told(kind)}; spandrel does not know it either") from None
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise LoadFailed(f"{name} ({_told(kind)}): spandrel cannot read it: {reason}", field=_FIELD) from None
+        raise LoadFailed(f"{name} ({_told(kind)}): spandrel cannot read it: {reason}") from None
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or {
         descriptor.input_channels,
         descriptor.output_channels,
     } != {3}:
         kind = descriptor.architecture.name
-        raise LoadFailed(f"{name} ({kind}) does not make one picture of one picture in colour", field=_FIELD)
+        raise LoadFailed(f"{name} ({kind}) does not make one picture of one picture in colour")
     descriptor.model.float().eval().requires_grad_(False)
     return Other(descriptor, descriptor.tiling == spandrel.ModelTiling.SUPPORTED)
 
@@ -111,7 +121,6 @@ def _spandrel(name: str, kind: str | None) -> ModuleType:
         raise LoadFailed(
             f"{name} is {_told(kind)}; here are ESRGAN, Real-ESRGAN and its compact one. Others are read by "
             f"{need}: pip install spandrel, and a torchvision that fits the torch that is here",
-            field=_FIELD,
         ) from None
     found: ModuleType = spandrel
     return found
