@@ -39,10 +39,21 @@ LOCAL = "http://127.0.0.1:8000"
 def list_models(
     folder: Folder = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    loaded: Annotated[
+        bool, typer.Option("--loaded", help="What a running worker has in memory, or is loading.")
+    ] = False,
+    url: Url = LOCAL,
+    token: Token = None,
+    insecure_tls: Insecure = False,
 ) -> None:
     """What is on this machine's disks, and the small models that packages bring."""
     import json
 
+    if loaded:
+        from headrace.models.remote import Remote
+
+        _tell_loaded(Remote(url, token, verify_tls=not insecure_tls).get("/models"), as_json=as_json)
+        return
     from headrace.models.roots import Roots
     from headrace.models.routes import described
     from headrace.models.store import ModelStore
@@ -62,6 +73,28 @@ def list_models(
         revision = str(one["revision"])[:12]
         table.add_row(one["model"], one["pipeline"] or "?", size, one["weights"], one["source"], revision)
     terminal().print(table if found else f"no models in {roots.models} and in {roots.hub}")
+
+
+def _tell_loaded(answer: dict[str, Any], *, as_json: bool) -> None:
+    import json
+
+    from rich.table import Table
+
+    from headrace.models.errors import amount
+
+    entries: list[dict[str, Any]] = answer.get("models", [])
+    if as_json:
+        sys.stdout.write(json.dumps(entries, indent=2) + "\n")
+        return
+    table = Table("model", "state", "size", "weights", "in use", "last used", "engine", box=None)
+    for one in entries:
+        state = "warm" if one["pinned"] and one["state"] == "loaded" else str(one["state"])
+        if one["state"] == "loading":
+            state += f" {one['progress']:.0%}"
+        used = f"{max(0.0, time.time() - one['last_used']):.0f} s ago"
+        size, leases = amount(one["bytes"]), str(one["leases"] or "")
+        table.add_row(one["model"], state, size, one["weights"], leases, used, one["engine"])
+    terminal().print(table if entries else "no model is loaded")
 
 
 @models.command()

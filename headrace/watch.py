@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import ssl
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any, Final
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stream.errors import HeadraceError, InvalidInput, SourceError, Unauthorized
+from headrace.models.remote import Remote
+from stream.errors import HeadraceError, SourceError
 
 TIMEOUT: Final = 5.0
 INTERVAL: Final = 1.0
@@ -71,44 +66,12 @@ def fetch(target: Target) -> Mapping[str, Any]:
     Raises `InvalidInput` for a URL that is none, `Unauthorized` where the token is missing or wrong, and
     `SourceError` for whatever does not answer as a worker does.
     """
-    if not _is_url(target.url):
-        raise InvalidInput(f"{target.url!r} is not an http or https URL", field="--url")
-    headers = {"Accept": "application/json"}
-    if target.token is not None:
-        headers["Authorization"] = f"Bearer {target.token}"
-    context = ssl.create_default_context()
-    if not target.verify_tls:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    # No proxy: the worker is on this machine or in its network.
-    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
-    url = f"{target.url.rstrip('/')}/sessions"
-    try:
-        with opener.open(Request(url, headers=headers), timeout=TIMEOUT) as response:
-            answer = json.loads(response.read())
-    except HTTPError as error:
-        with error:
-            if error.code == 401:
-                text = f"{url} asks for a token: give --token or HEADRACE_TOKEN"
-                raise Unauthorized(text, field="--token") from None
-            raise SourceError(f"{url} answered {error.code}; is that a Headrace worker?") from None
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise SourceError(f"no worker answers at {target.url}: {reason}") from None
-    except ValueError:
-        raise SourceError(f"{url} does not answer with JSON; is that a Headrace worker?") from None
-    sessions = answer.get("sessions") if isinstance(answer, dict) else None
+    remote = Remote(target.url, target.token, verify_tls=target.verify_tls, timeout=TIMEOUT)
+    answer = remote.get("/sessions")
+    sessions = answer.get("sessions")
     if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
-        raise SourceError(f"{url} does not answer as a Headrace worker does")
-    found: Mapping[str, Any] = answer
-    return found
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+        raise SourceError(f"{target.url} does not answer as a Headrace worker does")
+    return answer
 
 
 def page(target: Target, answer: Mapping[str, Any], problem: str | None) -> RenderableType:

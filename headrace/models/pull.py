@@ -98,7 +98,10 @@ class Puller:
         ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
         repository = ref.repository
         if repository is None:
-            raise InvalidInput(f"{ref} is no repository of the hub", field="model_id")
+            what = "is no repository of the hub"
+            if ref.kind == "demo":
+                what += "; a package brings it, or it is made when it is first used"
+            raise InvalidInput(f"{ref} {what}", field="model_id")
         with self._translated(ref):
             info = self._api().model_info(
                 repository, revision=ref.revision, files_metadata=True, timeout=_TIMEOUT

@@ -22,11 +22,13 @@ class Remote:
     """A worker under ``url``. Every call raises `InvalidInput` for a URL that is none, `Unauthorized`,
     `SourceError` where no worker answers, and what the worker answers in the place of a result."""
 
-    def __init__(self, url: str, token: str | None = None, *, verify_tls: bool = True) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+    def __init__(
+        self, url: str, token: str | None = None, *, verify_tls: bool = True, timeout: float = TIMEOUT
+    ) -> None:
+        if not _is_url(url):
             raise InvalidInput(f"{url!r} is not an http or https URL", field="--url")
         self._url = url.rstrip("/")
+        self._timeout = timeout
         self._headers = {"Accept": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -66,20 +68,41 @@ class Remote:
 
     def _read(self, request: Request) -> bytes:
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
+            with self._opener.open(request, timeout=self._timeout) as response:
                 content: bytes = response.read()
                 return content
         except HTTPError as error:
             with error:
-                raise _answered(error, request.full_url) from None
+                raise _answered(error, request.full_url, token="Authorization" in self._headers) from None
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
-            raise SourceError(f"no worker answers at {self._url}: {reason}") from None
+            raise SourceError(f"no worker answers at {self._url}: {_told(reason)}") from None
 
 
-def _answered(error: HTTPError, url: str) -> HeadraceError:
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _told(reason: object) -> str:
+    """Why there was no answer, and what to do about it where that can be told."""
+    if isinstance(reason, ConnectionRefusedError):
+        return "nothing listens there; `headrace serve` starts one, --url names another"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        text = reason.verify_message or "its certificate cannot be verified"
+        return f"{text}; --insecure-tls takes one that it signed itself"
+    if isinstance(reason, ssl.SSLError):
+        return "what listens there does not speak TLS; http:// may be what is meant"
+    return reason.strerror or str(reason) if isinstance(reason, OSError) else str(reason)
+
+
+def _answered(error: HTTPError, url: str, *, token: bool) -> HeadraceError:
     if error.code == 401:
-        return Unauthorized(f"{url} asks for a token: give --token or HEADRACE_TOKEN", field="--token")
+        how = "does not take this token: look at" if token else "asks for a token: give"
+        return Unauthorized(f"{url} {how} --token or HEADRACE_TOKEN", field="--token")
     try:
         body = json.loads(error.read())
     except (ValueError, OSError):
@@ -87,7 +110,7 @@ def _answered(error: HTTPError, url: str) -> HeadraceError:
     if isinstance(body, dict) and isinstance(body.get("message"), str):
         return failure(body)
     if error.code == 404:
-        return NotFound(f"{url} is not there; is that a worker with batch endpoints?")
+        return NotFound(f"{url} is not there; is that a Headrace worker, and is that part of it on?")
     return SourceError(f"{url} answered {error.code}")
 
 
