@@ -3,7 +3,8 @@
     python benchmarks/byoc.py [--peer pytrickle] [--only a,b,c,d] [--seconds 20] [--cycles 500] [--json FILE]
 
 a: how old a frame is when a processor slower than the source takes it
-b: what a frame costs when every pixel is worked on   c: from /stream/start to the first processed picture
+b: what a frame costs when every pixel is worked on, and the codecs alone
+c: from /stream/start to the first processed picture
 d: what cycles of start, parameters and stop leave behind
 """
 
@@ -23,12 +24,12 @@ if not __package__:
 
 from rich.console import Console
 
-from benchmarks import byoc_cycles, byoc_start, processors
+from benchmarks import byoc_cycles, byoc_floor, byoc_start, processors
 from benchmarks.command import measure, peer_of, selection, tell
 from benchmarks.measures import WARM_UP_S, Bench
 from benchmarks.report import Report, Spread
 from benchmarks.rig import Rig, Run
-from benchmarks.workers import ROOT, Worker
+from benchmarks.workers import ROOT, BenchmarkError, Worker
 from byoc.mock.clip import Recipe
 
 TAKE_S = 0.04
@@ -63,9 +64,10 @@ def slow(bench: Bench) -> None:
 
 
 def invert(bench: Bench) -> None:
-    """Frames of 512 x 512 through ``1 - tensor``: few enough a second that neither worker leaves any out."""
+    """Frames of 512 x 512 through ``1 - tensor``, and what the codecs take of that."""
     runs = _rounds(bench, "invert", CALM_FPS)
     _costs(bench, "b CPU per frame", runs)
+    _floors(bench, runs)
     glass = {name: [Spread.of(run.glass_ms(WARM_UP_S)).p50 for run in made] for name, made in runs.items()}
     for name, values in glass.items():
         bench.report.add("b last byte in to picture out, ms", name, f"p50 {statistics.median(values):.1f}")
@@ -81,6 +83,23 @@ def _costs(bench: Bench, what: str, runs: dict[str, list[Run]]) -> None:
         text = f"{statistics.median(values):.2f}  (rounds: {each}; {published:.0%} of frames)"
         bench.report.add(f"{what}, ms", name, text)
     compare(bench, what, costs)
+
+
+def _floors(bench: Bench, runs: dict[str, list[Run]]) -> None:
+    what = "b of it codecs and RGB alone, by FFmpeg"
+    try:
+        floors = byoc_floor.floors(bench, Recipe(fps=CALM_FPS, seconds=max(12.0, bench.seconds)))
+    except BenchmarkError as error:
+        bench.report.notes.append(f"{what}: {error}")
+        return
+    for name, cost in floors.items():
+        bench.report.add(f"{what}, ms", f"settings of {name}", f"{cost:.2f}")
+    bench.report.data[what] = floors
+    if "pytrickle" in runs:
+        theirs = statistics.median(run.cpu_per_output(WARM_UP_S) * 1000 for run in runs["pytrickle"])
+        bench.report.add(
+            f"{what}, ratio to PyTrickle's whole", "headrace", f"{floors['headrace'] / theirs:.2f}"
+        )
 
 
 def first(bench: Bench) -> None:

@@ -23,7 +23,7 @@ MAX_FILL = 2.0
 """Seconds of silence that a gap is filled with at most; after a longer one the sound begins anew."""
 
 # Of 0 to 10. Nothing is heard to be gained above 7, at almost twice the time.
-_COMPLEXITY = {"compression_level": "7"}
+COMPLEXITY = {"compression_level": "7"}
 _TICKS = TS_TIME_BASE.denominator
 _SAMPLES_PER_TICK = Fraction(RATE, _TICKS)
 _ERRORS = (av.error.FFmpegError, ValueError)
@@ -214,7 +214,7 @@ class AudioEncoder:
                 "frame_duration": "20",
                 "application": "audio",
                 "vbr": "constrained",
-                **_COMPLEXITY,
+                **COMPLEXITY,
             }
             context.open()
         except _ERRORS as error:
