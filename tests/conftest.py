@@ -34,6 +34,9 @@ pytest_plugins = ["pytester"]
 settings.register_profile("suite", deadline=None, max_examples=25)
 settings.load_profile("suite")
 
+# What is imported stays: there is nothing to collect before all is.
+gc.disable()
+
 # What a shell starts in the background ignores SIGINT, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -102,8 +105,8 @@ def pytest_collection(session: pytest.Session) -> None:
 
 def pytest_collection_finish() -> None:
     # Nothing that was imported goes away, and looking through it takes a collection half a second.
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -148,7 +151,7 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
 
     if orphans := _wait(orphaned):
         left.append(f"processes {[_end(process) for process in orphans]}")
-    if counts_descriptors:
+    if counts_descriptors and _descriptors() - descriptors:
         gc.collect()
         if opened := _wait(lambda: set(_descriptors() - descriptors)):
             left.append(f"descriptors {sorted(opened)}")

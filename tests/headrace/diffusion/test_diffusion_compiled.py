@@ -31,7 +31,13 @@ from tests.headrace.diffusion.test_diffusion_batch import settings
 from tests.headrace.diffusion.test_diffusion_processor import frame, loaded, result
 
 LATENTS = (1, 4, 8, 8)
-QUICK = {"aot_inductor.compile_wrapper_opt_level": "O0", "cpp_cache_precompile_headers": False}
+QUICK = {
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+    "aot_inductor.precompile_headers": False,
+    "cpp.vec_isa_ok": True,
+}
+"""Options that make compiling quicker: a header is only worth preparing for more than one piece, and that the
+compiler knows the instructions of this machine need not be tried."""
 PATIENCE = 300.0
 
 
