@@ -243,7 +243,7 @@ async def test_what_goes_on_too_long_is_told_from_what_takes_long(tmp_path: Path
         # and so does one that keeps the interpreter to itself.
         with pytest.raises(Interrupted):
             await engine.run("trouble", "m", {"how": "hold the lock"})
-        assert (await engine.run("echo", "m", {})).body["weights"] == "random"
+        await until(lambda: engine.engine.restarts == 2)
 
 
 async def test_without_an_engine_a_request_says_so(tmp_path: Path) -> None:

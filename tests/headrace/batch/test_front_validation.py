@@ -25,10 +25,11 @@ MINIMAL = {
     "segment-anything-2": {"image": PNG},
     "llm": {"messages": [{"role": "user", "content": "hi"}]},
 }
+SCHEMAS = document()["components"]["schemas"]
 NUMBERS = [
     (pipeline, name, field)
     for pipeline, endpoint in ENDPOINTS.items()
-    for name, field in document()["components"]["schemas"][endpoint.takes.__name__]["properties"].items()
+    for name, field in SCHEMAS[endpoint.takes.__name__]["properties"].items()
     for field in [
         next((f for f in field.get("anyOf", [field]) if f.get("type") in ("integer", "number")), None)
     ]

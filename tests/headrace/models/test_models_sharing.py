@@ -195,7 +195,8 @@ async def test_requests_go_on_when_the_holder_is_killed(
     assert [e.engine.pid for e in engines] == pids
 
 
-async def test_without_a_holder_an_engine_loads_its_own_and_says_what_it_has_taken_until_it_is_gone(
+@pytest.mark.descriptors
+async def test_nothing_is_left_of_a_holder_and_without_one_an_engine_loads_its_own_and_says_what_it_has_taken(
     folder: Path, ledger: LedgerService, caplog: pytest.LogCaptureFixture
 ) -> None:
     def held() -> int:
@@ -204,10 +205,19 @@ async def test_without_a_holder_an_engine_loads_its_own_and_says_what_it_has_tak
 
     caplog.set_level(logging.INFO)
     holders = HolderService("on")
-    await holders.close()  # from now on none is started
     async with engine("alone", folder, ledger, holders) as alone:
         watch_memory(alone.engine, ledger)
         await alone.wait_ready(WAIT)
+        await alone.run("held", "m/one", {})
+        pid = holder_pid(holders)
+        assert listening(holders)
+        os.kill(pid, signal.SIGSTOP)  # one that does not listen to SIGTERM
+        async with asyncio.timeout(10):
+            await holders.close()  # from now on none is started
+        assert not psutil.pid_exists(pid)
+        assert holders.report() == {}
+        assert (await alone.run("held", "m/one", {})).body["held"] > 0
+        await alone.unload("m/one")
         body = (await alone.run("held", "m/one", {})).body
         assert (body["held"], body["files"] > 0) == (0, True)
         await until(lambda: "no holder of weights answers" in ledger.report()["sharing"].get("alone", ""))
@@ -217,24 +227,6 @@ async def test_without_a_holder_an_engine_loads_its_own_and_says_what_it_has_tak
     assert "this engine loads its own" in caplog.text
     assert ledger.report()["sharing"] == {}
     assert held() == 0
-
-
-@pytest.mark.descriptors
-async def test_nothing_is_left_of_a_holder(
-    folder: Path, ledger: LedgerService, caplog: pytest.LogCaptureFixture
-) -> None:
-    holders = HolderService("on")
-    async with engine("one", folder, ledger, holders) as one:
-        await one.wait_ready(WAIT)
-        await one.run("held", "m/one", {})
-        pid = holder_pid(holders)
-        assert listening(holders)
-        os.kill(pid, signal.SIGSTOP)  # one that does not listen to SIGTERM
-        async with asyncio.timeout(10):
-            await holders.close()
-        assert not psutil.pid_exists(pid)
-        assert holders.report() == {}
-        assert (await one.run("held", "m/one", {})).body["held"] > 0
     assert not listening(holders)
 
 

@@ -128,6 +128,8 @@ def open_tab(browser: Any, url: str, width: int = 1280, height: int = 800, **con
     context.setdefault("permissions", ["camera"])
     # The same layout in a quarter of the dots: software draws them.
     context.setdefault("device_scale_factor", 0.5)
+    # Nothing is looked at for its own sake: what breathes is drawn sixty times a second.
+    context.setdefault("reduced_motion", "reduce")
     scope = browser.new_context(viewport={"width": width, "height": height}, **context)
     try:
         tab = Tab(scope.new_page())

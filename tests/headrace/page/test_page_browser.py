@@ -272,7 +272,7 @@ def test_latency_is_the_time_from_capture_to_display_whatever_the_timestamps_beg
       }
       return latencies;
     })()"""
-    with open_tab(browser, f"{server.url}/") as tab:
+    with open_tab(browser, f"{server.url}/health") as tab:
         latencies = tab.run(script)
     assert len(latencies) == 60
     # The first frames know no better than that they waited; from the least one on it is exact.
@@ -341,18 +341,17 @@ def test_nothing_is_asked_of_other_servers_and_every_control_has_a_name(
         assert [error for error in tab.errors if "/whep/demo/" not in error] == []
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "scheme"), [(1280, 800, "dark"), (1280, 800, "light"), (360, 780, "light")]
-)
-def test_it_fits_the_screen_by_day_and_night(
-    server: PageServer, browser: Any, width: int, height: int, scheme: str
-) -> None:
-    with open_tab(browser, f"{server.url}/", width, height, color_scheme=scheme) as tab:
+def test_it_fits_the_screen_by_day_and_night(server: PageServer, browser: Any) -> None:
+    with open_tab(browser, f"{server.url}/") as tab:
         tab.until(SHOWN)
-        assert tab.run("document.documentElement.scrollWidth") <= width
-        assert tab.run("document.getElementById('figures').getBoundingClientRect().bottom") < height
-        ground = tab.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-        assert (max(ground) < 60) == (scheme == "dark")
+        for width, height, scheme in ((1280, 800, "dark"), (1280, 800, "light"), (360, 780, "light")):
+            tab.page.set_viewport_size({"width": width, "height": height})
+            tab.page.emulate_media(color_scheme=scheme)
+            tab.until(f"innerWidth === {width} && matchMedia('(prefers-color-scheme: {scheme})').matches")
+            assert tab.run("document.documentElement.scrollWidth") <= width, width
+            assert tab.run("document.getElementById('figures').getBoundingClientRect().bottom") < height
+            ground = tab.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+            assert (max(ground) < 60) == (scheme == "dark")
 
 
 def test_a_token_is_asked_for_once_and_failures_are_told_in_words(browser: Any) -> None:
