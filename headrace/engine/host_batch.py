@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.blobs import Blobs, pack
 from headrace.engine.device import poisons
 from headrace.engine.host_errors import describe
-from headrace.engine.host_threads import HostThreads
+from headrace.engine.host_threads import HostThreads, on_loop
 from headrace.engine.host_words import ModelWords
 from headrace.engine.link import Link, LinkError, LinkOverflow, Message
 from stream.errors import AtCapacity, EngineError, HeadraceError, InvalidInput, ProcessorError
@@ -226,12 +226,9 @@ class BatchHost:
         finally:
             job.blobs.clear()
             blobs.close()
-        try:
-            self._loop.call_soon_threadsafe(self._ended, job.id, voice, call, answer, fd, lost)
-        except RuntimeError:
-            # The loop is closed: the engine is ending, and nobody waits.
-            if fd is not None:
-                os.close(fd)
+        # Where the engine is ending nobody waits.
+        if not on_loop(self._loop, self._ended, job.id, voice, call, answer, fd, lost) and fd is not None:
+            os.close(fd)
 
     def _run(self, job: Job, what: str) -> Result:
         import torch
@@ -301,8 +298,7 @@ class BatchHost:
                 answer: dict[str, Any] = {"body": self._get_runner().ask(body)}
             except BaseException as error:  # noqa: BLE001 (the edge of a thread: everything is answered)
                 answer = {"error": describe(_known(error))}
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._answer, call, answer, None)
+            on_loop(self._loop, self._answer, call, answer, None)
 
         self._started.start(work, "batch ask")
 

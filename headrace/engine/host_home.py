@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 from headrace.engine import blobs
 from headrace.engine.home import SESSION, Home
 from headrace.engine.host_errors import describe
+from headrace.engine.host_threads import on_loop
 from headrace.engine.link import Link, LinkError, Message
 from stream.errors import InvalidInput
 
@@ -88,8 +88,7 @@ class HomeHost:
         if threading.get_ident() == self._thread:
             work()
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is ending
-            self._loop.call_soon_threadsafe(work)
+        on_loop(self._loop, work)
 
     def _say(self, body: dict[str, Any], fds: list[int] | None = None) -> None:
         try:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.engine.host_errors import describe
+from headrace.engine.host_threads import on_loop
 from headrace.engine.host_words import ModelWords
 from headrace.engine.link import Link, LinkError, Message
 from headrace.models import engine_side
@@ -67,8 +68,7 @@ class ModelsHost:
             said: dict[str, Any] = {"body": self._side.ask(body)}
         except Exception as error:  # noqa: BLE001 (the edge of a thread: everything is answered)
             said = {"error": describe(error)}
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is ending
-            self._loop.call_soon_threadsafe(self._answer, call, said)
+        on_loop(self._loop, self._answer, call, said)
 
     def _answer(self, call: int, said: dict[str, Any]) -> None:
         with contextlib.suppress(LinkError):  # a broken link ends the engine

@@ -1,4 +1,4 @@
-"""Threads for requests, kept for a while when they have nothing to do.
+"""Threads for requests, kept for a while when they have nothing to do, and the way back to the loop.
 
 A new thread starts on whichever core is idle, whose caches hold nothing of the model, and what torch's
 libraries keep by thread is made for it anew.
@@ -6,16 +6,27 @@ libraries keep by thread is made for it anew.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 KEPT = 30.0
 """Seconds for which a thread waits for other work."""
 _END = 0.5
 
 Work = Callable[[], None]
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, work: Callable[..., object], *arguments: Any) -> bool:
+    """Have ``work`` done on the loop, from any thread; False when that is closed: the engine is ending."""
+    try:
+        loop.call_soon_threadsafe(work, *arguments)
+    except RuntimeError:
+        return False
+    return True
 
 
 class HostThreads:

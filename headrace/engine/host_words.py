@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from headrace.engine.host_threads import on_loop
 from headrace.engine.link import Link, LinkError, LinkOverflow
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,11 @@ class ModelWords:
 
     def say(self, body: dict[str, Any]) -> None:
         """From any thread; a report takes the place of those before it that have not been taken."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is ending
-            self._loop.call_soon_threadsafe(self._tell, body)
+        on_loop(self._loop, self._tell, body)
 
     def later(self, delay: float, work: Callable[[], None]) -> None:
         """Have ``work`` done on the loop after ``delay`` seconds; from any thread."""
-        with contextlib.suppress(RuntimeError):  # as above
-            self._loop.call_soon_threadsafe(self._loop.call_later, delay, work)
+        on_loop(self._loop, self._loop.call_later, delay, work)
 
     def _tell(self, body: dict[str, Any]) -> None:
         waiting = bool(self._unsaid)
