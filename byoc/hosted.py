@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TURN = 10.0
+"""Seconds for which parameters wait for a processor that blocks."""
+
 
 class HostedProcessor(FrameProcessor):
     """``inner`` in ``thread``, with the overlay's rules for what it withholds.
@@ -113,6 +116,9 @@ class HostedProcessor(FrameProcessor):
         self._info = self.inner.info()
 
     async def _steered(self, method: Any, params: Params) -> None:
+        if not await self.thread.turns(TURN):
+            held = f"{type(self.inner).__name__} has held its thread for over {TURN:g} s"
+            raise ProcessorError(f"{held}; the parameters were not taken")
         try:
             await self.thread.call(method, params)
         except HeadraceError:

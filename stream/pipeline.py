@@ -34,6 +34,9 @@ from stream.units import EncodedUnit, Rendition
 
 log = logging.getLogger(__name__)
 
+ONE_FRAME = 10.0
+"""Seconds for which parameters wait for the frame that a live processor has."""
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineSettings:
@@ -140,12 +143,22 @@ class Pipeline:
         return self._sound.dropped + self._encoding.dropped_audio
 
     async def apply(self, params: Params) -> int:
-        """Change parameters between two frames; returns the number of the first frame they hold for."""
+        """Change parameters between two frames; returns the number of the first frame they hold for. Raises
+        `ProcessorError` when a live processor does not come back from the frame that it has."""
         async with self._steering:
             await self.processor.prepare_params(params)
-            async with self._between_frames:
+            try:
+                async with asyncio.timeout(None if self.settings.lossless else ONE_FRAME):
+                    await self._between_frames.acquire()
+            except TimeoutError:
+                raise ProcessorError(
+                    f"a frame takes over {ONE_FRAME:g} s; the parameters were not taken"
+                ) from None
+            try:
                 await self.processor.update_params(params)
                 return self._number
+            finally:
+                self._between_frames.release()
 
     def source_changed(self) -> None:
         """From the decoding thread: what comes next has another clock than what came before."""

@@ -190,7 +190,7 @@ class MockOrchestrator:
         try:
             return self._of_worker(job, await self._ask_worker(job, path, body, headers))
         except OSError as error:
-            log.error("the worker did not answer: %s", error)
+            log.error("the worker did not answer: %s", str(error) or f"not within {job.timeout} s")
             return refusal(500, "Error sending request to worker")
 
     async def _ask_worker(self, job: Job, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:

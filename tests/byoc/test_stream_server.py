@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from byoc_rig import clip, serving
 
-from byoc import AudioFrame, FrameProcessor, InvalidInput, OverlayConfig, StreamServer, VideoFrame
+from byoc import AudioFrame, FrameProcessor, InvalidInput, OverlayConfig, StreamServer, VideoFrame, hosted
 from byoc.server import RouteConfig
 
 LIMIT = 60
@@ -140,7 +140,8 @@ class Hangs(FrameProcessor):
         return frame
 
 
-async def test_a_handler_that_never_returns_is_an_error_until_it_does():
+async def test_a_handler_that_never_returns_is_an_error_until_it_does(monkeypatch):
+    monkeypatch.setattr(hosted, "TURN", 0.2)
     processor = Hangs()
     server = StreamServer(processor, port=0, host="127.0.0.1")
     async with serving(server) as rig:
@@ -148,6 +149,9 @@ async def test_a_handler_that_never_returns_is_an_error_until_it_does():
         await rig.start()
         rig.play(clip(2))
         await rig.until(lambda: server.current_client.session.pipeline.figures.counts.frames_in > 2)
+        status, answer = await rig.post("/stream/params", {"level": 1})
+        assert status == 500
+        assert "Hangs has held its thread" in answer["message"]
         await asyncio.wait_for(rig.stop(), 30)
         await rig.until_health("ERROR")
         status, answer = await rig.start("two")
