@@ -71,7 +71,7 @@ class Timeline:
         setattr(self, stage, time.monotonic_ns())
 
     def copy(self) -> Timeline:
-        return Timeline(*(getattr(self, stage) for stage in self.STAGES))
+        return Timeline(self.received, self.decoded, self.taken, self.processed, self.encoded, self.sent)
 
 
 class SideData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -24,8 +25,10 @@ MAX_FILL = 2.0
 
 # Of 0 to 10. Nothing is heard to be gained above 7, at almost twice the time.
 COMPLEXITY = {"compression_level": "7"}
+_ONE = np.float32(1)
 _TICKS = TS_TIME_BASE.denominator
-_SAMPLES_PER_TICK = Fraction(RATE, _TICKS)
+_SAMPLE = Fraction(1, RATE)
+_DURATION = FRAME * _TICKS // RATE
 _ERRORS = (av.error.FFmpegError, ValueError)
 _TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -59,9 +62,10 @@ class AudioEncoder:
         self._channels = 0
         self._resampler: av.AudioResampler | None = None
         self._source: tuple[str, str, int] | None = None
+        # n x channels, as Opus takes them.
         self._held = np.zeros((0, 0), np.float32)
         # When (1/90000 s) the next sample is due by the samples so far; None before the first.
-        self._expected: Fraction | None = None
+        self._expected: float | None = None
         # The first held sample's place on the time axis, in samples of 48 kHz.
         self._position = 0
         self._to_drop = 0
@@ -83,18 +87,19 @@ class AudioEncoder:
         """
         if frame.nb_samples == 0:
             return []
-        pts = Fraction(frame.timestamp) * frame.time_base * _TICKS
+        on_time = frame.time_base is TS_TIME_BASE
+        pts = float(frame.timestamp if on_time else frame.timestamp * frame.time_base * _TICKS)
         units = self._align(pts)
         try:
             if self._context is None:
                 self._channels = self._settings.channels or min(2, frame.channels)
-                self._held = np.zeros((self._channels, 0), np.float32)
+                self._held = self._silence(0)
                 self._context = self._open()
             samples = self._resampled(frame)
         except _ERRORS as error:
             raise CodecError(f"sound cannot be encoded: {error}") from error
         assert self._expected is not None
-        self._expected += Fraction(frame.nb_samples * _TICKS, frame.rate)
+        self._expected += frame.nb_samples * _TICKS / frame.rate
         self._timeline = frame.timeline
         self._hold(samples)
         return units + self._packets()
@@ -104,8 +109,7 @@ class AudioEncoder:
         if self._context is None or self._expected is None:
             return []
         self._hold(self._drained())
-        missing = -self._held.shape[1] % FRAME
-        self._hold(np.zeros((self._channels, missing), np.float32))
+        self._hold(self._silence(-len(self._held) % FRAME))
         units = self._packets()
         units += [self._unit(packet) for packet in self._context.encode(None)]
         self._context = self._open()
@@ -115,7 +119,7 @@ class AudioEncoder:
 
     # -- time ----------------------------------------------------------------------------------------------
 
-    def _align(self, pts: Fraction) -> list[EncodedUnit]:
+    def _align(self, pts: float) -> list[EncodedUnit]:
         """Bring samples and timestamps together where they have parted."""
         units: list[EncodedUnit] = []
         if self._expected is not None:
@@ -123,53 +127,56 @@ class AudioEncoder:
             if abs(gap) <= TOLERANCE:
                 return []
             if gap < -MAX_FILL:
-                raise ValueError(f"sound jumps back by {float(-gap):.1f} s")
+                raise ValueError(f"sound jumps back by {-gap:.1f} s")
             self.moved += 1
             if gap > MAX_FILL:
                 units = self.flush()
         if self._expected is None:
-            self._position = round(pts * _SAMPLES_PER_TICK)
+            self._position = round(pts * RATE / _TICKS)
         else:
             self._hold(self._drained())
-            missing = round(pts * _SAMPLES_PER_TICK) - self._position - self._held.shape[1]
-            self._hold(np.zeros((self._channels, max(0, missing)), np.float32))
+            missing = round(pts * RATE / _TICKS) - self._position - len(self._held)
+            self._hold(self._silence(max(0, missing)))
             self._to_drop = max(0, -missing)
         self._expected = pts
         return units
 
     # -- samples -------------------------------------------------------------------------------------------
 
+    def _silence(self, samples: int) -> npt.NDArray[np.float32]:
+        return np.zeros((samples, self._channels), np.float32)
+
     def _hold(self, samples: npt.NDArray[np.float32]) -> None:
-        dropped = min(self._to_drop, samples.shape[1])
-        self._to_drop -= dropped
-        self._held = np.concatenate((self._held, samples[:, dropped:]), axis=1)
+        if self._to_drop:
+            dropped = min(self._to_drop, len(samples))
+            self._to_drop -= dropped
+            samples = samples[dropped:]
+        self._held = np.concatenate((self._held, samples))
 
     def _resampled(self, frame: AudioFrame) -> npt.NDArray[np.float32]:
-        """The frame's samples as channels x n floats of 48 kHz."""
+        """The frame's samples as n x channels floats of 48 kHz."""
         source = (frame.format, frame.layout, frame.rate)
-        tail = np.zeros((self._channels, 0), np.float32)
         if source != self._source:
-            tail = self._drained()
+            self._hold(self._drained())
             self._source = source
         layout = "mono" if self._channels == 1 else "stereo"
         samples = _cleaned(frame)
         if source == ("fltp", layout, RATE):
-            return np.concatenate((tail, samples.reshape(self._channels, -1)), axis=1)
+            return samples.reshape(self._channels, -1).T
         if self._resampler is None:
-            self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=RATE)
+            self._resampler = av.AudioResampler(format="flt", layout=layout, rate=RATE)
         converted = av.AudioFrame.from_ndarray(samples, format=frame.format, layout=frame.layout)
         converted.sample_rate = frame.rate
-        return self._joined(tail, self._resampler.resample(converted))
+        return self._joined(self._resampler.resample(converted))
 
     def _drained(self) -> npt.NDArray[np.float32]:
         """What the resampler still holds; the next frame gets a fresh one."""
-        nothing = np.zeros((self._channels, 0), np.float32)
         resampler, self._resampler = self._resampler, None
-        return nothing if resampler is None else self._joined(nothing, resampler.resample(None))
+        return self._silence(0) if resampler is None else self._joined(resampler.resample(None))
 
-    def _joined(self, first: npt.NDArray[np.float32], frames: list[av.AudioFrame]) -> npt.NDArray[np.float32]:
-        arrays = [np.asarray(each.to_ndarray(), np.float32) for each in frames if each is not None]
-        return np.concatenate((first, *arrays), axis=1)
+    def _joined(self, frames: list[av.AudioFrame]) -> npt.NDArray[np.float32]:
+        parts = [each.to_ndarray().reshape(-1, self._channels) for each in frames if each is not None]
+        return np.concatenate(parts) if parts else self._silence(0)
 
     # -- packets -------------------------------------------------------------------------------------------
 
@@ -177,29 +184,30 @@ class AudioEncoder:
         """Encode as many whole packets as are held."""
         assert self._context is not None
         units: list[EncodedUnit] = []
-        count = self._held.shape[1] // FRAME
-        for begin in range(0, count * FRAME, FRAME):
-            block = self._held[:, begin : begin + FRAME].clip(-1, 1)
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(block.T).reshape(1, -1), format="flt", layout=self._context.layout.name
-            )
+        whole = len(self._held) // FRAME * FRAME
+        if not whole:
+            return units
+        # The ufuncs themselves: ndarray.clip takes as long for its checks as for a packet's samples.
+        clamped = np.maximum(np.minimum(self._held[:whole], _ONE), -_ONE)
+        self._held = self._held[whole:]
+        for begin in range(0, whole, FRAME):
+            block = clamped[begin : begin + FRAME].reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(block, format="flt", layout=self._context.layout.name)
             frame.sample_rate = RATE
-            frame.pts, frame.time_base = self._position, Fraction(1, RATE)
+            frame.pts, frame.time_base = self._position, _SAMPLE
             self._position += FRAME
             try:
                 units += [self._unit(packet) for packet in self._context.encode(frame)]
             except _ERRORS as error:
                 raise CodecError(f"Opus failed: {error}") from error
-        self._held = self._held[:, count * FRAME :]
         return units
 
     def _unit(self, packet: av.Packet[Any]) -> EncodedUnit:
         timeline = self._timeline.copy()
         timeline.stamp("encoded")
         samples = self._position if packet.pts is None else packet.pts
-        pts = round(samples / _SAMPLES_PER_TICK)
-        duration = FRAME * _TICKS // RATE
-        return EncodedUnit("audio", bytes(packet), pts, duration, timeline=timeline, codec="opus")
+        pts = round(samples * _TICKS / RATE)
+        return EncodedUnit("audio", bytes(packet), pts, _DURATION, timeline=timeline, codec="opus")
 
     def _open(self) -> av.AudioCodecContext:
         try:
@@ -208,7 +216,7 @@ class AudioEncoder:
             context.sample_rate = RATE
             context.layout = "mono" if self._channels == 1 else "stereo"
             context.format = "flt"
-            context.time_base = Fraction(1, RATE)
+            context.time_base = _SAMPLE
             context.bit_rate = self._settings.bitrate or 64_000 * self._channels
             context.options = {
                 "frame_duration": "20",
@@ -225,6 +233,7 @@ class AudioEncoder:
 def _cleaned(frame: AudioFrame) -> npt.NDArray[Any]:
     """The samples in the type that their format names, without NaN, which a resampler would never forget."""
     samples = frame.samples
-    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+    # A sum of which one part is not finite is not finite either.
+    if samples.dtype.kind == "f" and not math.isfinite(samples.sum()):
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
     return np.ascontiguousarray(samples, dtype=_TYPES.get(frame.format.removesuffix("p"), samples.dtype))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
 from typing import cast
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from stream.frames import Matrix, Picture, Plane
@@ -22,13 +27,14 @@ class AvPicture(Picture):
     """A picture over an `av.VideoFrame` of ``yuv420p``, ``yuvj420p`` or ``rgb24``, which is kept as ``av``.
 
     The frame may be a reference picture of its decoder, so the planes are read-only views. ``av`` is shared
-    with everybody who holds the picture: neither its pixels nor its times are to be set.
+    with everybody who holds the picture: neither its pixels nor its times are to be set, but by `as_input`.
     """
 
-    __slots__ = ("av",)
+    __slots__ = ("_input", "av")
 
     def __init__(self, frame: av.VideoFrame, matrix: Matrix = "bt601", full_range: bool = False) -> None:
         self.av = frame
+        self._input = threading.Lock()
         name = frame.format.name
         if name in _YUV_FORMATS:
             frame.colorspace = COLORSPACES[matrix]
@@ -40,6 +46,23 @@ class AvPicture(Picture):
             super().__init__("rgb24", frame.width, frame.height, (row,), matrix, full_range)
         else:
             raise ValueError(f"no picture over a {name} frame")
+
+    @contextlib.contextmanager
+    def as_input(self, pts: int, time_base: Fraction, key: bool) -> Iterator[av.VideoFrame]:
+        """The frame with the time and type that an encoder is to read, for the length of its call.
+
+        One at a time: others wait.
+        """
+        frame = self.av
+        with self._input:
+            # A frame without a time base cannot be given None again.
+            before = frame.pts, frame.time_base or time_base, frame.pict_type
+            frame.pts, frame.time_base = pts, time_base
+            frame.pict_type = PictureType.I if key else PictureType.NONE
+            try:
+                yield frame
+            finally:
+                frame.pts, frame.time_base, frame.pict_type = before
 
     def rgb(self) -> npt.NDArray[np.uint8]:
         """The pixels as uint8 H x W x 3; for YUV converted by swscale with the picture's matrix and range.

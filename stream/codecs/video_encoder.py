@@ -189,10 +189,9 @@ class VideoEncoder:
         self._since_key += 1
         self._last_pts = pts
         self._marks[pts] = _Marks(Timeline() if timeline is None else timeline, repeat, overlay, source)
-        frame = self._frame_of(picture)
-        frame.pts, frame.time_base = pts, TS_TIME_BASE
-        frame.pict_type = PictureType.I if is_key else PictureType.NONE
-        return [self._unit(packet) for packet in self._encode(frame)]
+        with self._ready(picture).as_input(pts, TS_TIME_BASE, is_key) as frame:
+            packets = self._encode(frame)
+        return [self._unit(packet) for packet in packets]
 
     def flush(self) -> list[EncodedUnit]:
         """What the encoder still holds (x264 holds nothing); it then begins anew with a key picture."""
@@ -319,17 +318,15 @@ class VideoEncoder:
         except _ERRORS as error:
             raise CodecError(f"{_X264} failed: {error}") from error
 
-    def _frame_of(self, picture: Picture) -> av.VideoFrame:
-        """The picture as a frame of the encoder's own, since times and type are written to it."""
-        wanted = picture
+    def _ready(self, picture: Picture) -> AvPicture:
+        """The picture in the size and colours of the stream; not copied where it is so already."""
         if (picture.width, picture.height) != (self.width, self.height):
-            wanted = self._converter.scale(picture, self.width, self.height, crop=False)
-        wanted = self._converter.to_yuv420p(wanted, self.matrix, self.full_range)
-        if wanted is not picture and isinstance(wanted, AvPicture) and wanted.av.format.name == "yuv420p":
-            frame = wanted.av
-            if (frame.width, frame.height) == self._coded:
-                return frame
-        return copied(wanted, *self._coded)
+            picture = self._converter.scale(picture, self.width, self.height, crop=False)
+        picture = self._converter.to_yuv420p(picture, self.matrix, self.full_range)
+        if isinstance(picture, AvPicture) and picture.av.format.name == "yuv420p":
+            if (picture.width, picture.height) == self._coded:
+                return picture
+        return AvPicture(copied(picture, *self._coded), self.matrix, self.full_range)
 
     def _unit(self, packet: av.Packet[Any]) -> EncodedUnit:
         pts = self._last_pts if packet.pts is None else packet.pts

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ from stream.codecs.picture import AvPicture
 from stream.codecs.video_encoder import VideoEncoder, VideoEncoderSettings
 from stream.errors import CodecError, InvalidInput
 from stream.frames import Matrix, Picture, Timeline
-from stream.units import EncodedUnit
+from stream.units import TS_TIME_BASE, EncodedUnit
 
 SOFTWARE = VideoEncoderSettings(hardware="off", preset="ultrafast", bitrate=2_000_000)
 
@@ -186,6 +187,18 @@ def test_a_picture_can_be_encoded_twice_at_once_and_stays_as_it_is() -> None:
         for number, encoder in enumerate(encoders):
             assert encoder.encode(picture, index * 3000 + number)[0].pts == index * 3000 + number
     assert (picture.av is frame, frame.pts, int(frame.pict_type)) == (True, 77, 0)
+
+
+def test_an_encoder_waits_for_another_that_reads_the_same_picture() -> None:
+    picture = AvPicture(solid(120, 90, 160, 64, 48), "bt601", False)
+    encoder = VideoEncoder(SOFTWARE, 64, 48, matrix="bt601")
+    with ThreadPoolExecutor(1) as thread:
+        with picture.as_input(5, TS_TIME_BASE, key=False) as frame:
+            encoded = thread.submit(encoder.encode, picture, 9000)
+            with pytest.raises(TimeoutError):
+                encoded.result(0.05)
+            assert frame.pts == 5
+        assert [unit.pts for unit in encoded.result(5)] == [9000]
 
 
 def rate_of(units: list[EncodedUnit], since: int, until: int) -> float:
