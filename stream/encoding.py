@@ -299,13 +299,11 @@ class EncodingStage:
         A picture is handed on with the sound that leaves with it: one wake-up of the loop, one write.
         """
         if self._made:
-            with self._changed:
-                now = ticks(time.monotonic_ns())
-                sound = None if self._aborted else self._order.next_sound(now + self._ahead())
-            if sound is not None:
+            item = self._to_go_along()
+            if item is not None:
                 if self._settings.lossless:
                     self._wake_loop()
-                return sound
+                return item
             self._deliver()
         with self._changed:
             while True:
@@ -320,12 +318,29 @@ class EncodingStage:
                     break
                 if self._ending:
                     return None
-                due = self._order.wait(now)
-                limit = LOOK_S if self._leaves_with_pictures() else None
-                self._changed.wait(limit if due is None else due / TICKS + 0.001)
+                self._changed.wait(self._patience(now))
         if self._settings.lossless:
             self._wake_loop()
         return item
+
+    def _to_go_along(self) -> Shown | Heard | None:
+        """What is encoded before that which is made is handed on."""
+        with self._changed:
+            if self._aborted:
+                return None
+            now = ticks(time.monotonic_ns())
+            sound = self._order.next_sound(now + self._ahead())
+            if sound is not None:
+                return sound
+            alone = self._leaves_with_pictures() and all(unit.kind == "audio" for unit in self._made)
+            return self._order.next(now) if alone and self._order.pictures else None
+
+    def _patience(self, now: int) -> float | None:
+        """For how many seconds to wait for something to encode; None: until there is."""
+        due = self._order.wait(now)
+        if self._leaves_with_pictures():
+            return LOOK_S if due is None else (due + AHEAD) / TICKS
+        return None if due is None else due / TICKS + 0.001
 
     def _leaves_with_pictures(self) -> bool:
         """Whether sound may wait a little for a picture to leave with."""
