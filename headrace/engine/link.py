@@ -59,6 +59,9 @@ _INLINE = b"\0"
 _IN_FILE = b"\1"
 _SIZE = struct.Struct("!Q")
 _READS_PER_WAKE = 32
+# As plain numbers: an enumeration's arithmetic takes longer than the call.
+_CTRUNC, _TRUNC, _CLOEXEC = int(socket.MSG_CTRUNC), int(socket.MSG_TRUNC), int(socket.MSG_CMSG_CLOEXEC)
+_ANCILLARY = socket.CMSG_SPACE(DESCRIPTOR_LIMIT * 4)
 
 
 class Message:
@@ -173,9 +176,8 @@ class Link:
         Raises `LinkClosed` at the end, `MalformedMessage` for what is not a message.
         """
         sock = self._open()
-        space = socket.CMSG_SPACE(DESCRIPTOR_LIMIT * 4)
         try:
-            data, ancillary, flags, _ = sock.recvmsg(INLINE_LIMIT + 1, space, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = sock.recvmsg(INLINE_LIMIT + 1, _ANCILLARY, _CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
@@ -184,9 +186,9 @@ class Link:
         if not data and not fds:
             raise LinkClosed("the other side closed the link")
         try:
-            if flags & socket.MSG_CTRUNC:
+            if flags & _CTRUNC:
                 raise MalformedMessage("descriptors were lost on the way (too many, or too many open files)")
-            if flags & socket.MSG_TRUNC:
+            if flags & _TRUNC:
                 raise MalformedMessage(f"a datagram over {INLINE_LIMIT + 1} bytes")
             return Message(_decode(data, fds), fds)
         except BaseException:

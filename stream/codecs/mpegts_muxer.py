@@ -7,13 +7,14 @@ holds nothing back, and no unit is written to.
 
 from __future__ import annotations
 
-from itertools import pairwise
+import numpy as np
 
 from stream.pes import packed_timestamp
 from stream.psi import PAT_PID, ElementaryStream, build_pat, build_pmt
 from stream.units import AudioParameters, EncodedUnit, VideoParameters
 
 PACKET = 188
+PAYLOAD = PACKET - 4
 PMT_PID = 0x1000
 VIDEO_PID = 0x0100
 AUDIO_PID = 0x0101
@@ -92,13 +93,11 @@ class TsMuxer:
         adaptation = _adaptation(flags | discontinuity, clock)
         room = PACKET - 4 - len(adaptation)
         packets = [_packet(pid, True, counter, adaptation, pes[:room])]
-        # Packets that only go on differ in their counter alone; the last one is filled up.
-        heads = [bytes((0x47, pid >> 8, pid & 0xFF, 0x10 | value)) for value in range(16)]
-        following = range(room, len(pes) + 1, PACKET - 4)
-        for begin, end in pairwise(following):
-            counter = (counter + 1) & 15
-            packets += (heads[counter], pes[begin:end])
-        rest = pes[following[-1] :] if following else b""
+        count = max(0, len(pes) - room) // PAYLOAD
+        if count:
+            packets.append(_going_on(pid, counter, pes[room : room + count * PAYLOAD], count))
+            counter = (counter + count) & 15
+        rest = pes[room + count * PAYLOAD :]
         if rest:
             counter = (counter + 1) & 15
             packets.append(_packet(pid, False, counter, b"", rest))
@@ -124,6 +123,15 @@ def _packet(pid: int, starts: bool, counter: int, adaptation: bytes, payload: by
         adaptation = bytes((adaptation[0] + missing,)) + adaptation[1:] + b"\xff" * missing
     control = (0x30 if adaptation else 0x10) | counter
     return bytes((0x47, (0x40 if starts else 0) | pid >> 8, pid & 0xFF, control)) + adaptation + payload
+
+
+def _going_on(pid: int, counter: int, payload: bytes, count: int) -> bytes:
+    """``count`` packets after the one with ``counter``: they differ in their counters and payloads alone."""
+    packets = np.empty((count, PACKET), np.uint8)
+    packets[:, :3] = (0x47, pid >> 8, pid & 0xFF)
+    packets[:, 3] = (np.arange(counter + 1, counter + 1 + count) & 15) | 0x10
+    packets[:, 4:] = np.frombuffer(payload, np.uint8).reshape(count, PAYLOAD)
+    return packets.tobytes()
 
 
 def _pes_of(unit: EncodedUnit) -> bytes:

@@ -323,9 +323,9 @@ class VideoEncoder:
         if (picture.width, picture.height) != (self.width, self.height):
             picture = self._converter.scale(picture, self.width, self.height, crop=False)
         picture = self._converter.to_yuv420p(picture, self.matrix, self.full_range)
-        if isinstance(picture, AvPicture) and picture.av.format.name == "yuv420p":
-            if (picture.width, picture.height) == self._coded:
-                return picture
+        fits = (picture.width, picture.height) == self._coded
+        if fits and isinstance(picture, AvPicture) and picture.av.format.name == "yuv420p":
+            return picture
         return AvPicture(copied(picture, *self._coded), self.matrix, self.full_range)
 
     def _unit(self, packet: av.Packet[Any]) -> EncodedUnit:
