@@ -301,7 +301,7 @@ def time_header(timestamp: object, time_base: object) -> dict[str, int]:
     """A frame's time as integers. Raises ValueError for what is not a time."""
     if isinstance(timestamp, bool) or not isinstance(timestamp, (int, np.integer)):
         raise ValueError(f"timestamp {timestamp!r} is not an integer")
-    if not isinstance(time_base, Fraction) or time_base <= 0:
+    if not isinstance(time_base, Fraction) or time_base.numerator <= 0:
         raise ValueError(f"time_base {time_base!r} is not a positive Fraction")
     pts = int(timestamp)
     if abs(pts) > MAX_TIME:
