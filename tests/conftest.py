@@ -53,7 +53,7 @@ LONGEST = (
     "headrace/engine/test_engine_faults",
     "headrace/library/test_library_runs",
     "live/test_stopping",
-    "live/test_live_sound",
+    "live/test_live_media",
     "headrace/nodes/test_stream_nodes",
     "headrace/models/test_models_shared_device",
     "headrace/batch/test_speech_round_trip",

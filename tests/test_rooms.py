@@ -121,6 +121,11 @@ class _Imports(ast.NodeVisitor):
         else:
             self.generic_visit(node)
 
+    def generic_visit(self, node: ast.AST) -> None:
+        # No expression holds an import, and most of a tree is expressions.
+        if not isinstance(node, ast.expr):
+            super().generic_visit(node)
+
     def _during(self, when: When, nodes: list[ast.stmt]) -> None:
         before, self.when = self.when, when
         for node in nodes:
@@ -215,6 +220,10 @@ def _is_broad(node: ast.expr | None) -> bool:
     return node is None or (isinstance(node, ast.Name) and node.id in ("Exception", "BaseException"))
 
 
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
 def _swallows(source: Source) -> Iterator[tuple[int, int]]:
     """First and last line of the head of each broad ``except`` that does not raise, and of ``suppress``."""
     for node in ast.walk(source.tree):
@@ -222,7 +231,7 @@ def _swallows(source: Source) -> Iterator[tuple[int, int]]:
             if any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
                 continue
             yield node.lineno, max(node.lineno, node.body[0].lineno - 1)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+        elif isinstance(node, ast.Call) and _last_name(node.func) == "suppress":
             if not any(_is_broad(argument) for argument in node.args):
                 continue
             yield node.lineno, node.lineno

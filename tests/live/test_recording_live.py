@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-import signal
 
 import aiohttp
 from live_rig import INVERT, Rig, clip, running
-from test_stopping import served
 
-from stream.trickle.server import TrickleServer, TrickleServerSettings
-from tests.stream.recording.recorded_file import boxes, contents
+from tests.stream.recording.recorded_file import contents
 
 LIMIT = 60
 
@@ -96,32 +93,3 @@ async def _names_stay_in_the_folder(rig: Rig, outside) -> None:
     for name in ("../x", "/etc/x", "a/b", "", "x" * 200, 5):
         status, answer = await rig.post("/stream/record", {"stream_id": "one", "name": name})
         assert (status, answer["field"]) == (400, "name"), name
-
-
-async def test_a_recording_is_whole_when_the_worker_is_told_to_stop(tmp_path):
-    folder = tmp_path / "recordings"
-    settings = {"HEADRACE_RECORDINGS": str(folder), "HEADRACE_RECORDING_RESERVE": "0"}
-    async with (
-        TrickleServer(TrickleServerSettings(port=0)) as trickle,
-        aiohttp.ClientSession() as http,
-        served(tmp_path, **settings) as worker,
-    ):
-        await worker.ready(http, "IDLE")
-        rig = Rig(None, trickle, http, worker.url, tmp_path)
-        feeding = asyncio.create_task(rig.play(clip(30)))
-        try:
-            assert (await rig.start())[0] == 200
-            await rig.until(lambda r: r["counts"]["frames_out"] > 10, timeout=LIMIT)
-            status, _ = await rig.post("/stream/record", {"stream_id": "one", "what": "both", "name": "end"})
-            assert status == 201
-            await asyncio.sleep(1.5)
-            exit_status, _, left = await worker.ends(signal.SIGTERM)
-        finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-    assert (exit_status, left) == (0, [])
-    for name in ("end-in.mp4", "end-out.mp4"):
-        assert "moof" not in boxes(folder / name)
-        found = contents(folder / name)
-        assert found.duration > 1
-        assert found.first_is_key

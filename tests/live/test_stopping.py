@@ -15,6 +15,7 @@ from live_rig import Rig, Viewer, clip
 from benchmarks.workers import HEADRACE, free_port
 from benchmarks.workers import running as program
 from stream.trickle.server import TrickleServer, TrickleServerSettings
+from tests.stream.recording.recorded_file import boxes, contents
 
 READY = 60.0
 LIMIT = 10.0
@@ -65,13 +66,13 @@ async def served(folder, port=None, **environment):
 
 
 @contextlib.asynccontextmanager
-async def streaming(folder, **change):
-    """A worker in the midst of a stream; the worker, the viewer's task and the viewer."""
+async def streaming(folder, *, port=None, environment=None, **change):
+    """A worker in the midst of a stream; the worker, the viewer's task, the viewer and the rig."""
     settings = TrickleServerSettings(port=0, keepalive_interval=1.0)
     async with (
         TrickleServer(settings) as trickle,
         aiohttp.ClientSession() as http,
-        served(folder) as worker,
+        served(folder, port, **(environment or {})) as worker,
     ):
         rig = Rig(None, trickle, http, worker.url, folder)
         await worker.ready(http, "IDLE")
@@ -81,15 +82,20 @@ async def streaming(folder, **change):
             status, answer = await rig.start(**change)
             assert status == 200, answer
             await rig.until(lambda report: report["counts"]["frames_out"] > 40)
-            yield worker, viewer, viewing
+            yield worker, viewer, viewing, rig
         finally:
             for task in (feeding, viewing):
                 task.cancel()
             await asyncio.gather(feeding, viewing, return_exceptions=True)
 
 
-async def test_sigterm_finishes_the_segment_and_closes_the_channel(tmp_path):
-    async with streaming(tmp_path) as (worker, viewer, viewing):
+async def test_sigterm_finishes_segment_and_recordings_closes_the_channel_and_frees_the_port(tmp_path):
+    folder, port = tmp_path / "recordings", free_port()
+    settings = {"HEADRACE_RECORDINGS": str(folder), "HEADRACE_RECORDING_RESERVE": "0"}
+    async with streaming(tmp_path, port=port, environment=settings) as (worker, viewer, viewing, rig):
+        status, _ = await rig.post("/stream/record", {"stream_id": "one", "what": "both", "name": "end"})
+        assert status == 201
+        await asyncio.sleep(1.5)
         status, took, left = await worker.ends(signal.SIGTERM)
         assert (status, left) == (0, [])
         assert took < LIMIT
@@ -101,10 +107,31 @@ async def test_sigterm_finishes_the_segment_and_closes_the_channel(tmp_path):
         lines = [json.loads(line) for line in worker.running.log.read_text().splitlines() if line[0] == "{"]
         ended = [line for line in lines if "ended: the worker is shutting down" in line["message"]]
         assert [line["session"] for line in ended] == ["one"]
+        # Its connections, which stay known to the kernel for a while, do not keep the port.
+        await _starts_again(tmp_path, port, rig.http)
+    for name in ("end-in.mp4", "end-out.mp4"):
+        assert "moof" not in boxes(folder / name)
+        found = contents(folder / name)
+        assert found.duration > 1
+        assert found.first_is_key
+
+
+async def _starts_again(folder, port, http):
+    """On the port of one that has just ended; another one there is told that the port is taken."""
+    async with served(folder, port) as worker:
+        # The engine may still be starting.
+        await worker.ready(http, "LOADING", "IDLE")
+        async with served(folder, port) as second:
+            status = await asyncio.to_thread(second.running.process.wait, READY)
+            assert status == 2
+            assert "already in use" in second.running.tail()
+        status, took, left = await worker.ends(signal.SIGTERM)
+        assert (status, left) == (0, [])
+        assert took < LIMIT
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path):
-    async with streaming(tmp_path) as (worker, _, _):
+    async with streaming(tmp_path) as (worker, *_):
         # A stopped engine cannot answer: the first signal alone would have to wait for it.
         for child in worker.running.tree[1:]:
             child.suspend()
@@ -118,26 +145,9 @@ async def test_what_hangs_is_left_behind_in_time(tmp_path):
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hole:
         base = f"http://127.0.0.1:{hole.getsockname()[1]}"
         urls = {name: f"{base}/{name}" for name in ("events_url", "control_url", "data_url")}
-        async with streaming(tmp_path, **urls) as (worker, _, _):
+        async with streaming(tmp_path, **urls) as (worker, *_):
             for child in worker.running.tree[1:]:
                 child.suspend()
             status, took, left = await worker.ends(signal.SIGTERM)
             assert took < LIMIT + 1, worker.running.tail()
             assert (status, left) == (0, [])
-
-
-async def test_it_starts_again_on_the_same_port_at_once_and_says_when_the_port_is_taken(tmp_path):
-    port = free_port()
-    async with aiohttp.ClientSession() as http:
-        for again in (False, True):
-            async with served(tmp_path, port) as worker:
-                # An open connection is what keeps a port busy; the engine may still be starting.
-                await worker.ready(http, "LOADING", "IDLE")
-                if again:
-                    async with served(tmp_path, port) as second:
-                        status = await asyncio.to_thread(second.running.process.wait, READY)
-                        assert status == 2
-                        assert "already in use" in second.running.tail()
-                status, took, left = await worker.ends(signal.SIGTERM)
-                assert (status, left) == (0, [])
-                assert took < LIMIT

@@ -88,7 +88,7 @@ def test_requests_together_answer_as_each_does_alone(ask: Asking) -> None:
             "seed": number,
             "stop": ["e", "zz"] if number % 5 == 0 else [],
         }
-        for number in range(30)
+        for number in range(16)
     ]
     alone = [ask(TINY, **one) for one in asked]
     with ThreadPoolExecutor(16) as pool:
@@ -181,10 +181,10 @@ def test_a_real_model_answers_and_ends_by_itself(ask: Asking) -> None:
 @smol
 def test_a_real_model_says_the_same_to_several_at_once_as_to_each_alone(ask: Asking) -> None:
     asked = [("Name a colour.", 0), ("Count to five in words, please.", 0), ("What is water?", 7)]
-    alone = [ask(SMOL, text, max_tokens=8, temperature=0.8 if seed else 0, seed=seed) for text, seed in asked]
+    alone = [ask(SMOL, text, max_tokens=5, temperature=0.8 if seed else 0, seed=seed) for text, seed in asked]
     with ThreadPoolExecutor(3) as pool:
         jobs = [
-            pool.submit(ask, SMOL, text, max_tokens=8, temperature=0.8 if seed else 0, seed=seed)
+            pool.submit(ask, SMOL, text, max_tokens=5, temperature=0.8 if seed else 0, seed=seed)
             for text, seed in asked
         ]
         assert [job.result() for job in jobs] == alone

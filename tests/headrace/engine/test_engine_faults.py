@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import pytest_asyncio
 
 from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
@@ -40,6 +41,16 @@ def target(name: str, **kwargs: Any) -> dict[str, Any]:
 def video(width: int = 64, height: int = 64) -> VideoFrame:
     rgb = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
     return VideoFrame.from_picture(Picture.from_rgb(rgb), 5, Fraction(1, 30))
+
+
+SHARED = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def lasting() -> AsyncIterator[Engine]:
+    """An engine that is started again however often it dies."""
+    async with Engine(settings(call_timeout=1.5, backoff_ceiling=0.05, attempts=20)) as engine:
+        yield engine
 
 
 async def poll(condition: Callable[[], bool], timeout: float = 30) -> None:
@@ -110,56 +121,59 @@ async def test_sessions_outlive_the_engine_and_keep_their_latest_parameters() ->
         await processor.on_stream_stop()
 
 
-async def test_engines_that_hang_and_crash_are_replaced_and_frames_flow_again() -> None:
-    async with Engine(settings(call_timeout=1.5)) as engine:
-        processor = await opened(engine, target("Faulty"))
-        for fault, reason in (("spin", "gave no answer for 1.5 s"), ("segfault", "was killed by SIGSEGV")):
-            restarts = engine.restarts
-            await processor.update_params({"fault": fault})
-            with pytest.raises(EngineError):
-                await processor.process_video_async(video())
-            await poll(lambda before=restarts: engine.restarts > before)  # type: ignore[misc]
-            assert engine.last_exit == reason
-            await processor.wait_ready(30)
-            frame = video()
-            assert await processor.process_video_async(frame) is frame
-            assert engine.restarts == restarts + 1
-        assert any("engine_processors.py" in line for line in engine.last_lines), "where it crashed"
+@SHARED
+async def test_engines_that_hang_and_crash_are_replaced_and_frames_flow_again(lasting: Engine) -> None:
+    processor = await opened(lasting, target("Faulty"))
+    for fault, reason in (("spin", "gave no answer for 1.5 s"), ("segfault", "was killed by SIGSEGV")):
+        restarts = lasting.restarts
+        await processor.update_params({"fault": fault})
+        with pytest.raises(EngineError):
+            await processor.process_video_async(video())
+        await poll(lambda before=restarts: lasting.restarts > before)  # type: ignore[misc]
+        assert lasting.last_exit == reason
+        await processor.wait_ready(30)
+        frame = video()
+        assert await processor.process_video_async(frame) is frame
+        assert lasting.restarts == restarts + 1
+    assert any("engine_processors.py" in line for line in lasting.last_lines), "where it crashed"
+    await processor.on_stream_stop()
+
+
+@SHARED
+async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_others_go_on(
+    lasting: Engine,
+) -> None:
+    before = lasting.restarts
+    other = await opened(lasting, target("Level"), level=10)
+    parent = await opened(lasting, target("Children"))
+    told: list[Emission] = []
+    parent.bind(told.append)
+    await parent.process_video_async(video())
+    started_by_it = psutil.Process(told[0].data)
+    assert started_by_it.is_running()
+
+    deadly = EngineProcessor(lasting, target("Loads"), session="deadly")
+    slow = EngineProcessor(lasting, target("Loads"), session="slow")
+    opening = asyncio.create_task(slow.load_model(steps=20))
+    dying = asyncio.create_task(deadly.load_model(fail="die"))
+    # What ends an engine may be no fault of what was loading, so it is tried again.
+    await poll(lambda: lasting.restarts > before)
+    assert lasting.last_exit == "exited with status 9"
+    await poll(lambda: gone(started_by_it))
+    await poll(lambda: deadly.status.phase == "loading")
+    assert not dying.done()
+    with pytest.raises(ProcessorError, match="ended 3 times in a row while opening this session"):
+        async with asyncio.timeout(60):
+            await dying
+    assert deadly.status.phase == "failed"
+    await other.wait_ready(30)
+    async with asyncio.timeout(30):
+        await opening
+    assert await grey(other) == 10
+    assert lasting.restarts == before + 3
+    await slow.on_stream_start({})
+    for processor in (slow, other, parent):
         await processor.on_stream_stop()
-
-
-async def test_a_session_whose_opening_ends_every_engine_is_given_up_and_the_others_go_on() -> None:
-    async with Engine(settings(backoff_ceiling=0.05, attempts=20)) as engine:
-        other = await opened(engine, target("Level"), level=10)
-        parent = await opened(engine, target("Children"))
-        told: list[Emission] = []
-        parent.bind(told.append)
-        await parent.process_video_async(video())
-        started_by_it = psutil.Process(told[0].data)
-        assert started_by_it.is_running()
-
-        deadly = EngineProcessor(engine, target("Loads"), session="deadly")
-        slow = EngineProcessor(engine, target("Loads"), session="slow")
-        opening = asyncio.create_task(slow.load_model(steps=20))
-        dying = asyncio.create_task(deadly.load_model(fail="die"))
-        # What ends an engine may be no fault of what was loading, so it is tried again.
-        await poll(lambda: engine.restarts > 0)
-        assert engine.last_exit == "exited with status 9"
-        await poll(lambda: gone(started_by_it))
-        await poll(lambda: deadly.status.phase == "loading")
-        assert not dying.done()
-        with pytest.raises(ProcessorError, match="ended 3 times in a row while opening this session"):
-            async with asyncio.timeout(60):
-                await dying
-        assert deadly.status.phase == "failed"
-        await other.wait_ready(30)
-        async with asyncio.timeout(30):
-            await opening
-        assert await grey(other) == 10
-        assert engine.restarts == 3
-        await slow.on_stream_start({})
-        for processor in (slow, other, parent):
-            await processor.on_stream_stop()
 
 
 # -- workers that die ------------------------------------------------------------------------------------

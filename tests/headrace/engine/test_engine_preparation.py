@@ -124,18 +124,16 @@ async def test_closing_a_session_ends_its_preparation(engine: Engine) -> None:
     await again.on_stream_stop()
 
 
-async def test_an_engine_that_hangs_beside_a_preparation_is_found_as_soon_as_ever() -> None:
-    async with Engine(SETTINGS) as engine:
-        await engine.wait_ready(60)
-        processor, hung = await opened(engine, "Prepares", level=10), await opened(engine, "Faulty")
-        preparing = asyncio.create_task(processor.prepare_params({"level": 50, "seconds": 20}))
-        await asyncio.sleep(0.2)
-        await hung.update_params({"fault": "spin"})
-        begun = time.monotonic()
-        with pytest.raises(EngineError):
-            await grey(hung)
-        with pytest.raises(EngineError):
-            await preparing
-        assert time.monotonic() - begun < 6 * CALL_TIMEOUT
-        await processor.on_stream_stop()
-        await hung.on_stream_stop()
+async def test_an_engine_that_hangs_beside_a_preparation_is_found_as_soon_as_ever(engine: Engine) -> None:
+    processor, hung = await opened(engine, "Prepares", level=10), await opened(engine, "Faulty")
+    preparing = asyncio.create_task(processor.prepare_params({"level": 50, "seconds": 20}))
+    await asyncio.sleep(0.2)
+    await hung.update_params({"fault": "spin"})
+    begun = time.monotonic()
+    with pytest.raises(EngineError):
+        await grey(hung)
+    with pytest.raises(EngineError):
+        await preparing
+    assert time.monotonic() - begun < 6 * CALL_TIMEOUT
+    await processor.on_stream_stop()
+    await hung.on_stream_stop()

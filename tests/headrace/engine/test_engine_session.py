@@ -41,6 +41,15 @@ async def engine() -> AsyncIterator[Engine]:
         yield engine
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def hasty() -> AsyncIterator[Engine]:
+    """An engine with little patience."""
+    settings = EngineSettings(name="hasty", device="cpu", extra_path=(HERE,), call_timeout=1.0, nice=1)
+    async with Engine(settings) as engine:
+        await engine.wait_ready(60)
+        yield engine
+
+
 def target(name: str, **kwargs: Any) -> dict[str, Any]:
     return {"kind": "class", "target": f"engine_processors:{name}", "kwargs": kwargs}
 
@@ -298,37 +307,34 @@ async def test_a_coroutine_that_never_returns_is_given_up_without_a_restart(engi
         assert engine.restarts == 0
 
 
-async def test_a_session_whose_calls_never_return_is_closed_for_the_sake_of_the_others() -> None:
-    settings = EngineSettings(name="late", device="cpu", extra_path=(HERE,), call_timeout=1.0)
-    async with Engine(settings) as engine:
-        await engine.wait_ready(60)
-        async with (
-            session(engine, target("Waits")) as waits,
-            session(engine, {"kind": "passthrough"}) as other,
-        ):
-            for pts in (1, 2, 10, 3, 4):
-                if pts == 10:
-                    await waits.process_video_async(video(noise(8, 8), pts))
-                    continue
-                with pytest.raises(ProcessorError, match=r"did not return within 0.8 s$"):
-                    await waits.process_video_async(video(noise(8, 8), pts))
-            with pytest.raises(ProcessorError, match="3 times in a row; the session is closed"):
-                await waits.process_video_async(video(noise(8, 8), 5))
-            async with asyncio.timeout(5):  # the engine says so after its answer
-                while waits.status.phase != "failed":  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-            for _ in range(2):
-                begun = time.monotonic()
-                with pytest.raises(ProcessorError, match="the session is closed"):
-                    await waits.process_video_async(video(noise(8, 8), 10))
-                assert time.monotonic() - begun < 0.5
-            frame = video(noise(8, 8))
-            assert await other.process_video_async(frame) is frame
+async def test_a_session_whose_calls_never_return_is_closed_for_the_sake_of_the_others(hasty: Engine) -> None:
+    async with (
+        session(hasty, target("Waits")) as waits,
+        session(hasty, {"kind": "passthrough"}) as other,
+    ):
+        for pts in (1, 2, 10, 3, 4):
+            if pts == 10:
+                await waits.process_video_async(video(noise(8, 8), pts))
+                continue
+            with pytest.raises(ProcessorError, match=r"did not return within 0.8 s$"):
+                await waits.process_video_async(video(noise(8, 8), pts))
+        with pytest.raises(ProcessorError, match="3 times in a row; the session is closed"):
+            await waits.process_video_async(video(noise(8, 8), 5))
+        async with asyncio.timeout(5):  # the engine says so after its answer
+            while waits.status.phase != "failed":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for _ in range(2):
+            begun = time.monotonic()
             with pytest.raises(ProcessorError, match="the session is closed"):
-                await waits.wait_ready(5)
-        # Nothing is owed any more: a call without an answer would have counted as a hang by now.
-        await asyncio.sleep(1.5)
-        assert (engine.restarts, engine.open_calls) == (0, 0)
+                await waits.process_video_async(video(noise(8, 8), 10))
+            assert time.monotonic() - begun < 0.5
+        frame = video(noise(8, 8))
+        assert await other.process_video_async(frame) is frame
+        with pytest.raises(ProcessorError, match="the session is closed"):
+            await waits.wait_ready(5)
+    # Nothing is owed any more: a call without an answer would have counted as a hang by now.
+    await asyncio.sleep(1.5)
+    assert (hasty.restarts, hasty.open_calls) == (0, 0)
 
 
 # -- opening ---------------------------------------------------------------------------------------------
@@ -627,28 +633,23 @@ async def test_a_call_for_several_that_does_not_return_is_given_up(engine: Engin
         assert engine.restarts == 0
 
 
-async def test_waiting_for_the_starts_of_others_does_not_end_a_session() -> None:
-    settings = EngineSettings(
-        name="impatient", device="cpu", extra_path=(HERE,), call_timeout=0.5, open_timeout=20, nice=1
-    )
-    async with Engine(settings) as engine:
-        await engine.wait_ready(60)
-        async with session(engine, target("Company"), level=5) as patient:
-            slow = EngineProcessor(engine, target("SlowStart"), session="slow", params={"seconds": 2.5})
-            await slow.load_model()
-            starting = asyncio.create_task(slow.on_stream_start({"seconds": 2.5}))
-            faults: list[ProcessorError] = []
-            while not starting.done():
-                try:
-                    await patient.process_video_async(video(noise(8, 8)))
-                except ProcessorError as error:
-                    faults.append(error)
-                await asyncio.sleep(0.01)
-            await starting
-            assert len(faults) > 3
-            assert all("busy with other sessions" in fault.message for fault in faults)
-            assert grey_of(await one(patient, video(noise(8, 8)))) == 5
-            await slow.on_stream_stop()
+async def test_waiting_for_the_starts_of_others_does_not_end_a_session(hasty: Engine) -> None:
+    async with session(hasty, target("Company"), level=5) as patient:
+        slow = EngineProcessor(hasty, target("SlowStart"), session="slow", params={"seconds": 4.0})
+        await slow.load_model()
+        starting = asyncio.create_task(slow.on_stream_start({"seconds": 4.0}))
+        faults: list[ProcessorError] = []
+        while not starting.done():
+            try:
+                await patient.process_video_async(video(noise(8, 8)))
+            except ProcessorError as error:
+                faults.append(error)
+            await asyncio.sleep(0.01)
+        await starting
+        assert len(faults) > 3
+        assert all("busy with other sessions" in fault.message for fault in faults)
+        assert grey_of(await one(patient, video(noise(8, 8)))) == 5
+        await slow.on_stream_stop()
 
 
 async def test_what_ends_one_session_leaves_the_others_alone(engine: Engine) -> None:
