@@ -24,7 +24,7 @@ run: $(STAMP)
 # More processes than cores: a part of the tests waits for streams. Bytecode is kept whatever the
 # environment says, because each process collects every test and many start programs of ours.
 test: $(STAMP)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadfile $(TESTS)
 
 # With an existing ComfyUI: make test-comfyui COMFYUI=DIR [COMFYUI_PYTHON=PATH]
 test-comfyui: $(STAMP)
