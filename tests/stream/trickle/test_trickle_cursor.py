@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream.trickle.cursor import Ask, Cursor, Deliver, Ended, Failed, Verdict
@@ -25,8 +25,13 @@ class World:
         self.cursor = cursor_from(start)
         self.parked: Segment | None = None
         self.delivered: list[tuple[int, bytes]] = []
+        self.stayed: set[bytes] = set()
+        """What was kept in its place when the same number was written again."""
 
     def write(self, seq: int, data: bytes) -> None:
+        self.stayed |= {
+            each.read(0, 1000) for each in self.channel.segments if each.seq == seq and each.closed
+        }
         upload = self.channel.upload(seq)
         if not upload.displaced:
             upload.write(data)
@@ -75,6 +80,7 @@ WRITES = st.one_of(
 
 
 @given(st.integers(-2, 6), st.lists(WRITES, max_size=25))
+@example(0, [("write", 6), ("read", 1), ("write", 0), ("read", 2), ("write", 6), ("read", 3)])
 @settings(max_examples=200, deadline=None)
 def test_a_reader_finds_its_way_whatever_the_writer_did(start: int, history: list[tuple[str, int]]) -> None:
     world = World(start)
@@ -93,7 +99,10 @@ def test_a_reader_finds_its_way_whatever_the_writer_did(start: int, history: lis
                 world.ask()
         assert world.cursor.wanted >= CURRENT
     contents = [data for _, data in world.delivered]
-    assert len(set(contents)) == len(contents)
+    # A publisher that starts anew and leaves out the numbers that would displace an old segment cannot be
+    # told from one that wrote them: the old one is then read once more, for a new one must not be lost.
+    twice = {data for data in contents if contents.count(data) > 1}
+    assert twice <= world.stayed
     # A publisher that now writes on steadily is read to its last segment, ring after ring.
     begin = world.channel.next_write
     for seq in range(begin, begin + 16):
