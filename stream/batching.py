@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,9 @@ from stream.errors import ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor, VideoResult
 from stream.timeouts import TIMED_OUT, timeout
+
+Ask = Callable[..., Awaitable[Any]]
+"""Awaits a method, which comes first, with the arguments that follow it."""
 
 _OWN = frozenset({"state", "frame_time", "_emit_sink", "_model_load_lock"})
 """Attributes that each processor has for itself, whenever they were set."""
@@ -40,7 +42,6 @@ class Waiting:
     frame: VideoFrame
     since: float
     answer: asyncio.Future[VideoResult]
-    begun: Callable[[], None] | None = None
 
 
 class BatchQueue:
@@ -84,31 +85,26 @@ class BatchQueue:
         return [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
 
 
+async def _plainly(method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    return await method(*arguments)
+
+
 class Batcher:
     """Gathers pictures for `FrameProcessor.process_video_batch`, one call at a time. Belongs to one loop.
 
-    ``turn``: what a call is made within. A call whose streams have all given up is cancelled.
+    ``ask`` makes the calls. One whose streams have all given up is cancelled.
     """
 
-    def __init__(
-        self, size: int, wait: float, turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
-    ) -> None:
+    def __init__(self, size: int, wait: float, ask: Ask = _plainly) -> None:
         self._queue = BatchQueue(size, wait)
-        self._turn = turn
+        self._ask = ask
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._called: list[Waiting] = []
 
-    def of(
-        self, stream: FrameProcessor, begun: Callable[[], None] | None = None
-    ) -> Callable[[VideoFrame], Awaitable[VideoResult]]:
-        """What takes the pictures of one stream; ``begun`` is called when the call of one begins."""
-
-        async def process(frame: VideoFrame) -> VideoResult:
-            return await self._process(stream, frame, begun)
-
-        process.__qualname__ = f"{type(stream).__qualname__}.process_video_batch"
-        return process
+    def of(self, stream: FrameProcessor) -> Callable[[VideoFrame], Awaitable[VideoResult]]:
+        """What takes the pictures of one stream."""
+        return lambda frame: self._process(stream, frame)
 
     def joined(self) -> None:
         """One stream more takes part."""
@@ -119,11 +115,9 @@ class Batcher:
         self._queue.streams -= 1
         self._changed.set()
 
-    async def _process(
-        self, stream: FrameProcessor, frame: VideoFrame, begun: Callable[[], None] | None
-    ) -> VideoResult:
+    async def _process(self, stream: FrameProcessor, frame: VideoFrame) -> VideoResult:
         loop = asyncio.get_running_loop()
-        item = Waiting(stream, frame, loop.time(), loop.create_future(), begun)
+        item = Waiting(stream, frame, loop.time(), loop.create_future())
         self._queue.put(item)
         self._changed.set()
         if self._worker is None or self._worker.done():
@@ -161,20 +155,13 @@ class Batcher:
                 except TIMED_OUT:
                     pass
                 continue
-            async with self._turn():
-                await self._call(self._queue.take())
+            await self._call(self._queue.take())
 
     async def _call(self, batch: list[Waiting]) -> None:
-        """``batch`` is empty where all have given up meanwhile."""
-        if not batch:
-            return
         self._called = batch
-        for item in batch:
-            if item.begun is not None:
-                item.begun()
         streams = [item.stream for item in batch]
         try:
-            results = await streams[0].process_video_batch(streams, [item.frame for item in batch])
+            results = await self._ask(streams[0].process_video_batch, streams, [item.frame for item in batch])
             answers = _answers(results, len(batch))
         except asyncio.CancelledError:
             if self._called is not batch:

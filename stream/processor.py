@@ -71,8 +71,9 @@ class ProcessorInfo:
 class FrameProcessor:
     """Works on the frames of one stream.
 
-    Calls never overlap for frames of one kind, and `update_params` runs between two frames. Handlers may
-    block: they run where nothing else waits for them. Override only what the processor touches.
+    Calls never overlap for frames of one kind, and `update_params` runs between two frames. While one awaits,
+    those of other streams go on in the same thread: what objects share and nobody may change meanwhile needs
+    a lock. Handlers may block where they serve one stream. Override only what the processor touches.
 
     Pictures go one by one to `process_video_async`. Instead of it a class may bring `process_video_window`,
     which gets the last ``window`` pictures whenever ``hop`` new ones have come, or `process_video_batch`,
@@ -152,12 +153,6 @@ class FrameProcessor:
         """One stretch of sound in, a list out; None or an empty list puts nothing out."""
         return [frame]
 
-    async def prepare_start(self, params: Params) -> None:
-        """What takes long of `on_stream_start`, which follows with the same parameters unless this raises.
-
-        In an engine it runs beside the frames of other streams, so it may not block.
-        """
-
     async def prepare_params(self, params: Params) -> None:
         """What takes long of `update_params`, which follows with the same parameters unless this raises.
 
@@ -195,11 +190,6 @@ class FrameProcessor:
         A processor that runs elsewhere raises `EngineError` from `process_video_async` at once while it is
         not there; the live path then shows the last result, a file waits here and tries the frame again.
         """
-
-    def shares_calls(self) -> bool:
-        """Whether `process_video_async` waits for frames of other streams, with which its own goes through a
-        network in one call; in an engine these are begun meanwhile. Asked before each frame."""
-        return False
 
     def progress(self) -> tuple[str, float | None]:
         """What it is doing while frames cannot be processed yet, in words, and how far it is (0 to 1)."""

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "headrace": {"stream", "workflows", "byoc", "headrace"},
 }
 FOREIGN = re.compile(
-    r"stream/(batching|errors|frames|processor|timeouts)|headrace/engine/(home|link|memory|slots|device|processors|host\w*|bootstrap)"
+    r"stream/(batching|errors|frames|processor|stretches|timeouts)|headrace/engine/(home|link|memory|slots|device|processors|host\w*|bootstrap)"
     r"|headrace/comfyui/host/.+|workflows/.+"
 )
 WORKER = re.compile(r"stream/.+|headrace/server/.+|headrace/(cli|settings)")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from stream.stretches import in_stretches
 
 T = TypeVar("T")
 
@@ -20,27 +21,5 @@ async def in_inference_mode(work: Coroutine[Any, Any, T]) -> T:
 
     Where nobody has imported torch there is no mode.
     """
-    return await _driven(work)
-
-
-@types.coroutine
-def _driven(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
     torch = sys.modules.get("torch")
-    mode: Any = contextlib.nullcontext if torch is None else torch.inference_mode
-    answer: Any = None
-    failure: BaseException | None = None
-    while True:
-        with mode():
-            try:
-                waited = work.send(answer) if failure is None else work.throw(failure)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-        answer = failure = None
-        try:
-            answer = yield waited
-        except GeneratorExit:
-            work.close()
-            raise
-        except BaseException as error:  # noqa: BLE001 (whatever it is, it is handed to the work)
-            failure = error
+    return await in_stretches(work, contextlib.nullcontext if torch is None else torch.inference_mode)

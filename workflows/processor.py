@@ -28,7 +28,7 @@ from workflows.pictures import as_frames, one_batch
 from workflows.plan import NeedsLoop, Plan
 from workflows.protocol import is_blocker
 from workflows.registry import NodeRegistry
-from workflows.running import Change, Running
+from workflows.running import Change, Running, Tabled
 from workflows.sound import heard
 from workflows.stream_rules import modalities
 from workflows.warming import Size, warm_up
@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 
 RATE = 30.0
 """Pictures a second of a workflow that needs no input, where a stream has none."""
+
+LIGHT = 20
+"""Nodes up to which another literal of a frame's node is worked out between two frames: about a tenth of a
+millisecond for each."""
 
 __all__ = ["MAX_WORKFLOWS", "WORKFLOW_KEYS", "WorkflowProcessor"]
 
@@ -102,10 +106,6 @@ class WorkflowProcessor(FrameProcessor):
     def progress(self) -> tuple[str, float | None]:
         """What is being done before frames can be worked on, and how far it is (0 to 1)."""
         return self._progress
-
-    def shares_calls(self) -> bool:
-        """Where a node is async: it may wait for other streams, and they need not wait for it."""
-        return self._running is not None and any(plan.is_async for plan in self._running.plans)
 
     def info(self) -> ProcessorInfo:
         """From the graphs alone; works before `load_model`. Raises `InvalidWorkflow`."""
@@ -192,39 +192,43 @@ class WorkflowProcessor(FrameProcessor):
         """Compile and warm up another workflow, or run the constant nodes again that ``params`` change, in a
         thread.
 
-        Raises as `update_params` does. Changes that only the next frame needs are left to that.
+        Raises as `update_params` does. Changes that only the next frame needs are left to that, but for those
+        of graphs of more than `LIGHT` nodes.
         """
         self._prepared = None
         running = self._loaded()
         if self._takes_long(running, params):
-            await self._watch.end()
-            self._is_preparing = True
-            try:
-                self._prepared = await run_beside(lambda: self._work_out(running, params))
-            finally:
-                self._is_preparing = False
+            self._prepared = await self._worked_out_beside(running, params)
 
     async def update_params(self, params: Params) -> None:
         """New parameters, another workflow, or both. Raises and leaves all as it was, or takes effect whole.
 
-        A workflow that differs from the present one in literals alone becomes a change of parameters.
+        A workflow that differs from the present one in literals alone becomes a change of parameters. What
+        takes long and was not prepared, or no longer fits, is worked out in a thread; no frame of this stream
+        is worked on meanwhile.
         """
         running = self._loaded()
         change, self._prepared = self._prepared, None
         if change is None or change.params != params or not change.fits(running):
-            await self._watch.end()
-            change = await in_inference_mode(self._work_out(running, params))
+            if self._takes_long(running, params):
+                change = await self._worked_out_beside(running, params)
+            else:
+                await self._watch.end()
+                change = await in_inference_mode(self._work_out(running, params))
         self._running = change.in_force(self._registry)
+
+    async def _worked_out_beside(self, running: Running, params: Params) -> Change:
+        await self._watch.end()
+        self._is_preparing = True
+        try:
+            return await run_beside(lambda: self._work_out(running, params))
+        finally:
+            self._is_preparing = False
 
     async def on_stream_start(self, params: Params) -> None:
         """Parameters may come with the start of a stream, among others that are none of the workflow's."""
         if own := self._own(params):
             await self.update_params(own)
-
-    async def prepare_start(self, params: Params) -> None:
-        """As `prepare_params`, of those that are the workflow's."""
-        if own := self._own(params):
-            await self.prepare_params(own)
 
     def _own(self, params: Params) -> Params:
         running = self._running
@@ -281,9 +285,12 @@ class WorkflowProcessor(FrameProcessor):
         return self._running
 
     def _takes_long(self, running: Running, params: Params) -> bool:
-        """Whether nodes would have to be made, run or asked that no frame waits for."""
+        """Whether nodes would have to be made, run or asked that no frame waits for, or many laid out
+        anew."""
         rest = dict(params)
         if take_workflow(rest, running.table) is not None:
+            return True
+        if sum(len(plan.graph.nodes) for plan in running.plans) > LIGHT:
             return True
         places = running.table.resolve(rest)
         known = running.table.parameters.values()
@@ -306,10 +313,15 @@ class WorkflowProcessor(FrameProcessor):
                 return Change(running, params, replacement=await self._compile(graphs))
             values = changes
         programs = []
+        graphs = [plan.graph for plan in running.plans]
         for index in sorted({place.graph for place in values}):
             plan = running.plans[index]
-            programs.append((plan, plan.program, await plan.change(of_graph(values, index))))
-        return Change(running, params, programs=tuple(programs))
+            base = plan.program
+            program = await plan.change(of_graph(values, index))
+            programs.append((plan, base, program))
+            graphs[index] = program.graph
+        tabled = Tabled.of(graphs, self._registry)
+        return Change(running, params, programs=tuple(programs), tabled=tabled)
 
 
 def _is_asked(running: Running, place: Place) -> bool:

@@ -7,11 +7,28 @@ from dataclasses import dataclass, field
 
 from stream.processor import Params
 from workflows.compiler import Program
+from workflows.graph import Graph
 from workflows.parameters import ParameterTable
 from workflows.plan import Plan
 from workflows.registry import NodeRegistry
 from workflows.sound import Ear
 from workflows.stream_rules import Modalities, modalities
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """The parameters of graphs."""
+
+    graphs: tuple[Graph, ...]
+    table: ParameterTable
+
+    @classmethod
+    def of(cls, graphs: Sequence[Graph], registry: NodeRegistry) -> Tabled:
+        return cls(tuple(graphs), ParameterTable(graphs, registry.definitions))
+
+    def are(self, graphs: Sequence[Graph]) -> bool:
+        """Whether these are the graphs, and not just graphs like them."""
+        return list(map(id, self.graphs)) == list(map(id, graphs))
 
 
 @dataclass(frozen=True)
@@ -26,11 +43,19 @@ class Running:
     may_change: bool
 
     @classmethod
-    def of(cls, plans: Sequence[Plan], registry: NodeRegistry, ears: tuple[Ear, ...] = ()) -> Running:
+    def of(
+        cls,
+        plans: Sequence[Plan],
+        registry: NodeRegistry,
+        ears: tuple[Ear, ...] = (),
+        tabled: Tabled | None = None,
+    ) -> Running:
         graphs = [plan.graph for plan in plans]
+        if tabled is None or not tabled.are(graphs):
+            tabled = Tabled.of(graphs, registry)
         return cls(
             tuple(plans),
-            ParameterTable(graphs, registry.definitions),
+            tabled.table,
             all(plan.is_passthrough for plan in plans),
             modalities(graphs),
             ears or tuple(Ear() for _ in plans),
@@ -42,14 +67,15 @@ class Running:
 class Change:
     """Worked out for ``params`` on top of what was ``running``.
 
-    Either other ``programs`` of the same plans, each with the one that it was made from, or a
-    ``replacement``.
+    Either other ``programs`` of the same plans, each with the one that it was made from, and the parameters
+    that there are then, or a ``replacement``.
     """
 
     running: Running
     params: Params
     programs: tuple[tuple[Plan, Program, Program], ...] = field(default=())
     replacement: Running | None = None
+    tabled: Tabled | None = None
 
     def fits(self, running: Running) -> bool:
         """Whether it may still be put in force. Constants that were made anew since (IS_CHANGED) are no
@@ -63,4 +89,4 @@ class Change:
         for plan, _, program in self.programs:
             plan.commit(program)
         running = self.running
-        return self.replacement or Running.of(running.plans, registry, running.ears)
+        return self.replacement or Running.of(running.plans, registry, running.ears, self.tabled)

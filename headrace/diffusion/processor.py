@@ -87,9 +87,6 @@ class StreamDiffusionProcessor(FrameProcessor):
     def progress(self) -> tuple[str, float | None]:
         return self._state
 
-    def shares_calls(self) -> bool:
-        return True
-
     def info(self) -> ProcessorInfo:
         schema = StreamDiffusionParams.model_json_schema()
         # A picture is no default for anybody to see.
@@ -147,7 +144,7 @@ class StreamDiffusionProcessor(FrameProcessor):
         if change is None or change.before is not self._params or change.params != params:
             if change is not None and change.held is not self._held:
                 change.held.release()
-            change = await self._work_out(params)
+            change = await run_beside(lambda: self._work_out(params))
         self._commit(change)
 
     async def _work_out(self, params: Params) -> _Change:

@@ -30,6 +30,7 @@ LENT_MODULES = (
     "stream.heap",
     "stream.pictures",
     "stream.processor",
+    "stream.stretches",
     "stream.tensors",
     "stream.typed",
     "stream.timeouts",

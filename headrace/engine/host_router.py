@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from headrace.engine.home import Home
 from headrace.engine.host_batch import OPS as BATCH_OPS
 from headrace.engine.host_batch import BatchHost
+from headrace.engine.host_calls import HostCalls
 from headrace.engine.host_home import OP as HOME
 from headrace.engine.host_home import HomeHost
 from headrace.engine.host_memory import MemoryReports
@@ -62,7 +63,7 @@ class Host:
             threads=self._options.threads,
             call_limit=self._options.call_limit,
             open_limit=self._options.open_limit,
-            turn=asyncio.Lock(),
+            calls=HostCalls(),
             companies=Companies(),
             fatal=self._device_lost,
         )

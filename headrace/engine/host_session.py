@@ -1,26 +1,24 @@
 """One session inside the engine: its processor, its shared memory and the order of its work.
 
 A session is one task. It loads its model in a thread, so that the frames of other sessions go on, and then
-takes its jobs (start, frames, parameters, close) one after the other, each when the engine's one turn is
-its own. A fault of the processor is answered and stays within the session.
+takes its jobs (start, frames, parameters, close) one after the other, as `headrace.engine.host_calls` says.
+A fault of the processor is answered and stays within the session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import inspect
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headrace.engine import slots
-from headrace.engine.home import NotNow
+from headrace.engine.host_calls import HostCalls, NotReturned, processors_fault
 from headrace.engine.host_frames import SlotFrame, listed
 from headrace.engine.host_loading import Loaded, Loading, load_in_thread
 from headrace.engine.host_shared import MEDIA, Job, SharedSlots
@@ -32,18 +30,14 @@ from stream.errors import EngineError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
 from stream.processor import FrameProcessor
 from stream.tensors import write_rgb
-from stream.timeouts import TIMED_OUT, is_cancelled, timeout
 
 if TYPE_CHECKING:
     import torch
 
-T = TypeVar("T")
-
 MAX_JOBS = 16
 """Jobs of one session that may wait."""
 MAX_LATE = 3
-"""Calls of one kind in a row that may not return in time; then the session is closed, because each holds
-the turn for the whole of its limit."""
+"""Calls of one kind in a row that may not return in time; then the session is closed: nothing comes of it."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +49,10 @@ class Surroundings:
     threads: int
     call_limit: float
     open_limit: float
-    turn: asyncio.Lock
-    """Whoever holds it runs Python. It goes round in the order of asking, so that nobody starves. Frames that
-    wait for those of other sessions do so without it."""
+    calls: HostCalls
     companies: Companies
     fatal: Callable[[str], None]
     """Ends the engine, because the device is beyond use."""
-
-
-class _NotReturned(ProcessorError):
-    """A call that was given up after its limit."""
 
 
 class HostSession:
@@ -133,7 +121,7 @@ class HostSession:
                     if job.op == "prepare":
                         await self._end_preparing()
                         self._preparing = asyncio.create_task(self._prepare(job))
-                    elif job.op != "start" or await self._prepared_start(job):
+                    else:
                         await self._do(job)
         finally:
             await self._end()
@@ -178,32 +166,27 @@ class HostSession:
         return loading.result()
 
     async def _do(self, job: Job) -> None:
-        async with self._turn_for(job):
-            try:
-                if job.op == "video":
-                    await self._video(job)
-                elif job.op == "audio":
-                    await self._audio(job)
-                elif job.op == "start":
-                    await self._start(job)
-                elif job.op == "params":
-                    await self._params(job)
-                else:
-                    raise InvalidInput(f"unknown message {job.op!r}", field="op")
-                self._late[job.op] = 0
-            except _NotReturned as error:
-                self._late[job.op] = self._late.get(job.op, 0) + 1
-                if self._late[job.op] < MAX_LATE:
-                    self._voice.fail(job.call, error)
-                else:
-                    self._give_up(job, error)
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the edge to a processor)
-                self._late[job.op] = 0
+        try:
+            if job.op == "video":
+                await self._video(job)
+            elif job.op == "audio":
+                await self._audio(job)
+            elif job.op == "start":
+                await self._start(job)
+            elif job.op == "params":
+                await self._params(job)
+            else:
+                raise InvalidInput(f"unknown message {job.op!r}", field="op")
+            self._late[job.op] = 0
+        except NotReturned as error:
+            self._late[job.op] = self._late.get(job.op, 0) + 1
+            if self._late[job.op] < MAX_LATE:
                 self._voice.fail(job.call, error)
-
-    def _turn_for(self, job: Job) -> AbstractAsyncContextManager[object]:
-        waits = self._batcher is not None or self._loaded().shares_calls()
-        return nullcontext() if waits and job.op == "video" else self._around.turn
+            else:
+                self._give_up(job, error)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the edge to a processor)
+            self._late[job.op] = 0
+            self._voice.fail(job.call, error)
 
     def _give_up(self, job: Job, error: ProcessorError) -> None:
         """Close for good; whatever waits is answered, or the worker would take the engine for hung."""
@@ -226,8 +209,7 @@ class HostSession:
         self._company = self._batcher = None
         if processor is not None and self._started:
             try:
-                async with self._around.turn:
-                    await self._ask(processor.on_stream_stop, self._around.call_limit)
+                await self._around.calls.ask(processor.on_stream_stop, self._around.call_limit)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
                 self._voice.log(f"on_stream_stop failed: {type(error).__name__}: {error}")
         if processor is not None:
@@ -237,29 +219,18 @@ class HostSession:
 
     # -- jobs ------------------------------------------------------------------------------------------
 
-    async def _prepared_start(self, job: Job) -> bool:
-        """Without the turn, so that the frames of others go on; answers for what fails."""
-        try:
-            processor, params = self._loaded(), _params_of(job)
-            await self._ask(lambda: processor.prepare_start(params), self._around.open_limit)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
-            self._voice.fail(job.call, error)
-            return False
-        return True
-
     async def _start(self, job: Job) -> None:
-        processor, params = self._loaded(), _params_of(job)
-        await self._ask(lambda: processor.on_stream_start(params), self._around.open_limit)
+        around, processor, params = self._around, self._loaded(), _params_of(job)
+        await around.calls.ask(processor.on_stream_start, around.open_limit, params)
         self._started = self._voice.started = True
         if self._company is not None and self._batcher is None:
-            turn = self._around.turn
-            self._batcher = self._company.batcher(processor, lambda: turn)
+            self._batcher = self._company.batcher(processor, self._within_limit)
             self._batcher.joined()
         self._voice.answer(job.call, self._news(processor))
 
     async def _params(self, job: Job) -> None:
-        processor, params = self._loaded(), _params_of(job)
-        await self._ask(lambda: processor.update_params(params), self._around.call_limit)
+        around, processor, params = self._around, self._loaded(), _params_of(job)
+        await around.calls.ask(processor.update_params, around.call_limit, params)
         self._voice.answer(job.call, {"frame": self._frames, **self._news(processor)})
 
     def _news(self, processor: FrameProcessor) -> dict[str, Any]:
@@ -275,11 +246,11 @@ class HostSession:
         return {"info": told}
 
     async def _prepare(self, job: Job) -> None:
-        """Beside the frames: without the turn, and without keeping the guardian waiting."""
+        """Beside the frames, and without keeping the guardian waiting."""
         try:
-            processor, params = self._loaded(), _params_of(job)
+            around, processor, params = self._around, self._loaded(), _params_of(job)
             self._voice.deferred(job.call)
-            await self._ask(lambda: processor.prepare_params(params), self._around.open_limit)
+            await around.calls.ask(processor.prepare_params, around.open_limit, params)
             self._voice.answer(job.call, {})
         except asyncio.CancelledError:
             self._voice.fail(job.call, EngineError("the session was closed, or another change was begun"))
@@ -303,19 +274,13 @@ class HostSession:
         taken = time.monotonic_ns()
         self._frames += 1
         processor.frame_time = frame.time
-        begun = asyncio.Event()
         try:
-            together = None if self._batcher is None else self._batcher.of(processor, begun.set)
-            process = together or processor.process_video_async
-            # A lambda would hold the frame beyond the call and make `retire` copy it.
-            result = await self._ask(process, self._around.call_limit, frame)
+            if self._batcher is None:
+                result = await self._within_limit(processor.process_video_async, frame)
+            else:
+                with processors_fault():
+                    result = await self._batcher.of(processor)(frame)
             laid = self._shared.lay_down(job, frame, listed(result, VideoFrame))
-        except _NotReturned:
-            if self._batcher is None or begun.is_set():
-                raise
-            # Others held the turn all the time: that does not count against this session.
-            limit = self._around.call_limit
-            raise ProcessorError(f"the engine was busy with other sessions for {limit:g} s") from None
         finally:
             processor.frame_time = None
             result = None
@@ -331,33 +296,14 @@ class HostSession:
         taken = time.monotonic_ns()
         processor.frame_time = frame.time
         try:
-            result = await self._ask(processor.process_audio_async, self._around.call_limit, frame)
+            result = await self._within_limit(processor.process_audio_async, frame)
         finally:
             processor.frame_time = None
         laid = self._shared.lay_down(job, frame, listed(result, AudioFrame))
         laid.send(self._voice, job, taken, {})
 
-    async def _ask(self, method: Callable[..., Awaitable[T]], limit: float, *arguments: Any) -> T:
-        """Await a method of the processor, at most ``limit`` seconds. Raises `ProcessorError` after them."""
-        try:
-            async with timeout(limit) as deadline:
-                called = method(*arguments)
-                if not inspect.isawaitable(called):
-                    raise ProcessorError(f"{_name(method)} must be written with `async def`")
-                return await called
-        except TIMED_OUT:
-            if not deadline.expired():
-                raise
-            raise _NotReturned(f"{_name(method)} did not return within {limit:g} s") from None
-        except asyncio.CancelledError as error:
-            if is_cancelled():
-                raise
-            raise ProcessorError(f"{_name(method)} was cancelled from within") from error
-        except NotNow:
-            raise
-        except EngineError as error:
-            # To the worker this class means that there is no engine.
-            raise ProcessorError(error.message) from error
+    def _within_limit(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
+        return self._around.calls.ask(method, self._around.call_limit, *arguments)
 
     def _loaded(self) -> FrameProcessor:
         assert self._processor is not None
@@ -399,7 +345,3 @@ def _tensor_device(processor: FrameProcessor, device: torch.device) -> torch.dev
     import torch
 
     return device if processor.tensor_device in ("engine", device.type, str(device)) else torch.device("cpu")
-
-
-def _name(method: Callable[..., Any]) -> str:
-    return getattr(method, "__qualname__", getattr(method, "__name__", "the processor"))

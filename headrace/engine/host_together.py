@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 from weakref import WeakValueDictionary
 
-from stream.batching import Batcher, shared_of
+from stream.batching import Ask, Batcher, shared_of
 from stream.processor import Emission, EmitSink, FrameProcessor
 
 
@@ -49,12 +48,10 @@ class Company:
         for emit in tuple(self._told) if progress else (own,):
             emit(emission)
 
-    def batcher(
-        self, processor: FrameProcessor, turn: Callable[[], AbstractAsyncContextManager[object]]
-    ) -> Batcher:
-        """Who calls ``processor`` and the others for pictures."""
+    def batcher(self, processor: FrameProcessor, ask: Ask) -> Batcher:
+        """Who calls ``processor`` and the others for pictures, by ``ask``."""
         if self._batcher is None:
-            self._batcher = Batcher(processor.batch_size, processor.batch_wait, turn)
+            self._batcher = Batcher(processor.batch_size, processor.batch_wait, ask)
         return self._batcher
 
 

@@ -116,12 +116,30 @@ async def test_frames_go_on_with_the_old_while_the_new_loads_and_then_it_holds_a
     assert load == (0.5, "prepare", torch.get_num_threads(), True)
 
 
-async def test_without_preparation_the_result_is_the_same() -> None:
+async def test_without_preparation_the_result_is_the_same_and_the_loop_is_free() -> None:
     made = await processor()
+    changing = asyncio.create_task(made.update_params({"workflow": other(0.5)}))
+    for _ in range(20):
+        await asyncio.sleep(0.001)
     Level.may_load.set()
-    await made.update_params({"workflow": other(0.5)})
+    await asyncio.wait_for(changing, HANG_GUARD)
     assert await shown(made) == 0.5
-    assert Level.loads[0][1] == threading.current_thread().name
+    assert Level.loads[0][1] == "prepare"
+
+
+async def test_a_literal_of_a_large_graph_is_worked_out_beside_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await processor()
+    monkeypatch.setattr("workflows.processor.LIGHT", 3)
+    await made.prepare_params({"Fill.gain": 2.0})
+    assert await shown(made) == 0.25
+    worked_out: list[Any] = []
+    monkeypatch.setattr(made, "_work_out", worked_out.append)
+    await made.update_params({"Fill.gain": 2.0})
+    assert await shown(made) == 0.5
+    assert worked_out == []
+    assert made.info().schema["properties"]["3.gain"]["default"] == 2.0
 
 
 async def test_what_only_frames_need_is_not_prepared() -> None:
@@ -168,15 +186,13 @@ async def test_a_preparation_that_no_longer_fits_is_not_used() -> None:
     assert await shown(made) == 0.5
 
 
-async def test_what_a_stream_starts_with_is_prepared_beside_the_frames_of_others() -> None:
+async def test_what_a_stream_starts_with_is_worked_out_in_a_thread() -> None:
     made = await processor()
-    start = {"2.level": 0.5, "Fill.gain": 2.0, "width": 64}
-    preparing = asyncio.create_task(made.prepare_start(start))
-    assert await shown(made) == 0.25
-    assert not preparing.done()
+    starting = asyncio.create_task(made.on_stream_start({"2.level": 0.5, "Fill.gain": 2.0, "width": 64}))
+    for _ in range(20):
+        await asyncio.sleep(0.001)
     Level.may_load.set()
-    await asyncio.wait_for(preparing, HANG_GUARD)
-    await made.on_stream_start(start)
+    await asyncio.wait_for(starting, HANG_GUARD)
     assert await shown(made) == 1.0
     assert [load[1] for load in Level.loads] == ["prepare"]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from headrace.comfyui.host.turn import Turn
 from stream.frames import AudioFrame, VideoFrame
-from stream.processor import AudioResult, Params, VideoResult
+from stream.processor import AudioResult, VideoResult
 from workflows.processor import WorkflowProcessor
 from workflows.registry import NodeRegistry
 
 
 class ComfyProcessor(WorkflowProcessor):
-    """`WorkflowProcessor` whose frames and changes take their turn with whatever else runs nodes.
+    """`WorkflowProcessor` whose frames take their turn with whatever else runs nodes.
 
     ``device``: where ComfyUI keeps pictures between nodes, ``engine`` or ``cpu``. ``later`` takes the place
     of ``registry`` for workflows that replace the first one: they come from callers.
@@ -30,27 +30,10 @@ class ComfyProcessor(WorkflowProcessor):
         await super().load_model(**kwargs)
         self._registry = self._later
 
-    def shares_calls(self) -> bool:
-        # The turn is the thread's, and all frames are worked on in one.
-        return False
-
     async def process_video_async(self, frame: VideoFrame) -> VideoResult:
-        turn = await self._turn.of_frame()
-        try:
+        async with self._turn.of_frame():
             return await super().process_video_async(frame)
-        finally:
-            turn.__exit__()
 
     async def process_audio_async(self, frame: AudioFrame) -> AudioResult:
-        turn = await self._turn.of_frame()
-        try:
+        async with self._turn.of_frame():
             return await super().process_audio_async(frame)
-        finally:
-            turn.__exit__()
-
-    async def update_params(self, params: Params) -> None:
-        turn = await self._turn.of_frame()
-        try:
-            await super().update_params(params)
-        finally:
-            turn.__exit__()

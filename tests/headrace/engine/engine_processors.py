@@ -200,9 +200,6 @@ class Meets(Level):
 
     here: ClassVar[list[asyncio.Future[None]]] = []
 
-    def shares_calls(self) -> bool:
-        return True
-
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         if Meets.here:
             Meets.here.pop().set_result(None)
@@ -238,14 +235,42 @@ class Company(Level):
         return results
 
 
-class SlowStart(FrameProcessor):
-    """Starts as slowly as it is told."""
+class Gate(Level):
+    """What it is told to await it awaits until a frame of another stream, of level 99, comes by."""
+
+    gate: ClassVar[asyncio.Event | None] = None
+    awaits = ""
+
+    async def _pass(self, what: str) -> None:
+        if what in self.awaits:
+            import torch
+
+            Gate.gate = Gate.gate or asyncio.Event()
+            # A mode of the thread, left on while others run.
+            with torch.autocast("cpu"), torch.inference_mode(False):
+                await Gate.gate.wait()
+            Gate.gate = None
 
     async def on_stream_start(self, params: Params) -> None:
-        await asyncio.sleep(params.get("seconds", 0))
+        self.level = params.get("level", 0)
+        self.awaits = params.get("awaits", "")
+        await self._pass("start")
+
+    async def update_params(self, params: Params) -> None:
+        self.level = params["level"]
+        await self._pass("params")
+
+    async def on_stream_stop(self) -> None:
+        await self._pass("stop")
 
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
-        return frame
+        import torch
+
+        self.emit("data", [torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()])
+        await self._pass("frame")
+        if self.level == 99 and Gate.gate is not None:
+            Gate.gate.set()
+        return _grey(frame, self.level)
 
 
 def _grey(frame: VideoFrame, level: int) -> VideoFrame:

@@ -633,23 +633,40 @@ async def test_a_call_for_several_that_does_not_return_is_given_up(engine: Engin
         assert engine.restarts == 0
 
 
-async def test_waiting_for_the_starts_of_others_does_not_end_a_session(hasty: Engine) -> None:
-    async with session(hasty, target("Company"), level=5) as patient:
-        slow = EngineProcessor(hasty, target("SlowStart"), session="slow", params={"seconds": 4.0})
-        await slow.load_model()
-        starting = asyncio.create_task(slow.on_stream_start({"seconds": 4.0}))
-        faults: list[ProcessorError] = []
-        while not starting.done():
-            try:
-                await patient.process_video_async(video(noise(8, 8)))
-            except ProcessorError as error:
-                faults.append(error)
-            await asyncio.sleep(0.01)
-        await starting
-        assert len(faults) > 3
-        assert all("busy with other sessions" in fault.message for fault in faults)
-        assert grey_of(await one(patient, video(noise(8, 8)))) == 5
-        await slow.on_stream_stop()
+@pytest.mark.parametrize("what", ["start", "params", "frame", "stop"])
+async def test_what_awaits_in_one_session_leaves_the_frames_of_others_going(
+    engine: Engine, what: str
+) -> None:
+    """It comes back when the other has had five frames, the last of which lets it go on; its modes are its
+    own."""
+    waits = EngineProcessor(engine, target("Gate"), session="waits")
+    told: list[Any] = []
+    async with session(engine, target("Gate"), level=5) as other:
+        other.bind(lambda emission: told.append(emission.data))
+        await waits.load_model()
+        started = asyncio.ensure_future(waits.on_stream_start({"level": 7, "awaits": what}))
+        held: asyncio.Future[Any] = started
+        if what != "start":
+            await started
+        if what == "params":
+            held = asyncio.ensure_future(waits.update_params({"level": 8}))
+        elif what == "frame":
+            held = asyncio.ensure_future(one(waits, video(noise(8, 8))))
+        elif what == "stop":
+            held = asyncio.ensure_future(waits.on_stream_stop())
+        await asyncio.sleep(0.02)
+        for _ in range(4):
+            assert grey_of(await one(other, video(noise(8, 8)))) == 5
+        assert not held.done()
+        await other.update_params({"level": 99})
+        assert grey_of(await one(other, video(noise(8, 8)))) == 99
+        await asyncio.wait_for(held, 2)
+        if what in ("start", "params"):
+            assert grey_of(await one(waits, video(noise(8, 8)))) == (7 if what == "start" else 8)
+        assert grey_of(await one(other, video(noise(8, 8)))) == 99
+        assert told == [[False, True]] * 6
+        await waits.on_stream_stop()
+    assert engine.restarts == 0
 
 
 async def test_what_ends_one_session_leaves_the_others_alone(engine: Engine) -> None:
