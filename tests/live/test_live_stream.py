@@ -44,7 +44,8 @@ async def test_a_stream_goes_in_a_workflow_works_on_it_and_it_comes_out(rig):
     assert times == sorted(times)
     # The source's own timestamps: its first picture is at 1.4 s.
     assert 1.4 <= times[0] < 5.5
-    assert abs(times[-1] - (1.4 + 5 - 1 / 30)) < 0.2
+    # On a busy machine the last result comes late, and the one before it is repeated until then.
+    assert -0.2 < times[-1] - (1.4 + 5 - 1 / 30) < 1.5
     assert {channels for _, _, channels in viewer.sounds} == {2}
     assert abs(viewer.sounds[-1][1] - times[-1]) < 0.5
 
