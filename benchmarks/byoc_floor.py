@@ -67,7 +67,19 @@ def _theirs() -> list[str]:
 
 
 def _cpu_seconds(program: str, source: Path, options: list[str], seconds: float) -> float:
-    command = [program, "-v", "error", "-nostdin", "-threads", "1", "-re", "-i", source, "-t", f"{seconds:g}"]
+    command = [
+        program,
+        "-v",
+        "error",
+        "-nostdin",
+        "-threads",
+        "1",
+        "-re",
+        "-i",
+        str(source),
+        "-t",
+        f"{seconds:g}",
+    ]
     command += ["-vf", PIXELS, "-c:v", "libx264", "-force_key_frames", KEYS, "-c:a", "libopus", *options]
     process = subprocess.Popen([*command, "-f", "mpegts", os.devnull, "-y"], stderr=subprocess.PIPE)
     assert process.stderr is not None
