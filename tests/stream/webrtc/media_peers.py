@@ -123,7 +123,17 @@ class Stage:
         for peer in self.peers:
             await peer.close("the test is over")
         for connection in self.stock:
-            await connection.close()
+            await close_stock(connection)
+
+
+async def close_stock(connection: RTCPeerConnection) -> None:
+    """Closed a moment after it was connected, stock aioice begins to ask for consent, for ever."""
+    await connection.close()
+    await asyncio.sleep(0.05)
+    for transceiver in connection.getTransceivers():
+        asking = transceiver.receiver.transport.transport._connection._query_consent_task
+        if asking is not None:
+            asking.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from aiohttp.test_utils import TestClient
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from media_peers import close_stock
 
 SDP = {"Content-Type": "application/sdp"}
 RATE = 15
@@ -59,13 +60,7 @@ class StockPeer:
         return (await self._client.delete(self.resource)).status
 
     async def close(self) -> None:
-        await self.pc.close()
-        # Closed a moment after it was connected, stock aioice begins to ask for consent, for ever.
-        await asyncio.sleep(0.05)
-        for transceiver in self.pc.getTransceivers():
-            asking = transceiver.receiver.transport.transport._connection._query_consent_task
-            if asking is not None:
-                asking.cancel()
+        await close_stock(self.pc)
 
 
 class Publisher(StockPeer):
