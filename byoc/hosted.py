@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from stream.processor import (
     Params,
     ProcessorInfo,
     VideoResult,
+    called,
 )
 from stream.tensors import picture_from
 
@@ -144,10 +144,7 @@ class HostedProcessor(FrameProcessor):
         frame.device = self._device
         self.inner.frame_time = frame.time
         try:
-            called = self._process(frame)
-            if not inspect.isawaitable(called):
-                raise ProcessorError("process_video_async must be written with `async def`")
-            result = await called
+            result = await called(self._process, frame)
         finally:
             self.inner.frame_time = None
         results = listed_frames(result)

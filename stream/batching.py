@@ -13,7 +13,7 @@ from typing import Any
 
 from stream.errors import ProcessorError
 from stream.frames import VideoFrame
-from stream.processor import FrameProcessor, VideoResult
+from stream.processor import FrameProcessor, VideoResult, called
 from stream.timeouts import TIMED_OUT, timeout
 
 Ask = Callable[..., Awaitable[Any]]
@@ -85,17 +85,13 @@ class BatchQueue:
         return [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
 
 
-async def _plainly(method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    return await method(*arguments)
-
-
 class Batcher:
     """Gathers pictures for `FrameProcessor.process_video_batch`, one call at a time. Belongs to one loop.
 
     ``ask`` makes the calls. One whose streams have all given up is cancelled.
     """
 
-    def __init__(self, size: int, wait: float, ask: Ask = _plainly) -> None:
+    def __init__(self, size: int, wait: float, ask: Ask = called) -> None:
         self._queue = BatchQueue(size, wait)
         self._ask = ask
         self._changed = asyncio.Event()

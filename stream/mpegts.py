@@ -16,17 +16,11 @@ from stream.access_units import Framer, Piece, framer_of
 from stream.pes import HEADER, is_stuffed, payload_start, timestamps, unwrapped
 from stream.psi import PAT_PID, SectionAssembler, parse_pat, parse_pmt
 from stream.tracks import Track, tracks_of
+from stream.ts_packets import PACKET, PAYLOAD, SYNC, run_at
 
-PACKET = 188
-PAYLOAD = PACKET - 4
-SYNC = 0x47
 MAX_PES_SIZE = 8 << 20
 
 _UNKNOWN = -1
-_LONGEST_RUN = 512
-"""Packets that are looked at together."""
-_FOLLOWING = bytes(0x10 | counter & 15 for counter in range(_LONGEST_RUN + 16))
-"""The fourth bytes of packets that carry nothing but payload, as they follow one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +125,7 @@ class TsDemuxer:
             if known is not None:
                 elementary, counter = known
                 if elementary.next_counter == counter and elementary.parts is not None:
-                    count = _run(data, position, elementary.needed - elementary.size)
+                    count = run_at(data, position, elementary.needed - elementary.size)
                     end = position + count * PACKET
                     elementary.parts += [data[at : at + PAYLOAD] for at in range(position + 4, end, PACKET)]
                     elementary.size += count * PAYLOAD
@@ -422,18 +416,3 @@ class TsDemuxer:
             for pid, elementary in self._elementary.items()
             for counter in range(16)
         }
-
-
-def _run(data: bytes, position: int, needed: int) -> int:
-    """How many packets go on with the one at ``position``, which counts and carries payload alone: the same
-    PID, the next counter each, and nothing else; as many as hold the ``needed`` bytes at most."""
-    stop = min(len(data), position + min(_LONGEST_RUN, -(-max(needed, 1) // PAYLOAD)) * PACKET) - PACKET + 1
-    # Columns of bytes, because a step for each packet is what takes the time.
-    for column in range(3):
-        values = data[position + column : stop + column : PACKET]
-        stop = position + (len(values) - len(values.lstrip(values[:1])) - 1) * PACKET + 1
-    controls = data[position + 3 : stop + 3 : PACKET]
-    expected = _FOLLOWING[controls[0] & 15 :]
-    if not expected.startswith(controls):
-        return next(index for index, control in enumerate(controls) if control != expected[index])
-    return len(controls)

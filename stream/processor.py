@@ -10,15 +10,17 @@ engine's host loads this module in foreign interpreters.
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-from stream.errors import InvalidInput
+from stream.errors import InvalidInput, ProcessorError
 from stream.frames import AudioFrame, VideoFrame
 from stream.typed import TypedParameters, typed
 
+T = TypeVar("T")
 Params = dict[str, Any]
 VideoResult = VideoFrame | Sequence[VideoFrame] | None
 AudioResult = Sequence[AudioFrame] | None
@@ -66,6 +68,19 @@ class ProcessorInfo:
                 f"generates must be a rate over 0 and up to {MAX_RATE:g}, or None, not {rate!r}",
                 field="generates",
             )
+
+
+async def called(method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Await a method of a processor. Raises `ProcessorError` where its author left out the ``async``."""
+    made = method(*arguments)
+    if not inspect.isawaitable(made):
+        raise ProcessorError(f"{name_of(method)} must be written with `async def`")
+    return await made
+
+
+def name_of(method: Callable[..., Any]) -> str:
+    """A method of a processor, for a message."""
+    return getattr(method, "__qualname__", getattr(method, "__name__", "the processor"))
 
 
 class FrameProcessor:

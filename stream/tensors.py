@@ -108,18 +108,16 @@ def write_rgb(image: torch.Tensor, out: npt.NDArray[np.uint8]) -> None:
     ``image`` comes from `stream.frames.checked_image`: H x W x C of floats in 0..1 or of uint8, on any
     device. Raises `ProcessorError` when it contains a NaN.
     """
-    import torch
 
     image = three_channels(image)
     if image.device.type != "cpu":
         _write_back(image, out)
         return
     if image.is_floating_point():
-        scaled = image.to(torch.float32).mul(255)
-        # One sum is a tenth of the cost of looking at every value, and NaN wherever one of them is.
-        if bool(torch.isnan(scaled.sum())):
+        scaled, bad = _to_255(image)
+        if bool(bad):
             _refuse_nan(scaled)
-        np.copyto(out, scaled.add_(0.5).clamp_(0, 255).numpy(), casting="unsafe")
+        np.copyto(out, scaled.numpy(), casting="unsafe")
         return
     np.copyto(out, image.numpy())
 
@@ -154,9 +152,18 @@ def packed_bytes(image: torch.Tensor) -> torch.Tensor:
 
     if not image.is_floating_point():
         return torch.cat((image.reshape(-1), torch.zeros(1, dtype=torch.uint8, device=image.device)))
+    scaled, bad = _to_255(image)
+    return torch.cat((scaled.to(torch.uint8).reshape(-1), bad.to(torch.uint8).view(1)))
+
+
+def _to_255(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Floats of 0..1 as those whose whole parts are the bytes, and whether one of them was a NaN."""
+    import torch
+
     scaled = image.to(torch.float32).mul(255)
-    bad = torch.isnan(scaled.sum()).to(torch.uint8).view(1)
-    return torch.cat((scaled.add_(0.5).clamp_(0, 255).to(torch.uint8).reshape(-1), bad))
+    # One sum is a tenth of the cost of looking at every value, and NaN wherever one of them is.
+    bad = torch.isnan(scaled.sum())
+    return scaled.add_(0.5).clamp_(0, 255), bad
 
 
 def _refuse_nan(values: torch.Tensor) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 from headrace.engine.home import NotNow
 from headrace.engine.host_modes import Modes
 from stream.errors import EngineError, ProcessorError
+from stream.processor import called, name_of
 from stream.stretches import in_stretches
 from stream.timeouts import is_cancelled
 
@@ -36,10 +36,11 @@ class NotReturned(ProcessorError):
 
 
 class HostCalls:
-    """Belongs to a loop. ``modes``: torch's, as they are while no call runs."""
+    """Belongs to a loop."""
 
-    def __init__(self, modes: Modes | None = None) -> None:
-        self.modes = modes or Modes()
+    def __init__(self) -> None:
+        self.modes = Modes()
+        """torch's, as they are while no call runs."""
         self.seconds = 0.0
         """For which calls have kept the loop, all together."""
 
@@ -53,13 +54,13 @@ class HostCalls:
         try:
             with processors_fault():
                 # A lambda or a default would hold a frame beyond its call.
-                return await in_stretches(_made(method, arguments), call.stretch)
+                return await in_stretches(called(method, *arguments), call.stretch)
         except asyncio.CancelledError as error:
             if call.given_up():
-                raise NotReturned(f"{_name(method)} did not return within {limit:g} s") from None
+                raise NotReturned(f"{name_of(method)} did not return within {limit:g} s") from None
             if is_cancelled():
                 raise
-            raise ProcessorError(f"{_name(method)} was cancelled from within") from error
+            raise ProcessorError(f"{name_of(method)} was cancelled from within") from error
         finally:
             call.close()
 
@@ -135,13 +136,6 @@ def _cancelling(task: asyncio.Task[Any]) -> int:
         return 0
 
 
-async def _made(method: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
-    called = method(*arguments)
-    if not inspect.isawaitable(called):
-        raise ProcessorError(f"{_name(method)} must be written with `async def`")
-    return await called
-
-
 @contextlib.contextmanager
 def processors_fault() -> Iterator[None]:
     """To the worker an `EngineError` means that there is no engine; one of a processor's does not."""
@@ -151,7 +145,3 @@ def processors_fault() -> Iterator[None]:
         raise
     except EngineError as error:
         raise ProcessorError(error.message) from error
-
-
-def _name(method: Callable[..., Any]) -> str:
-    return getattr(method, "__qualname__", getattr(method, "__name__", "the processor"))

@@ -54,6 +54,10 @@ class Surroundings:
     fatal: Callable[[str], None]
     """Ends the engine, because the device is beyond use."""
 
+    def within_limit(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
+        """Await a method of a processor for as long as one call may take."""
+        return self.calls.ask(method, self.call_limit, *arguments)
+
 
 class HostSession:
     """See the module. `deliver` takes the worker's messages, `run` is the session's whole life."""
@@ -209,7 +213,7 @@ class HostSession:
         self._company = self._batcher = None
         if processor is not None and self._started:
             try:
-                await self._around.calls.ask(processor.on_stream_stop, self._around.call_limit)
+                await self._around.within_limit(processor.on_stream_stop)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
                 self._voice.log(f"on_stream_stop failed: {type(error).__name__}: {error}")
         if processor is not None:
@@ -224,13 +228,14 @@ class HostSession:
         await around.calls.ask(processor.on_stream_start, around.open_limit, params)
         self._started = self._voice.started = True
         if self._company is not None and self._batcher is None:
-            self._batcher = self._company.batcher(processor, self._within_limit)
+            # Of the surroundings, since the batcher outlives the session that brought it about.
+            self._batcher = self._company.batcher(processor, around.within_limit)
             self._batcher.joined()
         self._voice.answer(job.call, self._news(processor))
 
     async def _params(self, job: Job) -> None:
         around, processor, params = self._around, self._loaded(), _params_of(job)
-        await around.calls.ask(processor.update_params, around.call_limit, params)
+        await around.within_limit(processor.update_params, params)
         self._voice.answer(job.call, {"frame": self._frames, **self._news(processor)})
 
     def _news(self, processor: FrameProcessor) -> dict[str, Any]:
@@ -276,7 +281,7 @@ class HostSession:
         processor.frame_time = frame.time
         try:
             if self._batcher is None:
-                result = await self._within_limit(processor.process_video_async, frame)
+                result = await self._around.within_limit(processor.process_video_async, frame)
             else:
                 with processors_fault():
                     result = await self._batcher.of(processor)(frame)
@@ -296,14 +301,11 @@ class HostSession:
         taken = time.monotonic_ns()
         processor.frame_time = frame.time
         try:
-            result = await self._within_limit(processor.process_audio_async, frame)
+            result = await self._around.within_limit(processor.process_audio_async, frame)
         finally:
             processor.frame_time = None
         laid = self._shared.lay_down(job, frame, listed(result, AudioFrame))
         laid.send(self._voice, job, taken, {})
-
-    def _within_limit(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
-        return self._around.calls.ask(method, self._around.call_limit, *arguments)
 
     def _loaded(self) -> FrameProcessor:
         assert self._processor is not None

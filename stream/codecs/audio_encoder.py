@@ -12,9 +12,10 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
+from stream.clock import TICKS, to_ticks
 from stream.errors import CodecError, InvalidInput
 from stream.frames import AudioFrame, Timeline
-from stream.units import TS_TIME_BASE, AudioParameters, EncodedUnit
+from stream.units import AudioParameters, EncodedUnit
 
 RATE = 48_000
 FRAME = 960
@@ -26,9 +27,8 @@ MAX_FILL = 2.0
 # Of 0 to 10. Nothing is heard to be gained above 7, at almost twice the time.
 COMPLEXITY = {"compression_level": "7"}
 _ONE = np.float32(1)
-_TICKS = TS_TIME_BASE.denominator
 _SAMPLE = Fraction(1, RATE)
-_DURATION = FRAME * _TICKS // RATE
+_DURATION = FRAME * TICKS // RATE
 _ERRORS = (av.error.FFmpegError, ValueError)
 _TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -87,8 +87,7 @@ class AudioEncoder:
         """
         if frame.nb_samples == 0:
             return []
-        on_time = frame.time_base is TS_TIME_BASE
-        pts = float(frame.timestamp if on_time else frame.timestamp * frame.time_base * _TICKS)
+        pts = to_ticks(frame)
         units = self._align(pts)
         try:
             if self._context is None:
@@ -99,7 +98,7 @@ class AudioEncoder:
         except _ERRORS as error:
             raise CodecError(f"sound cannot be encoded: {error}") from error
         assert self._expected is not None
-        self._expected += frame.nb_samples * _TICKS / frame.rate
+        self._expected += frame.nb_samples * TICKS / frame.rate
         self._timeline = frame.timeline
         self._hold(samples)
         return units + self._packets()
@@ -119,11 +118,11 @@ class AudioEncoder:
 
     # -- time ----------------------------------------------------------------------------------------------
 
-    def _align(self, pts: float) -> list[EncodedUnit]:
+    def _align(self, pts: int) -> list[EncodedUnit]:
         """Bring samples and timestamps together where they have parted."""
         units: list[EncodedUnit] = []
         if self._expected is not None:
-            gap = (pts - self._expected) / _TICKS
+            gap = (pts - self._expected) / TICKS
             if abs(gap) <= TOLERANCE:
                 return []
             if gap < -MAX_FILL:
@@ -132,10 +131,10 @@ class AudioEncoder:
             if gap > MAX_FILL:
                 units = self.flush()
         if self._expected is None:
-            self._position = round(pts * RATE / _TICKS)
+            self._position = round(pts * RATE / TICKS)
         else:
             self._hold(self._drained())
-            missing = round(pts * RATE / _TICKS) - self._position - len(self._held)
+            missing = round(pts * RATE / TICKS) - self._position - len(self._held)
             self._hold(self._silence(max(0, missing)))
             self._to_drop = max(0, -missing)
         self._expected = pts
@@ -206,7 +205,7 @@ class AudioEncoder:
         timeline = self._timeline.copy()
         timeline.stamp("encoded")
         samples = self._position if packet.pts is None else packet.pts
-        pts = round(samples * _TICKS / RATE)
+        pts = round(samples * TICKS / RATE)
         return EncodedUnit("audio", bytes(packet), pts, _DURATION, timeline=timeline, codec="opus")
 
     def _open(self) -> av.AudioCodecContext:

@@ -7,14 +7,11 @@ holds nothing back, and no unit is written to.
 
 from __future__ import annotations
 
-import numpy as np
-
 from stream.pes import packed_timestamp
 from stream.psi import PAT_PID, ElementaryStream, build_pat, build_pmt
+from stream.ts_packets import PACKET, PAYLOAD, run_of
 from stream.units import AudioParameters, EncodedUnit, VideoParameters
 
-PACKET = 188
-PAYLOAD = PACKET - 4
 PMT_PID = 0x1000
 VIDEO_PID = 0x0100
 AUDIO_PID = 0x0101
@@ -91,11 +88,11 @@ class TsMuxer:
     def _packets(self, pid: int, pes: bytes, flags: int, clock: int | None) -> bytes:
         counter, discontinuity = self._counter(pid)
         adaptation = _adaptation(flags | discontinuity, clock)
-        room = PACKET - 4 - len(adaptation)
+        room = PAYLOAD - len(adaptation)
         packets = [_packet(pid, True, counter, adaptation, pes[:room])]
         count = max(0, len(pes) - room) // PAYLOAD
         if count:
-            packets.append(_going_on(pid, counter, pes[room : room + count * PAYLOAD], count))
+            packets.append(run_of(pid, counter, pes[room : room + count * PAYLOAD], count))
             counter = (counter + count) & 15
         rest = pes[room + count * PAYLOAD :]
         if rest:
@@ -116,22 +113,13 @@ def _adaptation(flags: int, clock: int | None) -> bytes:
 
 def _packet(pid: int, starts: bool, counter: int, adaptation: bytes, payload: bytes) -> bytes:
     """One packet whose adaptation field is stuffed so that the payload ends with it."""
-    missing = PACKET - 4 - len(adaptation) - len(payload)
+    missing = PAYLOAD - len(adaptation) - len(payload)
     if missing and not adaptation:
         adaptation = b"\x00" if missing == 1 else bytes((missing - 1, 0)) + b"\xff" * (missing - 2)
     elif missing:
         adaptation = bytes((adaptation[0] + missing,)) + adaptation[1:] + b"\xff" * missing
     control = (0x30 if adaptation else 0x10) | counter
     return bytes((0x47, (0x40 if starts else 0) | pid >> 8, pid & 0xFF, control)) + adaptation + payload
-
-
-def _going_on(pid: int, counter: int, payload: bytes, count: int) -> bytes:
-    """``count`` packets after the one with ``counter``: they differ in their counters and payloads alone."""
-    packets = np.empty((count, PACKET), np.uint8)
-    packets[:, :3] = (0x47, pid >> 8, pid & 0xFF)
-    packets[:, 3] = (np.arange(counter + 1, counter + 1 + count) & 15) | 0x10
-    packets[:, 4:] = np.frombuffer(payload, np.uint8).reshape(count, PAYLOAD)
-    return packets.tobytes()
 
 
 def _pes_of(unit: EncodedUnit) -> bytes:
