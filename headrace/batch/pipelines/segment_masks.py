@@ -22,13 +22,17 @@ _DECIMALS = 4
 def as_json(values: npt.NDArray[Any]) -> bytes:
     """Nested lists of numbers or of ``true`` and ``false``, without spaces.
 
+    What was above 0 stays above 0, so that a client that cuts the logits there has the mask.
+
     Raises `TooLarge` for more values than `MAX_NUMBERS`.
     """
     check_numbers(values.size)
     if values.dtype == np.bool_:
         return json.dumps(values.tolist(), separators=(",", ":")).encode()
     # Four decimals of a logit are more than a model knows, and half the text.
-    rounded = np.round(np.nan_to_num(values.astype(np.float64)), _DECIMALS)
+    exact = np.nan_to_num(values.astype(np.float32)).astype(np.float64)
+    rounded = np.round(exact, _DECIMALS)
+    rounded[(exact > 0) & (rounded == 0)] = 10.0**-_DECIMALS
     return json.dumps(rounded.tolist(), separators=(",", ":")).encode()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from models_here import store_of
@@ -63,6 +63,16 @@ def test_run_lengths_and_files_hold_the_mask(mask: Mask) -> None:
     assert np.array_equal(decode(run_lengths(mask)), mask)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(as_png(mask)))), mask)
     assert json.loads(as_json(mask)) == mask.tolist()
+
+
+@given(arrays.arrays(np.float32, (3, 4), elements=st.floats(width=32)))
+@example(np.array([[4e-5, -4e-5, 1e-30, 0.0]], np.float32))
+def test_logits_in_json_are_valid_and_give_the_same_mask(logits: npt.NDArray[np.float32]) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    read = np.array(json.loads(as_json(logits), parse_constant=refuse))
+    assert np.array_equal(read > 0, logits > 0)
 
 
 def test_run_lengths_are_those_of_coco() -> None:
