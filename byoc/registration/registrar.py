@@ -170,9 +170,11 @@ class Registrar:
         """Register everything once; seconds until the next try when it failed."""
         try:
             for capability in self.capabilities:
-                self._asked = True
                 await self._link.register(json.dumps(capability.body(offer.free)).encode())
+                self._asked = True
         except RegistrationError as error:
+            # It may have taken what it did not answer; what it refused it does not know.
+            self._asked = self._asked or not error.final
             return self._failed(error)
         names = ", ".join(capability.name for capability in self.capabilities)
         if self.state is not RegistrationState.REGISTERED:

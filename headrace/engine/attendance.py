@@ -159,6 +159,8 @@ class Attendance:
             self.calls.answered(message)
         elif op == "deferred":
             self.calls.deferred(body.get("call"))
+        elif op == "working":
+            self.calls.watch.working(time.monotonic())
         elif op in ("emit", "progress", "closed", "words"):
             self._on_word(message)
         elif op == "ready":

@@ -8,9 +8,10 @@ frames.
 
 Whatever several objects share and must not change while one of them awaits has a lock of its own, by name: a
 ComfyUI's global state `headrace.comfyui.host.turn.Turn`, the calls of one network `SharedCalls`, those of
-`FrameProcessor.process_video_batch` the `Batcher`. Two things of the thread are seen to here, since no
-processor can: torch's modes, which a call may hold across an await, are laid aside meanwhile, and the time
-that others keep the loop does not count against the limit of a call.
+`FrameProcessor.process_video_batch` the `Batcher`. Three things of the thread are seen to here, since no
+processor can: torch's modes, which a call may hold across an await, are laid aside meanwhile; the time that
+others keep the loop does not count against the limit of a call; and where many calls keep it before the first
+has its answer, the worker is told that they are worked on.
 """
 
 from __future__ import annotations
@@ -30,19 +31,31 @@ from stream.timeouts import is_cancelled
 
 T = TypeVar("T")
 
+TELL_EVERY = 0.5
+"""Seconds of work after which it is told."""
+
 
 class NotReturned(ProcessorError):
     """A call that was given up after its limit."""
 
 
 class HostCalls:
-    """Belongs to a loop."""
+    """Belongs to a loop. ``at_work`` is called between two stretches, after every `TELL_EVERY` of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_work: Callable[[], None] = lambda: None) -> None:
         self.modes = Modes()
         """torch's, as they are while no call runs."""
         self.seconds = 0.0
         """For which calls have kept the loop, all together."""
+        self._at_work = at_work
+        self._told = 0.0
+
+    def worked(self, seconds: float) -> None:
+        """A call has kept the loop for so long."""
+        self.seconds += seconds
+        if self.seconds - self._told >= TELL_EVERY:
+            self._told = self.seconds
+            self._at_work()
 
     async def ask(self, method: Callable[..., Awaitable[T]], limit: float, *arguments: Any) -> T:
         """Await a method of a processor, at most ``limit`` seconds, without those in which others ran.
@@ -95,7 +108,7 @@ class _Call:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         took = self._loop.time() - self._since
         self._own += took
-        self._calls.seconds += took
+        self._calls.worked(took)
         if kind is None:
             self._aside = self._calls.modes.lay_aside()
             if self._timer is None:

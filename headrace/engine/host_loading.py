@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def load_in_thread(wanted: Loading, emit: EmitSink) -> asyncio.Future[Loaded]:
         loaded: Loaded | None = None
         failure: BaseException | None = None
         try:
-            loaded = _load(wanted, emit)
+            loaded = _load(wanted, emit, lambda: not future.done())
         except BaseException as error:  # noqa: BLE001 (the edge of a thread: everything is handed over)
             # A future cannot carry StopIteration, and CancelledError would look like our own wish.
             plain = isinstance(error, (Exception, SystemExit)) and not isinstance(error, StopIteration)
@@ -70,7 +71,7 @@ def load_in_thread(wanted: Loading, emit: EmitSink) -> asyncio.Future[Loaded]:
     return future
 
 
-def _load(wanted: Loading, emit: EmitSink) -> Loaded:
+def _load(wanted: Loading, emit: EmitSink, awaited: Callable[[], bool]) -> Loaded:
     import torch
 
     # All three hold for the thread that sets them.
@@ -88,7 +89,7 @@ def _load(wanted: Loading, emit: EmitSink) -> Loaded:
             load()
             return Loaded(processor, None)
         company = wanted.companies.of(wanted.spec, wanted.kwargs)
-        company.load(processor, load, emit)
+        company.load(processor, load, emit, awaited)
         return Loaded(processor, company)
 
 

@@ -63,7 +63,7 @@ class Host:
             threads=self._options.threads,
             call_limit=self._options.call_limit,
             open_limit=self._options.open_limit,
-            calls=HostCalls(),
+            calls=HostCalls(self._at_work),
             companies=Companies(),
             fatal=self._device_lost,
         )
@@ -135,6 +135,10 @@ class Host:
             self._stop.set_exception(error)
         elif not self._sessions:
             collect_garbage(self._device)
+
+    def _at_work(self) -> None:
+        with contextlib.suppress(LinkError):
+            self._link.send({"op": "working"})
 
     def _count_streams(self) -> None:
         if self._models is not None:

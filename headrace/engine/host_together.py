@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
 from stream.batching import Ask, Batcher, shared_of
+from stream.errors import ProcessorError
 from stream.processor import Emission, EmitSink, FrameProcessor
+
+_LOOK = 1.0
+"""Seconds between two looks whether somebody still wants what a thread waits for."""
 
 
 class Company:
@@ -23,11 +28,16 @@ class Company:
         """Who is told how far loading is: all who wait for it."""
         self._batcher: Batcher | None = None
 
-    def load(self, processor: FrameProcessor, load: Callable[[], None], emit: EmitSink) -> None:
-        """``emit``: where ``processor`` speaks. Raises what ``load`` raises; the next one then loads."""
+    def load(
+        self, processor: FrameProcessor, load: Callable[[], None], emit: EmitSink, wanted: Callable[[], bool]
+    ) -> None:
+        """``emit``: where ``processor`` speaks. Raises what ``load`` raises; the next one then loads.
+
+        Raises `ProcessorError` when the load of another goes on and ``processor`` is not ``wanted`` any more.
+        """
         self._told.append(emit)
         try:
-            with self._lock:
+            with self._turn(wanted):
                 if self._loaded is None:
                     before = dict(vars(processor))
                     processor.bind(lambda emission: self._said(emission, emit))
@@ -38,6 +48,17 @@ class Company:
         finally:
             self._told.remove(emit)
         processor.bind(emit)
+
+    @contextlib.contextmanager
+    def _turn(self, wanted: Callable[[], bool]) -> Iterator[None]:
+        # A load may hang for good; no thread of those who have given it up stays behind it.
+        while not self._lock.acquire(timeout=_LOOK):
+            if not wanted():
+                raise ProcessorError("nobody waits for this stream's model any more")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _said(self, emission: Emission, own: EmitSink) -> None:
         progress = (

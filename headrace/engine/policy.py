@@ -50,7 +50,8 @@ class Watch:
 
     An engine that owes answers and has given none for ``call_timeout`` seconds hangs: a result, an
     acknowledgement or an error is an answer, a pong or a line of text is not, because a loop that still
-    turns may wait for ever. While a session opens, ``open_timeout`` holds instead and any message counts:
+    turns may wait for ever. Its word that calls have kept the loop is as good as one: each of them has a
+    limit of its own over there. While a session opens, ``open_timeout`` holds instead and any message counts:
     loading weights may keep the interpreter's lock for long.
     """
 
@@ -87,6 +88,11 @@ class Watch:
             self._opening.discard(call)
             # Whatever waited behind the opening gets its full time from here.
             self._sent = {other: max(then, now) for other, then in self._sent.items()}
+
+    def working(self, now: float) -> None:
+        """Calls have kept its loop, and have let go of it since."""
+        self.heard(now)
+        self._answered = max(self._answered, now)
 
     def excuse(self, seconds: float) -> None:
         """The worker itself was late by so much (stopped, suspended, blocked): nobody's fault over there."""

@@ -106,6 +106,15 @@ async def test_a_wrong_secret_is_called_that_and_tried_again(caplog):
     assert "wrong" not in caplog.text
 
 
+async def test_what_was_only_refused_is_not_taken_back(caplog):
+    async with MockOrchestrator("right") as orchestrator:
+        async with keeping(orchestrator.url, secret="wrong") as registrar:
+            await until(lambda: registrar.failures > 0)
+        assert registrar.state is RegistrationState.WITHDRAWN
+        assert orchestrator.unregistered == []
+    assert "taken back" not in caplog.text
+
+
 async def test_an_orchestrator_that_is_not_there_is_waited_for():
     orchestrator = MockOrchestrator()
     async with orchestrator:

@@ -195,6 +195,16 @@ class Slow(FrameProcessor):
         return frame
 
 
+class Stretches(FrameProcessor):
+    """Keeps the loop several times for each frame, and lets go of it in between."""
+
+    async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
+        for _ in range(3):
+            time.sleep(0.45)  # noqa: ASYNC251 (what it is about)
+            await asyncio.sleep(0)
+        return frame
+
+
 class Meets(Level):
     """A frame waits for one of another stream."""
 

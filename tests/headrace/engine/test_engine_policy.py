@@ -88,6 +88,15 @@ def test_talk_that_is_no_answer_does_not_excuse_a_call() -> None:
     assert w.hung(5.1)
 
 
+def test_an_engine_whose_loop_is_kept_by_calls_does_not_hang_and_one_that_falls_silent_does() -> None:
+    w = watch()
+    w.sent(1, "call", 0)
+    for second in range(4, 40, 4):
+        w.working(second)
+    assert not w.hung(40.9)
+    assert w.hung(41.1)
+
+
 def test_any_sign_of_life_counts_while_a_session_opens() -> None:
     w = watch()
     w.sent(1, "open", 0)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ import pytest_asyncio
 from headrace.engine.client import EngineProcessor
 from headrace.engine.client_session import UNREAD
 from headrace.engine.guardian import Engine
-from headrace.engine.host_together import Company
 from headrace.engine.settings import EngineSettings
 from stream.errors import EngineError, HeadraceError, InvalidInput, InvalidWorkflow, ProcessorError
 from stream.frames import AudioFrame, Picture, Timeline, VideoFrame, plane_shapes
-from stream.processor import Emission, FrameProcessor
+from stream.processor import Emission
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -307,6 +305,18 @@ async def test_a_coroutine_that_never_returns_is_given_up_without_a_restart(engi
         assert engine.restarts == 0
 
 
+async def test_calls_that_keep_the_loop_in_turn_are_no_hang_however_long_the_first_answer_takes(
+    engine: Engine,
+) -> None:
+    """The first of three has its answer after seven stretches: 3.2 s, with a patience of 2.5."""
+    async with AsyncExitStack() as streams:
+        slow = [await streams.enter_async_context(session(engine, target("Stretches"))) for _ in range(3)]
+        frames = [video(noise(8, 8), pts) for pts in range(3)]
+        asked = [one.process_video_async(frame) for one, frame in zip(slow, frames, strict=True)]
+        assert await asyncio.gather(*asked) == frames
+    assert engine.restarts == 0
+
+
 async def test_a_session_whose_calls_never_return_is_closed_for_the_sake_of_the_others(hasty: Engine) -> None:
     async with (
         session(hasty, target("Waits")) as waits,
@@ -588,35 +598,6 @@ async def test_sessions_of_one_class_share_its_model_and_its_calls(engine: Engin
         assert await frames([a]) == [5]
         # Nobody had the model any more.
         assert told[-1] == [1, 2]
-
-
-async def test_all_who_wait_for_a_load_are_told_of_its_progress() -> None:
-    company, told = Company(), {"first": list[Any](), "second": list[Any]()}
-    waits = threading.Event()
-    first, second = FrameProcessor(), FrameProcessor()
-
-    def load() -> None:
-        assert waits.wait(10)
-        while len(company._told) < 2:
-            time.sleep(0.001)
-        first.emit("event", {"type": "progress", "percent": 50})
-        first.emit("text", "mine")
-        first.model = object()  # type: ignore[attr-defined]
-
-    def enter(name: str, processor: FrameProcessor) -> None:
-        company.load(processor, load, told[name].append)
-
-    threads = [threading.Thread(target=enter, args=pair) for pair in (("first", first), ("second", second))]
-    threads[0].start()
-    while not company._lock.locked():
-        time.sleep(0.001)  # noqa: ASYNC251 (of threads)
-    threads[1].start()
-    waits.set()
-    for thread in threads:
-        thread.join(10)
-    assert [emission.data for emission in told["first"]] == [{"type": "progress", "percent": 50}, "mine"]
-    assert [emission.data for emission in told["second"]] == [{"type": "progress", "percent": 50}]
-    assert vars(second)["model"] is vars(first)["model"]
 
 
 async def test_a_call_for_several_that_does_not_return_is_given_up(engine: Engine) -> None:

@@ -29,6 +29,16 @@ async def test_the_time_in_which_others_keep_the_loop_does_not_count() -> None:
     assert await asyncio.gather(*asked) == ["done"] * 3
 
 
+async def test_work_is_told_and_waiting_is_not() -> None:
+    told: list[float] = []
+    calls = HostCalls(lambda: told.append(calls.seconds))
+    await asyncio.gather(*(calls.ask(keeps_the_loop, 2.5 * KEEPS) for _ in range(4)))
+    assert len(told) == 2
+    with pytest.raises(NotReturned):
+        await calls.ask(asyncio.sleep, 0.1, 5)
+    assert len(told) == 2
+
+
 async def test_a_call_that_awaits_for_too_long_is_given_up_and_says_so() -> None:
     async def waits() -> None:
         await asyncio.Event().wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -314,7 +315,11 @@ async def test_the_command_line_makes_warm_and_unloads(client: TestClient[Any, A
         return done.returncode, done.stdout + done.stderr
 
     assert await headrace("warm", "m/a-30", "--pipeline", "sized") == (0, "m/a-30 is warm\n")
+    status, words = await headrace("list", "--loaded")
+    assert status == 0
+    assert re.search(r"m/a-30 +warm +30.0 MB .* s ago", words), words
     assert await headrace("unload", "m/a-30") == (0, "m/a-30: 30.0 MB freed\n")
+    assert await headrace("list", "--loaded") == (0, "no model is loaded\n")
     assert await headrace("unload", "m/a-30") == (1, "headrace: error: model m/a-30 is not loaded\n")
     status, words = await headrace("warm", "m/broken-30", "--pipeline", "sized")
     assert (status, words) == (1, "headrace: error: a bad file\n")
