@@ -26,7 +26,7 @@ from headrace.engine.host_together import Companies, Company
 from headrace.engine.host_voice import Voice
 from headrace.engine.link import Link, Message
 from stream.batching import Batcher
-from stream.errors import EngineError, InvalidInput, ProcessorError
+from stream.errors import EngineError, HeadraceError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
 from stream.processor import FrameProcessor
 from stream.tensors import write_rgb
@@ -74,10 +74,11 @@ class HostSession:
         self._batcher: Batcher | None = None
         self._started = False
         self._told: dict[str, Any] = {}
-        self._preparing: asyncio.Task[None] | None = None
+        self._preparing: tuple[Job, asyncio.Task[None]] | None = None
         self._frames = 0
         self._late: dict[str, int] = {}
-        self._gave_up: ProcessorError | None = None
+        self._refusal: HeadraceError | None = None
+        """Why nothing more is taken on."""
         self._over = False
         self._shared = SharedSlots()
 
@@ -89,8 +90,8 @@ class HostSession:
         call = body.get("call")
         if type(call) is not int:
             raise InvalidInput(f"message {message.op!r} has no call number", field="call")
-        if self._gave_up is not None and message.op != "close":
-            raise self._gave_up
+        if self._refusal is not None and message.op != "close":
+            raise self._refusal
         if self._over and message.op == "close":
             self._voice.answer(call, {})
             return
@@ -118,16 +119,17 @@ class HostSession:
         """From the opening to the close; answers instead of raising."""
         try:
             if await self._open(call, body):
-                while self._gave_up is None and not (self._closing.done() and self._jobs.empty()):
+                while self._refusal is None and not (self._closing.done() and self._jobs.empty()):
                     job = await self._jobs.get()
                     if job.op == "close":
                         break
                     if job.op == "prepare":
                         await self._end_preparing()
-                        self._preparing = asyncio.create_task(self._prepare(job))
+                        self._preparing = job, asyncio.create_task(self._prepare(job))
                     else:
                         await self._do(job)
         finally:
+            self._refuse(EngineError("the session was closed"))
             await self._end()
         self._over = True
         if self._closing.done() and self._closing.result():
@@ -193,16 +195,21 @@ class HostSession:
             self._voice.fail(job.call, error)
 
     def _give_up(self, job: Job, error: ProcessorError) -> None:
-        """Close for good; whatever waits is answered, or the worker would take the engine for hung."""
+        """Close for good."""
         reason = f"{error.message}, {MAX_LATE} times in a row; the session is closed"
-        self._gave_up = ProcessorError(reason)
+        given_up = ProcessorError(reason)
         self._voice.log(reason)
-        self._voice.fail(job.call, self._gave_up)
+        self._voice.fail(job.call, given_up)
+        self._refuse(given_up)
+        self._voice.closed(given_up)
+
+    def _refuse(self, error: HeadraceError) -> None:
+        """From now on; what waits too: a call without an answer makes the worker end the engine."""
+        self._refusal = self._refusal or error
         while not self._jobs.empty():
             waiting = self._jobs.get_nowait()
             if waiting.op != "close":
-                self._voice.fail(waiting.call, self._gave_up)
-        self._voice.closed(self._gave_up)
+                self._voice.fail(waiting.call, self._refusal)
 
     async def _end(self) -> None:
         """Stop the processor and free everything."""
@@ -257,17 +264,19 @@ class HostSession:
             self._voice.deferred(job.call)
             await around.calls.ask(processor.prepare_params, around.open_limit, params)
             self._voice.answer(job.call, {})
-        except asyncio.CancelledError:
-            self._voice.fail(job.call, EngineError("the session was closed, or another change was begun"))
-            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the edge to a processor that is not ours)
             self._voice.fail(job.call, error)
 
     async def _end_preparing(self) -> None:
         preparing, self._preparing = self._preparing, None
-        if preparing is not None:
-            preparing.cancel()
-            await asyncio.gather(preparing, return_exceptions=True)
+        if preparing is None:
+            return
+        job, task = preparing
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        # Here and not in the task, which may be cancelled before it has begun.
+        if task.cancelled():
+            self._voice.fail(job.call, EngineError("the session was closed, or another change was begun"))
 
     async def _video(self, job: Job) -> None:
         processor = self._loaded()

@@ -186,9 +186,13 @@ class Waits(FrameProcessor):
 
 
 class Slow(FrameProcessor):
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, stop: float = 0) -> None:
         super().__init__()
         self.seconds = seconds
+        self.stop = stop
+
+    async def on_stream_stop(self) -> None:
+        await asyncio.sleep(self.stop)
 
     async def process_video_async(self, frame: VideoFrame) -> VideoFrame:
         time.sleep(self.seconds)  # noqa: ASYNC251

@@ -124,6 +124,36 @@ async def test_closing_a_session_ends_its_preparation(engine: Engine) -> None:
     await again.on_stream_stop()
 
 
+async def test_preparations_that_wait_behind_one_frame_are_all_answered(engine: Engine) -> None:
+    processor, generation = await opened(engine, "Slow", seconds=0.2), engine.generation
+    frame = asyncio.create_task(grey(processor))
+    await asyncio.sleep(0.05)
+    first, second = (asyncio.create_task(processor.prepare_params({"n": n})) for n in range(2))
+    await asyncio.wait({frame, second})
+    with pytest.raises(EngineError, match="another change was begun"):
+        await first
+    third = asyncio.create_task(grey(processor))
+    await asyncio.sleep(0.05)
+    last = asyncio.create_task(processor.prepare_params({}))
+    await asyncio.sleep(0)
+    await processor.on_stream_stop()
+    with pytest.raises(EngineError, match="the session was closed"):
+        await last
+    assert await third == 0
+    assert second.exception() is None
+    assert (engine.generation, engine.open_calls) == (generation, 0)
+
+
+async def test_what_is_asked_of_a_session_that_closes_is_refused(engine: Engine) -> None:
+    processor, generation = await opened(engine, "Slow", seconds=0, stop=0.3), engine.generation
+    closing = asyncio.create_task(processor.on_stream_stop())
+    await asyncio.sleep(0.1)
+    with pytest.raises(EngineError, match="the session was closed"):
+        await processor.update_params({})
+    await closing
+    assert (engine.generation, engine.open_calls) == (generation, 0)
+
+
 async def test_an_engine_that_hangs_beside_a_preparation_is_found_as_soon_as_ever(engine: Engine) -> None:
     processor, hung = await opened(engine, "Prepares", level=10), await opened(engine, "Faulty")
     preparing = asyncio.create_task(processor.prepare_params({"level": 50, "seconds": 20}))
