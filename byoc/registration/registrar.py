@@ -168,13 +168,16 @@ class Registrar:
 
     async def _register(self, offer: Offer) -> float | None:
         """Register everything once; seconds until the next try when it failed."""
+        known = self._asked
         try:
             for capability in self.capabilities:
-                await self._link.register(json.dumps(capability.body(offer.free)).encode())
+                # From here on, since it may take what nobody hears the answer to.
                 self._asked = True
+                await self._link.register(json.dumps(capability.body(offer.free)).encode())
+                known = True
         except RegistrationError as error:
-            # It may have taken what it did not answer; what it refused it does not know.
-            self._asked = self._asked or not error.final
+            if error.final:
+                self._asked = known
             return self._failed(error)
         names = ", ".join(capability.name for capability in self.capabilities)
         if self.state is not RegistrationState.REGISTERED:
