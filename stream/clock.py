@@ -34,22 +34,32 @@ def to_ticks(frame: Timestamped) -> int:
 
 @dataclass(slots=True)
 class _Epoch:
-    """A stretch in which the source's timestamps run on without a jump."""
+    """A stretch in which the source's timestamps run on without a jump; it began at ``since``."""
 
     offset: int
     source: int
     output: int
     moment: int
+    since: int
+
+
+STRAGGLING = 2.0
+"""Seconds after a jump in which what belongs before it may still come."""
+PAUSE = 0.5
+"""Seconds between two pictures, over what their timestamps say, that count."""
+CATCHING_UP = 1.0
+"""Seconds in which a source that was only held up has to make good for that."""
 
 
 class SessionClock:
-    """Maps the timestamps of a source that may jump, wrap or start again onto one timeline.
+    """Maps the timestamps of a source that may jump, wrap, pause or start again onto one timeline.
 
     As long as the source runs on, the timeline *is* the source's. A timestamp is a jump when it lies more
     than ``backward`` before the last one, or more than ``forward`` after what the time passed since would
     explain; the timeline then goes on from where it was, by the time that has really passed. Sound and
     pictures share one clock, so they keep their distance; stragglers from before a jump are mapped as
-    they would have been.
+    they would have been. Pictures that come late and stay late are those of a source that has paused, whose
+    own time stood still: that time is added.
     """
 
     def __init__(self, *, backward: float = 1.0, forward: float = 10.0) -> None:
@@ -58,6 +68,9 @@ class SessionClock:
         self._now: _Epoch | None = None
         self._before: _Epoch | None = None
         self._restarted = False
+        self._picture: tuple[int, int] | None = None
+        self._late = 0
+        self._late_since = 0
         self.jumps = 0
 
     def restart(self) -> None:
@@ -67,7 +80,7 @@ class SessionClock:
     def map(self, pts: int, moment: int) -> int:
         """The place of ``pts``, which was seen at ``moment``, on the timeline."""
         if self._now is None:
-            self._now = _Epoch(0, pts, pts, moment)
+            self._now = _Epoch(0, pts, pts, moment, moment)
             self._restarted = False
             return pts
         if self._restarted:
@@ -78,14 +91,41 @@ class SessionClock:
             return output
         if self._continues(self._now, pts, moment):
             return self._advance(self._now, pts, moment)
-        if self._before is not None and self._continues(self._before, pts, moment):
+        if self._before is not None and self._straggles(self._before, pts, moment):
             # What the decoder still held back when the source jumped.
             return pts + self._before.offset
         return self._anchor(pts, moment)
 
+    def map_picture(self, pts: int, moment: int) -> int:
+        """As `map`, for pictures, whose pauses count."""
+        output = self.map(pts, moment)
+        if self._picture is not None:
+            was, then = self._picture
+            if self._stays_late(ticks(moment - then) - (output - was), moment):
+                output = self._anchor(pts, moment, output + self._late)
+                self._late = 0
+        self._picture = (output, moment)
+        return output
+
+    def _stays_late(self, step: int, moment: int) -> bool:
+        """Whether the source has paused, now that a picture came ``step`` ticks later than it says."""
+        if not self._late and step > PAUSE * TICKS:
+            self._late, self._late_since = step, moment
+            return False
+        if self._late:
+            self._late += step
+        if self._late < PAUSE * TICKS:
+            self._late = 0
+        return self._late > 0 and moment - self._late_since > CATCHING_UP * NANOSECONDS
+
     def _continues(self, epoch: _Epoch, pts: int, moment: int) -> bool:
         passed = max(0, ticks(moment - epoch.moment))
         return epoch.source - self._backward <= pts <= epoch.source + passed + self._forward
+
+    def _straggles(self, epoch: _Epoch, pts: int, moment: int) -> bool:
+        assert self._now is not None
+        in_time = moment - self._now.since <= STRAGGLING * NANOSECONDS
+        return in_time and abs(pts - epoch.source) <= self._backward
 
     def _advance(self, epoch: _Epoch, pts: int, moment: int) -> int:
         output = pts + epoch.offset
@@ -93,12 +133,13 @@ class SessionClock:
             epoch.source, epoch.output, epoch.moment = pts, output, moment
         return output
 
-    def _anchor(self, pts: int, moment: int) -> int:
+    def _anchor(self, pts: int, moment: int, output: int | None = None) -> int:
         assert self._now is not None
-        # At least one picture of 30 fps on, so that a jump within a burst does not pile up at one time.
-        output = self._now.output + max(ticks(moment - self._now.moment), TICKS // 30)
+        if output is None:
+            # At least one picture of 30 fps on, so that a jump within a burst does not pile up at one time.
+            output = self._now.output + max(ticks(moment - self._now.moment), TICKS // 30)
         self._before = self._now
-        self._now = _Epoch(output - pts, pts, output, moment)
+        self._now = _Epoch(output - pts, pts, output, moment, moment)
         self.jumps += 1
         return output
 

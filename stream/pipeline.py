@@ -247,7 +247,7 @@ class Pipeline:
         self.figures.input_rate.tick(now)
         rate = self._rate
         with self._times:
-            pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
+            pts = self._clock.map_picture(to_ticks(frame), frame.timeline.received or now)
             kept = rate is None or rate.keeps(pts)
         if not kept:
             counts.dropped_rate += 1

@@ -48,6 +48,54 @@ def test_stragglers_from_before_a_jump_do_not_throw_the_clock_back():
     assert clock.jumps == 1
 
 
+def test_a_source_that_jumps_there_and_back_is_no_straggler():
+    clock, out = SessionClock(), []
+    for i in range(180):
+        pts = 90_000_000 if 60 <= i < 120 else 0
+        out.append(clock.map(pts + i * 3000, i * SECOND // 30))
+    assert clock.jumps == 2
+    assert all(2900 < b - a < 3100 for a, b in itertools.pairwise(out))
+
+
+def _fed(deliveries: list[tuple[float, int]]) -> tuple[SessionClock, list[int], list[int]]:
+    """Pictures and sound with such timestamps at such moments (s): the clock, and where both lie."""
+    clock, pictures, sounds = SessionClock(), [], []
+    for moment, pts in deliveries:
+        pictures.append(clock.map_picture(pts, int(moment * SECOND)))
+        sounds.append(clock.map(pts - 900, int(moment * SECOND)))
+    return clock, pictures, sounds
+
+
+@given(st.floats(1.6, 60), st.integers(0, 1 << 33))
+def test_a_pause_in_which_the_sources_own_time_stands_still_is_time_that_passed(pause, first):
+    moments = [i / 30 + (pause if i >= 60 else 0) for i in range(150)]
+    clock, pictures, sounds = _fed([(m, first + i * 3000) for i, m in enumerate(moments)])
+    assert clock.jumps == 1
+    for index in (*range(60), *range(100, 150)):
+        assert abs(pictures[index] - first - moments[index] * TICKS) < 100
+        assert pictures[index] - sounds[index] == 900
+
+
+@given(st.floats(0.6, 20), st.booleans())
+def test_a_source_that_is_held_up_and_makes_good_for_it_keeps_its_own_timestamps(stall, own_gap):
+    """A stall of the network, after which everything comes at once; or pictures that were not there."""
+    moments = [i / 30 for i in range(150 + int(stall * 30))]
+    until = moments[60] + stall
+    if own_gap:
+        deliveries = [(m, i * 3000) for i, m in enumerate(moments) if not moments[60] <= m < until]
+    else:
+        deliveries = [(m if i < 60 else max(m, until), i * 3000) for i, m in enumerate(moments)]
+    clock, pictures, _ = _fed(deliveries)
+    assert clock.jumps == 0
+    assert pictures == [pts for _, pts in deliveries]
+
+
+def test_segments_that_come_in_one_piece_are_no_pause():
+    clock, pictures, _ = _fed([(i // 60 * 2.0, i * 3000) for i in range(600)])
+    assert clock.jumps == 0
+    assert pictures == [i * 3000 for i in range(600)]
+
+
 def test_reordered_sound_slightly_behind_pictures_is_no_jump():
     clock = SessionClock()
     clock.map(1_000_000, 0)
