@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from byoc.frame_overlay import OverlayController
 from byoc.threads import LoopThread
 from stream.batching import Batcher
-from stream.calls import listed_frames
 from stream.codecs.convert import Converter
 from stream.errors import HeadraceError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, VideoFrame
@@ -24,6 +23,7 @@ from stream.processor import (
     VideoResult,
     called,
 )
+from stream.results import listed
 from stream.tensors import picture_from
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class HostedProcessor(FrameProcessor):
             result = await called(self._process, frame)
         finally:
             self.inner.frame_time = None
-        results = listed_frames(result)
+        results = listed(result, VideoFrame)
         if result is not None and not results:
             return []
         choice = self.overlay.choose(bool(results))

@@ -12,13 +12,11 @@ from stream.codecs.convert import Converter
 from stream.errors import EngineError, ProcessorError
 from stream.frames import VideoFrame
 from stream.processor import FrameProcessor
+from stream.results import listed
 from stream.sound import ENGINE_RETRIES
 from stream.timeouts import is_cancelled
 
 log = logging.getLogger(__name__)
-
-MAX_RESULTS = 16
-"""Frames that one call of a processor may return."""
 
 
 class ProcessorCalls:
@@ -70,7 +68,7 @@ class ProcessorCalls:
                     raise EngineError(message, progress=progress)
                 if not self._processor.info().video:
                     return [frame]
-                return listed_frames(await self._processor.process_video_async(frame))
+                return listed(await self._processor.process_video_async(frame), VideoFrame)
             except asyncio.CancelledError:
                 if is_cancelled():
                     raise
@@ -81,21 +79,3 @@ class ProcessorCalls:
                 log.warning("the engine was lost over the frame at %.3f s; trying it again", frame.time)
                 await self._processor.wait_ready(self._patience)
         raise AssertionError("unreachable")
-
-
-def listed_frames(result: object) -> list[VideoFrame]:
-    """What a processor returned as a list of frames; anything else is an error that says what it was."""
-    if result is None:
-        return []
-    if isinstance(result, VideoFrame):
-        return [result]
-    if isinstance(result, (list, tuple)) and all(isinstance(item, VideoFrame) for item in result):
-        if len(result) > MAX_RESULTS:
-            raise ProcessorError(
-                f"the processor returned {len(result)} frames; at most {MAX_RESULTS} are taken"
-            )
-        return list(result)
-    raise ProcessorError(
-        f"the processor returned {type(result).__name__}, not a VideoFrame (frame.replace_tensor and "
-        "frame.replace_picture make one), a list of them or None"
-    )

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from stream.errors import ProcessorError
 from stream.pictures import LUMA_COEFFICIENTS, Matrix, Picture, PixelFormat, Plane, plane_shapes
+from stream.samples import channels_of
 
 if TYPE_CHECKING:
     import torch
@@ -379,16 +380,3 @@ class AudioFrame(InputFrame):
         from stream.av_frames import audio_to_av
 
         return audio_to_av(self)
-
-
-def channels_of(layout: str) -> int:
-    """How many channels a layout of FFmpeg's has; `ValueError` for an unknown one."""
-    return {"mono": 1, "stereo": 2}.get(layout, 0) or _channels_of(layout)
-
-
-def _channels_of(layout: str) -> int:
-    counts = {"2.1": 3, "3.0": 3, "quad": 4, "4.0": 4, "5.0": 5, "5.1": 6, "7.1": 8}
-    base = layout.split("(")[0]
-    if base not in counts:
-        raise ValueError(f"unknown channel layout {layout!r}")
-    return counts[base]

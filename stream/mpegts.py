@@ -116,6 +116,7 @@ class TsDemuxer:
     def feed(self, data: bytes | bytearray | memoryview, received: int) -> list[AccessUnit]:
         """Any number of bytes that arrived at ``received`` (ns): the access units that they complete."""
         data = self._rest + data if self._rest else bytes(data)
+        self._received = received
         position, last, skipped = 0, len(data) - PACKET, self.statistics.skipped_bytes
         if not self._synchronised:
             position = self._resynchronise(data, 0)

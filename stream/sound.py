@@ -13,6 +13,7 @@ from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame
 from stream.handoff import ToLoop
 from stream.processor import FrameProcessor
+from stream.results import listed, sound_of
 from stream.timeouts import is_cancelled
 from stream.units import TS_TIME_BASE
 
@@ -102,7 +103,10 @@ class SoundStage:
     async def _offer(self, frame: AudioFrame) -> Sequence[AudioFrame]:
         for attempt in range(ENGINE_RETRIES + 1):
             try:
-                return _normalised(await self._processor.process_audio_async(frame))
+                result = listed(await self._processor.process_audio_async(frame), AudioFrame, MAX_WAITING)
+                for sound in result:
+                    sound_of(sound)  # what cannot be encoded would end the stream
+                return result
             except EngineError:
                 if not self._lossless:
                     return [frame]
@@ -126,14 +130,3 @@ class SoundStage:
             timed.timestamp, timed.time_base = pts, TS_TIME_BASE
             heard.append(Heard(timed, pts))
         return heard
-
-
-def _normalised(result: object) -> list[AudioFrame]:
-    """What a processor returned as a list of frames; anything else is an error that says what it was."""
-    if result is None:
-        return []
-    if isinstance(result, AudioFrame):
-        return [result]
-    if isinstance(result, (list, tuple)) and all(isinstance(item, AudioFrame) for item in result):
-        return list(result)
-    raise ProcessorError(f"the processor returned {type(result).__name__}, not a list of AudioFrame or None")

@@ -30,6 +30,8 @@ LENT_MODULES = (
     "stream.heap",
     "stream.pictures",
     "stream.processor",
+    "stream.results",
+    "stream.samples",
     "stream.stretches",
     "stream.tensors",
     "stream.typed",

@@ -21,6 +21,8 @@ from headrace.engine.link import MalformedMessage, Message
 from stream.errors import EngineError, HeadraceError, InvalidInput
 from stream.frames import AudioFrame, Plane, VideoFrame
 from stream.processor import AudioResult, Params, ProcessorInfo, VideoResult
+from stream.results import MAX_RESULTS
+from stream.samples import checked_samples
 
 log = logging.getLogger(__name__)
 
@@ -218,12 +220,12 @@ class RemoteSession:
         return result
 
     async def _audio(self, frame: AudioFrame) -> AudioResult:
-        samples = slots.audio_array(frame)
+        samples = checked_samples(frame.samples, frame.format, frame.layout, frame.rate)
         header: dict[str, Any] = dict(slots.time_header(frame.timestamp, frame.time_base))
         slot = self._pools["audio"].take(max(1, samples.nbytes))
         try:
             slot.array()[: samples.nbytes] = samples.reshape(-1).view(np.uint8)
-            header["audio"] = slots.audio_header(frame)
+            header["audio"] = slots.audio_header(frame, samples)
             answer = await self._exchange("audio", header, slot)
         finally:
             slot.busy = False
@@ -273,7 +275,7 @@ class RemoteSession:
 
     def _received(self, media: Media, message: Message) -> _Answer:
         taken, headers = message.body.get("taken"), message.body.get("frames")
-        if type(taken) is not int or not isinstance(headers, list) or len(headers) > slots.MAX_RESULTS:
+        if type(taken) is not int or not isinstance(headers, list) or len(headers) > MAX_RESULTS:
             raise MalformedMessage(f"an answer with {headers!r}, taken at {taken!r}")
         frames = []
         for header in headers:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.engine import slots
-from headrace.engine.slots import MAX_RESULTS
 from stream.errors import ProcessorError
 from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
+from stream.results import sound_of
 from stream.tensors import tensor_from, write_rgb
 
 if TYPE_CHECKING:
@@ -80,29 +80,6 @@ class SlotFrame(VideoFrame):
         self._borrowed = False
 
 
-def listed(result: object, kind: type[VideoFrame] | type[AudioFrame]) -> list[Any]:
-    """What a processor returned, as a list of frames. Raises `ProcessorError` for anything else."""
-    if result is None:
-        return []
-    frames = [result] if isinstance(result, VideoFrame) and kind is VideoFrame else result
-    if not isinstance(frames, (list, tuple)):
-        raise ProcessorError(f"the processor returned {type(result).__name__}, not {_expected(kind)}")
-    if len(frames) > MAX_RESULTS:
-        raise ProcessorError(f"the processor returned {len(frames)} frames; at most {MAX_RESULTS} are taken")
-    for frame in frames:
-        if not isinstance(frame, kind):
-            raise ProcessorError(
-                f"the processor returned a list with a {type(frame).__name__}, not {_expected(kind)}"
-            )
-    return list(frames)
-
-
-def _expected(kind: type) -> str:
-    if kind is VideoFrame:
-        return "a VideoFrame, a list of them or None"
-    return "a list of AudioFrame or None"
-
-
 def put_video(frame: VideoFrame, take: Put) -> tuple[dict[str, Any], slots.Slot]:
     """Lay down the pixels of a returned frame; its header and its slot.
 
@@ -131,13 +108,10 @@ def put_video(frame: VideoFrame, take: Put) -> tuple[dict[str, Any], slots.Slot]
 def put_audio(frame: AudioFrame, take: Put) -> tuple[dict[str, Any], slots.Slot]:
     """The same for samples."""
     header: dict[str, Any] = _time(frame)
-    try:
-        samples = slots.audio_array(frame)
-    except ValueError as error:
-        raise ProcessorError(f"the processor returned sound that cannot be used: {error}") from error
+    samples = sound_of(frame)
     slot = take(max(1, samples.nbytes))
     slot.array()[: samples.nbytes] = samples.reshape(-1).view(np.uint8)
-    header["audio"] = slots.audio_header(frame)
+    header["audio"] = slots.audio_header(frame, samples)
     return header, slot
 
 

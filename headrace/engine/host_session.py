@@ -19,7 +19,7 @@ import numpy as np
 
 from headrace.engine import slots
 from headrace.engine.host_calls import HostCalls, NotReturned, processors_fault
-from headrace.engine.host_frames import SlotFrame, listed
+from headrace.engine.host_frames import SlotFrame
 from headrace.engine.host_loading import Loaded, Loading, load_in_thread
 from headrace.engine.host_shared import MEDIA, Job, SharedSlots
 from headrace.engine.host_together import Companies, Company
@@ -29,6 +29,7 @@ from stream.batching import Batcher
 from stream.errors import EngineError, HeadraceError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, Picture, VideoFrame, checked_image
 from stream.processor import FrameProcessor
+from stream.results import listed
 from stream.tensors import write_rgb
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from headrace.engine.link import LinkError, MalformedMessage, Message, SharedBlock
 from stream.frames import AudioFrame, Matrix, Picture, PixelFormat, Plane, plane_shapes
+from stream.results import MAX_RESULTS
+from stream.samples import MAX_RATE, SAMPLE_TYPES
 
-MAX_RESULTS = 16
-"""Frames that one call may return."""
 INPUT_SLOTS = 4
 """Frames of one kind that the worker may have under way in a session."""
 OUTPUT_SLOTS = 2 * MAX_RESULTS
@@ -34,18 +34,6 @@ _PAGE = 4096
 _SMALL = 1024 * 1024
 _FORMATS: tuple[str, ...] = get_args(PixelFormat)
 _MATRICES: tuple[str, ...] = get_args(Matrix)
-_SAMPLE_TYPES = {
-    name + planar: np.dtype(kind)
-    for name, kind in (
-        ("u8", "u1"),
-        ("s16", "<i2"),
-        ("s32", "<i4"),
-        ("s64", "<i8"),
-        ("flt", "<f4"),
-        ("dbl", "<f8"),
-    )
-    for planar in ("", "p")
-}
 
 Header = Mapping[str, Any]
 
@@ -238,30 +226,14 @@ def copy_picture(picture: Picture) -> Picture:
     return Picture(picture.format, picture.width, picture.height, planes, picture.matrix, picture.full_range)
 
 
-def audio_array(frame: AudioFrame) -> npt.NDArray[Any]:
-    """The samples of ``frame`` as they cross. Raises ValueError for what is not a frame's samples."""
-    kind = _SAMPLE_TYPES.get(frame.format)
-    if kind is None:
-        raise ValueError(f"sample format {frame.format!r}; known are {', '.join(_SAMPLE_TYPES)}")
-    samples = frame.samples
-    if not isinstance(samples, np.ndarray) or samples.ndim != 2 or samples.dtype != kind:
-        found = (
-            f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
-        )
-        raise ValueError(f"samples of format {frame.format} are 2-D {kind}, not {found}")
-    if type(frame.rate) is not int or not 0 < frame.rate <= 768_000:
-        raise ValueError(f"a sample rate of {frame.rate!r}")
-    return np.ascontiguousarray(samples)
-
-
-def audio_header(frame: AudioFrame) -> dict[str, Any]:
-    """How to read the samples of ``frame`` once they lie in a slot without gaps."""
+def audio_header(frame: AudioFrame, samples: npt.NDArray[Any]) -> dict[str, Any]:
+    """How to read ``samples``, the checked ones of ``frame``, once they lie in a slot without gaps."""
     return {
         "format": frame.format,
         "layout": frame.layout,
         "rate": frame.rate,
-        "dtype": frame.samples.dtype.str,
-        "shape": list(frame.samples.shape),
+        "dtype": samples.dtype.str,
+        "shape": list(samples.shape),
     }
 
 
@@ -270,7 +242,7 @@ def get_audio(memory: Plane, header: object, timestamp: int, time_base: Fraction
     if not isinstance(header, Mapping):
         raise MalformedMessage(f"an audio header that is a {type(header).__name__}")
     format_, layout, shape = header.get("format"), header.get("layout"), header.get("shape")
-    kind = _SAMPLE_TYPES.get(format_) if isinstance(format_, str) else None
+    kind = SAMPLE_TYPES.get(format_) if isinstance(format_, str) else None
     if (
         not isinstance(format_, str)
         or kind is None
@@ -285,7 +257,7 @@ def get_audio(memory: Plane, header: object, timestamp: int, time_base: Fraction
     size = shape[0] * shape[1] * kind.itemsize
     if size > memory.size:
         raise MalformedMessage(f"samples of {size} bytes in a memory of {memory.size}")
-    rate = _integer(header, "rate", 1, 768_000)
+    rate = _integer(header, "rate", 1, MAX_RATE)
     samples = np.array(memory[:size]).view(kind).reshape(shape)
     return AudioFrame(samples, timestamp, time_base, rate=rate, format=format_, layout=layout)
 

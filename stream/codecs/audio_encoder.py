@@ -15,6 +15,7 @@ import numpy.typing as npt
 from stream.clock import TICKS, to_ticks
 from stream.errors import CodecError, InvalidInput
 from stream.frames import AudioFrame, Timeline
+from stream.samples import SAMPLE_TYPES
 from stream.units import AudioParameters, EncodedUnit
 
 RATE = 48_000
@@ -30,7 +31,6 @@ _ONE = np.float32(1)
 _SAMPLE = Fraction(1, RATE)
 _DURATION = FRAME * TICKS // RATE
 _ERRORS = (av.error.FFmpegError, ValueError)
-_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class AudioEncoder:
     def encode(self, frame: AudioFrame) -> list[EncodedUnit]:
         """Samples in, the packets that they complete out; ``pts`` is when a packet's sound is to be heard.
 
-        It lies before the frame's time by what the codec looks ahead (6.5 ms). Raises `ValueError` where
-        sound jumps back by more than `MAX_FILL`, `CodecError` where it cannot be encoded.
+        It lies before the frame's time by what the codec looks ahead (6.5 ms). Raises `CodecError` where it
+        cannot be encoded.
         """
         if frame.nb_samples == 0:
             return []
@@ -125,8 +125,6 @@ class AudioEncoder:
             gap = (pts - self._expected) / TICKS
             if abs(gap) <= TOLERANCE:
                 return []
-            if gap < -MAX_FILL:
-                raise ValueError(f"sound jumps back by {-gap:.1f} s")
             self.moved += 1
             if gap > MAX_FILL:
                 units = self.flush()
@@ -235,4 +233,4 @@ def _cleaned(frame: AudioFrame) -> npt.NDArray[Any]:
     # A sum of which one part is not finite is not finite either.
     if samples.dtype.kind == "f" and not math.isfinite(samples.sum()):
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.ascontiguousarray(samples, dtype=_TYPES.get(frame.format.removesuffix("p"), samples.dtype))
+    return np.ascontiguousarray(samples, dtype=SAMPLE_TYPES.get(frame.format, samples.dtype))

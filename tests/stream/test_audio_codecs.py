@@ -205,11 +205,18 @@ def test_an_overlap_is_cut_off() -> None:
     assert units[-1].pts == pytest.approx(START + 27_000 + 90_000, abs=3_600)
 
 
-def test_a_jump_back_is_refused() -> None:
+def test_an_overlap_is_cut_off_however_long_it_is() -> None:
     encoder = AudioEncoder()
-    encoder.encode(frames_of(0.1, start=START + 900_000)[0])
-    with pytest.raises(ValueError, match="jumps back by"):
-        encoder.encode(frames_of(0.1)[0])
+    units = encode(frames_of(5.0, size=48_000 * 4) + frames_of(6.0, start=START + 1_800), encoder)
+    assert encoder.moved == 1
+    assert {b.pts - a.pts for a, b in pairwise(units)} == {1800}
+    assert units[-1].pts == pytest.approx(START + 1_800 + 6 * 90_000, abs=3_600)
+
+
+def test_sound_of_seven_channels_becomes_stereo() -> None:
+    samples = np.full((7, 4_800), 0.1, np.float32)
+    units = encode([AudioFrame(samples, START, TS_TIME_BASE, layout="6.1")])
+    assert decode(units, 2).shape[0] == 2
 
 
 def test_slow_drift_of_a_source_is_followed() -> None:

@@ -130,6 +130,15 @@ def test_received_is_the_time_of_the_last_byte() -> None:
     assert [unit.received for unit in units] == [len(packets) - 188 + 2]
 
 
+def test_received_of_a_unit_whose_last_packet_follows_garbage_is_when_that_came() -> None:
+    writer, demuxer = Writer(), TsDemuxer()
+    data = writer.tables(H264) + writer.pes(VIDEO, picture(300), 1_000)
+    assert demuxer.feed(data[:-188], 1) == []
+    assert demuxer.feed(bytes(10) + data[-188:], 2) == []
+    (unit,) = demuxer.flush()
+    assert unit.received == 2
+
+
 def test_received_of_a_unit_ended_by_the_next_one_is_its_own() -> None:
     writer, demuxer = Writer(), TsDemuxer()
     demuxer.feed(writer.tables(H264), 1)

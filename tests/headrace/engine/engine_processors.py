@@ -355,7 +355,7 @@ class AudioOddities(FrameProcessor):
         if frame.timestamp == 3:
             return [frame, frame.replace_samples(frame.samples[:, :10])]
         if frame.timestamp == 4:
-            return [frame.replace_samples(frame.samples.astype(np.float64))]
+            return [frame.replace_samples(frame.samples.astype(np.int16))]
         if frame.timestamp == 5:
             return "sound"
         return [frame]

@@ -233,7 +233,7 @@ async def test_sound_as_it_came_changed_in_place_none_two_and_nonsense(engine: E
         assert two is not None
         assert two[0] is frames[3]
         assert two[1].samples.shape == (2, 10)
-        with pytest.raises(ProcessorError, match="float64"):
+        with pytest.raises(ProcessorError, match="not int16"):
             await processor.process_audio_async(frames[4])
         with pytest.raises(ProcessorError, match="returned str"):
             await processor.process_audio_async(frames[5])
