@@ -6,23 +6,19 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import av
 import av.container
 import av.error
 import av.stream
 
-from stream.clock import TICKS
-from stream.codecs.audio_decoder import audio_frame_of
-from stream.codecs.video_decoder import FrameReader
-from stream.errors import InvalidInput, SinkError, SourceError
+from stream.errors import HeadraceError, InvalidInput, SinkError, SourceError
 from stream.figures import Figures
-from stream.frames import AudioFrame, VideoFrame
+from stream.file_decoding import FileDecoding, Packet
 from stream.pipeline import Pipeline, PipelineSettings
 from stream.processor import FrameProcessor
 from stream.units import TS_TIME_BASE, EncodedUnit, Rendition, VideoParameters
@@ -31,128 +27,10 @@ log = logging.getLogger(__name__)
 
 MAX_EARLY_PACKETS = 4096
 """Packets of sound that are held until the first picture settles its track; 82 s of Opus."""
-MAX_READ_ERRORS = 100
-"""Errors of the demuxer in a row after which the file counts as cut off there."""
+SUFFIXES = (".mp4", ".mov", ".mkv", ".ts")
+"""Some of those that pictures are written to."""
 
 T = TypeVar("T")
-Packet: TypeAlias = "av.Packet[Any]"
-
-
-class FileDecoding:
-    """Reads a file with FFmpeg's own demuxer and all its decoding threads; latency does not matter here.
-    ``container`` holds FFmpeg to one format, for files of strangers: some formats lead to other files.
-
-    ``copy_audio``, where set, gets the packets of the first audio track instead of ``put_audio`` its frames.
-    Damaged packets are left out; ``errors`` counts them, and ``last_error`` says what was wrong. Damage among
-    the very last pictures, of which each decoding thread holds one, may take those after it along uncounted.
-    """
-
-    def __init__(self, path: Path, container: str | None = None) -> None:
-        self._path = path
-        self.copy_audio: Callable[[Packet], None] | None = None
-        self._aborted = False
-        self._begun = False
-        self.errors = 0
-        self.last_error: str | None = None
-        self.container = _open_input(path, container)
-        streams = self.container.streams
-        self.video = streams.video[0] if streams.video else None
-        self.audio = streams.audio[0] if streams.audio else None
-        if self.video is None:
-            self.container.close()
-            raise SourceError(f"{path} has no video track", field="input")
-        self.video.thread_type = "AUTO"
-        self.start = (self.container.start_time or 0) * TICKS // av.time_base
-        self.read_until = 0.0
-
-    @property
-    def duration(self) -> float | None:
-        """Seconds, where the file says so."""
-        return None if self.container.duration is None else self.container.duration / av.time_base
-
-    def abort(self) -> None:
-        self._aborted = True
-
-    def close(self) -> None:
-        """Close the file where `run` was never called, which closes it itself at its end."""
-        if not self._begun:
-            self.container.close()
-
-    def run(self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]) -> None:
-        self._begun = True
-        try:
-            self._read(put_video, put_audio)
-        except av.error.FFmpegError as error:
-            raise SourceError(
-                f"{self._path} cannot be read on from {self.read_until:.3f} s: {error}"
-            ) from error
-        finally:
-            self.container.close()
-
-    def _read(self, put_video: Callable[[VideoFrame], bool], put_audio: Callable[[AudioFrame], bool]) -> None:
-        reader = FrameReader()
-        for packet in self._packets():
-            if self._aborted:
-                return
-            if packet.stream is self.video:
-                for frame in self._decoded(packet):
-                    assert isinstance(frame, av.VideoFrame)
-                    if not put_video(self._rebased(reader.read(frame))):
-                        return
-            elif self.copy_audio is not None:
-                if packet.dts is not None:
-                    self.copy_audio(packet)
-            else:
-                for sound in self._decoded(packet):
-                    assert isinstance(sound, av.AudioFrame)
-                    put_audio(self._rebased_sound(audio_frame_of(sound)))
-
-    def _packets(self) -> Iterator[Packet]:
-        """Every packet that can be read, and at the end an empty one for each track, which flushes it."""
-        streams = [s for s in (self.video, self.audio) if s is not None]
-        in_a_row = 0
-        while in_a_row < MAX_READ_ERRORS:
-            try:
-                for packet in self.container.demux(streams):
-                    in_a_row = 0
-                    yield packet
-            except av.error.InvalidDataError as error:
-                # The demuxer goes on behind the damage when it is asked again, unless the file is cut off.
-                if not in_a_row:
-                    self._note(error)
-                in_a_row += 1
-            else:
-                return
-        for stream in streams:
-            flush: Packet = av.Packet()
-            flush.stream = stream
-            yield flush
-
-    def _decoded(self, packet: Packet) -> list[Any]:
-        try:
-            return list(packet.decode())
-        except av.error.MemoryError:
-            raise
-        except av.error.FFmpegError as error:
-            self._note(error)
-            return []
-
-    def _note(self, error: av.error.FFmpegError) -> None:
-        self.errors += 1
-        self.last_error = str(error)
-        log.info("%s is damaged near %.3f s: %s", self._path, self.read_until, error)
-
-    def _rebased(self, frame: VideoFrame) -> VideoFrame:
-        """A file begins at 0, whatever its first timestamp is."""
-        pts = round(frame.timestamp * frame.time_base * TICKS) - self.start
-        self.read_until = pts / TICKS
-        frame.timestamp, frame.time_base = pts, TS_TIME_BASE
-        return frame
-
-    def _rebased_sound(self, frame: AudioFrame) -> AudioFrame:
-        frame.timestamp = round(frame.timestamp * frame.time_base * TICKS) - self.start
-        frame.time_base = TS_TIME_BASE
-        return frame
 
 
 class FileSink:
@@ -164,23 +42,28 @@ class FileSink:
     """
 
     def __init__(self, path: Path) -> None:
+        _check_target(path)
         self._path = path
         self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._lock = threading.Lock()
         self._video: av.stream.Stream | None = None
         self._audio: av.stream.Stream | None = None
         self._early: list[Packet] = []
-        self._start = 0
         self._ended = False
-        self._container: av.container.OutputContainer = self._guard(lambda: av.open(str(self._part), "w"))
+        # FFmpeg itself opens the file with its first packet, when models have been loaded for it.
+        self._guard(self._part.touch)
+        try:
+            self._container: av.container.OutputContainer = self._guard(lambda: av.open(str(self._part), "w"))
+        except SinkError:
+            self._part.unlink(missing_ok=True)
+            raise
 
     def can_copy(self, codec: str) -> bool:
         """Whether the container takes sound of that codec as it is."""
         return codec in self._container.supported_codecs
 
-    def add_copied_sound(self, source: av.AudioStream, start: int) -> None:
-        """Sound comes by `copy`, from that track; ``start`` (1/90000 s) is where the file begins."""
-        self._start = start
+    def add_copied_sound(self, source: av.AudioStream) -> None:
+        """Sound comes by `copy`, from that track."""
         self._audio = self._guard(lambda: self._container.add_stream_from_template(source))
 
     def add_encoded_sound(self, channels: int) -> None:
@@ -204,12 +87,8 @@ class FileSink:
                     self._put(_packet_of(unit, stream))
 
     def copy(self, packet: Packet) -> None:
-        """A packet of the original sound, which keeps its distance from the pictures."""
+        """A packet of the original sound, at its time among the pictures."""
         assert self._audio is not None
-        assert packet.time_base is not None
-        shift = round(Fraction(self._start, TICKS) / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts - shift
-        packet.dts = None if packet.dts is None else packet.dts - shift
         packet.stream = self._audio
         with self._lock:
             self._put(packet)
@@ -263,7 +142,31 @@ class FileSink:
         try:
             return function()
         except (av.error.FFmpegError, ValueError, OSError) as error:
-            raise SinkError(f"{self._path} cannot be written: {error}", field="output") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise SinkError(f"{self._path} cannot be written: {reason}", field="output") from error
+
+
+def _check_target(path: Path) -> None:
+    """Raise what is wrong with a name that pictures are to be written to, before anything is opened."""
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; the output is a file", field="output")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no folder {path.parent}", field="output")
+    if not _takes_h264(path.suffix):
+        raise SinkError(
+            f"{path} cannot be written: its suffix must be that of a format that takes H.264,"
+            f" as {', '.join(SUFFIXES)}, not {path.suffix!r}",
+            field="output",
+        )
+
+
+def _takes_h264(suffix: str) -> bool:
+    try:
+        # Only what has a name tells its format by it; this one is never opened.
+        av.open(f"name{suffix}", "w").add_mux_stream("h264", width=16, height=16)
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def _packet_of(unit: EncodedUnit, stream: av.stream.Stream) -> Packet:
@@ -275,17 +178,6 @@ def _packet_of(unit: EncodedUnit, stream: av.stream.Stream) -> Packet:
     packet.is_keyframe = unit.key
     packet.stream = stream
     return packet
-
-
-def _open_input(path: Path, container: str | None) -> av.container.InputContainer:
-    if not path.exists():
-        raise InvalidInput(f"there is no file {path}", field="input")
-    try:
-        return av.open(str(path), format=container)
-    except (av.error.FFmpegError, OSError) as error:
-        raise SourceError(
-            f"{path} is not a media file that FFmpeg can read: {error}", field="input"
-        ) from error
 
 
 class FileJob:
@@ -306,14 +198,12 @@ class FileJob:
     ) -> None:
         if source.resolve() == target.resolve():
             raise InvalidInput(f"input and output are the same file: {source}", field="output")
-        if not target.parent.is_dir():
-            raise InvalidInput(f"there is no folder {target.parent}", field="output")
         self._processor = processor
         self._target = target
         self._decoding = FileDecoding(source, container)
         try:
             self._sink = FileSink(target)
-        except SinkError:
+        except HeadraceError:
             self._decoding.close()
             raise
         self._settings = _whole(settings, self._decoding.audio)
@@ -327,9 +217,7 @@ class FileJob:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the input's pictures."""
-        video = self._decoding.video
-        assert video is not None
-        return video.codec_context.width, video.codec_context.height
+        return self._decoding.size
 
     @property
     def position(self) -> float:
@@ -371,7 +259,7 @@ class FileJob:
         decoding, audio = self._decoding, self._decoding.audio
         touched = self._processor.info().audio
         if audio is not None and not touched and sink.can_copy(audio.codec_context.name):
-            sink.add_copied_sound(audio, decoding.start)
+            sink.add_copied_sound(audio)
             decoding.copy_audio = sink.copy
         elif audio is not None:
             sink.add_encoded_sound(self._settings.encoding.audio.channels)

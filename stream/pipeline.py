@@ -111,7 +111,8 @@ class Pipeline:
         self._presenter = Presenter(settings.overlay)
         patience = settings.ready_timeout if lossless else None
         self._calls = ProcessorCalls(processor, settings.size, self._presenter.began, patience=patience)
-        self._clock = SessionClock()
+        # A file's frames lie on one timeline already, and the moments at which they are read mean nothing.
+        self._clock = None if lossless else SessionClock()
         self._times = threading.Lock()
         self._out = Monotonic()
         self._shown_at = 0
@@ -162,7 +163,8 @@ class Pipeline:
 
     def source_changed(self) -> None:
         """From the decoding thread: what comes next has another clock than what came before."""
-        self._clock.restart()
+        if self._clock is not None:
+            self._clock.restart()
 
     def resize(self, width: int, height: int) -> None:
         """Promise the processor another size, from the next frame on."""
@@ -246,8 +248,10 @@ class Pipeline:
         counts.frames_in += 1
         self.figures.input_rate.tick(now)
         rate = self._rate
+        pts = to_ticks(frame)
         with self._times:
-            pts = self._clock.map_picture(to_ticks(frame), frame.timeline.received or now)
+            if self._clock is not None:
+                pts = self._clock.map_picture(pts, frame.timeline.received or now)
             kept = rate is None or rate.keeps(pts)
         if not kept:
             counts.dropped_rate += 1
@@ -258,8 +262,10 @@ class Pipeline:
         now = time.monotonic_ns()
         self.figures.counts.audio_in += 1
         self.figures.audio_in_rate.tick(now)
-        with self._times:
-            pts = self._clock.map(to_ticks(frame), frame.timeline.received or now)
+        pts = to_ticks(frame)
+        if self._clock is not None:
+            with self._times:
+                pts = self._clock.map(pts, frame.timeline.received or now)
         return self._sound.put(frame, pts)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:

@@ -9,6 +9,7 @@ grey ones as full range too, which is wrong for H.264. PyAV's ``*_colorspace`` a
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import cast
 
 import av
@@ -50,6 +51,16 @@ def default_matrix(width: int, height: int) -> Matrix:
     Broadcast practice, and what browsers and players guess.
     """
     return "bt709" if height >= 720 or width >= 1280 else "bt601"
+
+
+def square_width(width: int, aspect: Fraction | None) -> int:
+    """The width in square pixels of a picture whose own are ``aspect`` times as wide as high.
+
+    What no camera or disc has (over 4:1 or under 1:4) counts as a mistake and changes nothing.
+    """
+    if aspect is None or aspect == 1 or not Fraction(1, 4) <= aspect <= 4:
+        return width
+    return max(2, _even(width * aspect))
 
 
 class Converter:
@@ -128,8 +139,9 @@ class Converter:
         )
         return AvPicture(result, matrix, full_range)
 
-    def from_av(self, frame: av.VideoFrame) -> Picture:
-        """A decoded frame as a picture: 8-bit 4:2:0, matrix and range as it says, turned upright.
+    def from_av(self, frame: av.VideoFrame, aspect: Fraction | None = None) -> Picture:
+        """A decoded frame as a picture: 8-bit 4:2:0, matrix and range as it says, turned upright, and of
+        `square_width` where its pixels have another ``aspect``.
 
         Without a matrix `default_matrix` holds, without a range the limited one (full for ``yuvj``).
         A display matrix holds until the next key frame, as in H.264. HDR transfer curves are left as they
@@ -150,6 +162,9 @@ class Converter:
             wanted = FULL if full_range else LIMITED
             converted = self._formatter.reformat(frame, format="yuv420p", dst_color_range=wanted, threads=1)
             picture = AvPicture(converted, matrix, full_range)
+        width = square_width(picture.width, aspect)
+        if width != picture.width:
+            picture = self._resize(picture, 0, 0, picture.width, picture.height, width, picture.height)
         self._follow_orientation(frame)
         return _oriented(picture, *self._orientation)
 
@@ -229,7 +244,7 @@ def _centre(picture: Picture, width: int, height: int) -> tuple[Picture, int, in
     return picture, left, top, columns, rows
 
 
-def _even(length: float) -> int:
+def _even(length: float | Fraction) -> int:
     return math.floor(length / 2 + 0.5) * 2
 
 

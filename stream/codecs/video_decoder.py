@@ -40,20 +40,24 @@ _ERRORS = (av.error.FFmpegError, ValueError)
 
 
 class FrameReader:
-    """Decoded frames as `VideoFrame`: 8-bit 4:2:0, upright, free of what an encoder would inherit."""
+    """Decoded frames as `VideoFrame`: 8-bit 4:2:0, upright, of square pixels, free of what an encoder would
+    inherit."""
 
     def __init__(self) -> None:
         self._converter = Converter()
 
-    def read(self, frame: av.VideoFrame, timeline: Timeline | None = None) -> VideoFrame:
-        """The frame with its own timestamp and time base.
+    def read(
+        self, frame: av.VideoFrame, timeline: Timeline | None = None, aspect: Fraction | None = None
+    ) -> VideoFrame:
+        """The frame with its own timestamp and time base; ``aspect`` is the width of its pixels by their
+        height.
 
         Raises `av.error.FFmpegError` for a pixel format that cannot be converted.
         """
         timestamp = 0 if frame.pts is None else frame.pts
         time_base = frame.time_base or Fraction(1, 1)
         frame.pict_type = PictureType.NONE
-        return VideoFrame.from_picture(self._converter.from_av(frame), timestamp, time_base, timeline)
+        return VideoFrame.from_picture(self._converter.from_av(frame, aspect), timestamp, time_base, timeline)
 
 
 class VideoDecoder:
@@ -208,6 +212,7 @@ class VideoDecoder:
 
     def _read(self, frames: list[av.VideoFrame]) -> list[VideoFrame]:
         result = []
+        aspect = self._context.sample_aspect_ratio
         for frame in frames:
             if self.hardware and not frame.format.name.startswith(_DEVICE_FORMATS):
                 self._fall_back(f"the device does not decode this stream ({frame.format.name})")
@@ -215,7 +220,7 @@ class VideoDecoder:
             if not self._is_usable(frame):
                 continue
             try:
-                result.append(self._reader.read(frame, Timeline(received, time.monotonic_ns())))
+                result.append(self._reader.read(frame, Timeline(received, time.monotonic_ns()), aspect))
             except _ERRORS as error:
                 self.errors += 1
                 log.warning("a picture of format %s cannot be used: %s", frame.format.name, error)

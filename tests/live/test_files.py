@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,82 @@ async def test_other_containers_and_sizes_work(engine, tmp_path, suffix, recipe)
     assert len(frames(out)) == FRAMES
 
 
+# -- what files are like ---------------------------------------------------------------------------------
+
+
+def _muxed(path: Path, clip: Path, *, leap: float = 0, sound: bool = True) -> Path:
+    """The packets of the clip in another container, those after half a second ``leap`` seconds later."""
+    with av.open(clip) as before, av.open(path, "w") as after:
+        streams = [s for s in before.streams if sound or s.type == "video"]
+        tracks = {s.index: after.add_stream_from_template(s) for s in streams}
+        for packet in before.demux(streams):
+            if packet.dts is None:
+                continue
+            later = round(leap / packet.time_base) if packet.pts * packet.time_base > 0.5 else 0
+            packet.pts, packet.dts = packet.pts + later, packet.dts + later
+            packet.stream = tracks[packet.stream.index]
+            after.mux(packet)
+    return path
+
+
+def _times(path: Path, kind: str) -> list[float]:
+    with av.open(path) as container:
+        stream = next(s for s in container.streams if s.type == kind)
+        return [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
+
+
+@SHARED
+async def test_a_gap_stays_as_long_as_it_is_for_sound_and_picture(engine, tmp_path):
+    clip = _muxed(tmp_path / "gap.mp4", source(tmp_path), leap=60)
+    out = tmp_path / "out.mp4"
+    await convert(engine, clip, out)
+    for kind in ("video", "audio"):
+        assert _times(out, kind) == pytest.approx(_times(clip, kind), abs=0.001)
+    assert _times(out, "video")[-1] > 60
+
+
+@SHARED
+async def test_transport_streams_put_together_play_one_after_the_other(engine, tmp_path):
+    whole, sizes = tmp_path / "whole.ts", [(192, 128), (128, 128)]
+    parts = []
+    for width, height in sizes:
+        part = tmp_path / f"{width}.ts"
+        clips.write(clips.Recipe(width=width, height=height, seconds=1, bitrate=600_000), part)
+        parts.append(part.read_bytes())
+    whole.write_bytes(parts[0] + parts[1] + parts[0])
+    out = tmp_path / "out.mp4"
+    await convert(engine, whole, out)
+    pictures, sounds = _times(out, "video"), _times(out, "audio")
+    assert len(pictures) == 3 * FRAMES
+    for times in (pictures, sounds):
+        assert all(0 < b - a < 0.1 for a, b in pairwise(times))
+        assert times[-1] == pytest.approx(3, abs=0.15)
+
+
+@SHARED
+async def test_pictures_without_times_follow_each_other_at_their_rate(engine, tmp_path):
+    clip = _muxed(tmp_path / "bare.h264", source(tmp_path), sound=False)
+    out = tmp_path / "out.mp4"
+    await convert(engine, clip, out)
+    assert _times(out, "video") == pytest.approx([n / 30 for n in range(FRAMES)], abs=0.001)
+
+
+@SHARED
+async def test_pixels_that_are_not_square_come_out_square(engine, tmp_path):
+    clip, out = tmp_path / "wide.mp4", tmp_path / "out.mp4"
+    with av.open(clip, "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((96, 96, 3), 128, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    job = await convert(engine, clip, out)
+    assert job.size == (128, 96)
+    assert {(f.width, f.height) for f in frames(out)} == {(128, 96)}
+
+
 def _write_odd(path: Path) -> None:
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
@@ -191,7 +269,11 @@ def program():
     [
         (["nothing.mp4", "out.mp4"], 2, "nothing.mp4"),
         (["README.md", "out.mp4"], 1, "README.md"),
+        ([".", "out.mp4"], 2, "is a folder"),
         (["{clip}", "out.nosuchformat"], 1, "out.nosuchformat"),
+        (["{clip}", "out.webm"], 1, ".mp4, .mov, .mkv, .ts"),
+        (["{clip}", "{folder}", "-y"], 2, "is a folder"),
+        (["{clip}", "/proc/out.mp4"], 1, "No such file"),
         (["{clip}", "out.mp4", "-w", "edgs"], 1, "edges"),
         (["{clip}", "out.mp4", "-w", "edges", "-p", "canny.low_threshold=9"], 2, "low_threshold"),
         (["{clip}", "out.mp4", "-w", "edges", "-p", "canny.low"], 2, "node.input=value"),
@@ -204,7 +286,7 @@ def program():
 )
 def test_what_cannot_be_is_refused_in_a_line_and_leaves_no_file(program, tmp_path, arguments, status, words):
     clip = source(tmp_path, seconds=0.5)
-    given = (a.format(clip=clip) if "{" in a else _place(a, tmp_path) for a in arguments)
+    given = (a.format(clip=clip, folder=tmp_path) if "{" in a else _place(a, tmp_path) for a in arguments)
     found, said = program("process", *given)
     assert (found, words in said) == (status, True), said
     assert "Traceback" not in said
@@ -309,7 +391,7 @@ async def test_an_output_that_cannot_be_written_still_tells_the_processor_that_t
     processor, folder = Watched(), tmp_path / "gone"
     folder.mkdir()
     job = FileJob(source(tmp_path), folder / "out.mp4", processor, PipelineSettings())
-    folder.rmdir()
+    shutil.rmtree(folder)
     with pytest.raises(SinkError, match=r"out\.mp4 cannot be written"):
         await job.run()
     assert processor.calls == ["load", "start", "stop"]
@@ -515,7 +597,11 @@ def test_a_signal_stops_the_work_and_leaves_nothing_behind(tmp_path, moment, num
     clip, out = source(tmp_path, seconds=3 if moment == "working" else 1), tmp_path / "out.mp4"
     with _at_work(clip, out) as process:
         worker = psutil.Process(process.pid)
-        _until(lambda: worker.children() if moment == "starting" else (tmp_path / ".out.part.mp4").exists())
+        begun = {
+            "starting": worker.children,
+            "working": lambda: any(".out.part" in file.path for file in worker.open_files()),
+        }
+        _until(begun[moment])
         engine = worker.children(recursive=True)
         assert engine
         process.send_signal(number)
