@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
-from headrace.batch.answers import answering, outcome_body, outcome_headers
+from headrace.batch.answers import answering, error_body, outcome_body, outcome_headers
 from headrace.batch.bodies import read_body
 from headrace.batch.chat import Writer
 from headrace.batch.front import Front, base_url
 from headrace.batch.jobs import ENDED, Job
 from stream.connected import is_gone
-from stream.errors import InvalidInput
+from stream.errors import HeadraceError, InvalidInput
 from stream.sse import KEEPALIVE, EventStream
+
+log = logging.getLogger(__name__)
 
 EVENTS = {"complete": "complete", "failed": "error", "cancelled": "cancelled"}
 """Names of the last event."""
@@ -69,10 +72,22 @@ class JobRoutes:
         if change is None:
             await stream.keepalive()
         elif change.status in ENDED:
-            body = await self._with_result(request, job, job.describe())
-            await stream.data(body.decode(), EVENTS[change.status])
+            await stream.data(*await self._last(request, job))
         else:
             await stream.data(change.describe(), "progress")
+
+    async def _last(self, request: web.Request, job: Job) -> tuple[Any, str]:
+        """The last event's data and name. The stream has begun: what fails now can only be told in it."""
+        try:
+            body = await self._with_result(request, job, job.describe())
+        except HeadraceError as raised:
+            error = raised
+        except Exception:  # the client would wait for an end that does not come
+            log.exception("the answer of job %s cannot be handed over", job.id[:6])
+            error = HeadraceError("the request failed by a fault of the worker")
+        else:
+            return body.decode(), EVENTS[job.status]
+        return {**job.describe(), "error": error_body(error)["error"]}, "error"
 
     async def gateway_result(self, request: web.Request) -> web.StreamResponse:
         """As go-livepeer's gateway answers: 202 while it runs, then 200 with ``result``."""

@@ -93,7 +93,7 @@ class EngineSide:
     def admit(self, key: ModelKey, size: int) -> None:
         """Wait for the worker's leave. Raises what it answers, or `NoRoom` when it does not.
 
-        A load that the loop waits for (`excuse`) is not asked for.
+        A load that the loop waits for (`excuse`) is not asked for, or is no longer waited with.
         """
         if not self.listened_to or key in self._excused:
             return
@@ -106,9 +106,12 @@ class EngineSide:
         self._say({"kind": "admit", "live": self.live, **asked})
         deadline = time.monotonic() + self._patience + 5.0
         with self._changed:
-            while self._answers[number] is None and time.monotonic() < deadline:
+            while self._answers[number] is None and key not in self._excused and time.monotonic() < deadline:
                 self._changed.wait(1.0)
             answer = self._answers.pop(number)
+            excused = key in self._excused
+        if excused:
+            return
         if answer is None:
             raise NoRoom(f"no word from the worker on whether model {key.ref} may be loaded")
         if answer.get("error") is not None:
@@ -119,9 +122,17 @@ class EngineSide:
         self.report()
 
     def excuse(self, key: ModelKey) -> None:
-        """Call before a load: where the loop's own thread wants it, it needs no leave."""
+        """Call before a load: where the loop's own thread wants it, it needs no leave, though another thread
+        has begun it and waits for one."""
         if threading.get_ident() == self.loop_thread:
-            self._excused.add(key)
+            with self._changed:
+                self._excused.add(key)
+                self._changed.notify_all()
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done apart from what goes on now: for what is freed, which the collector may do in
+        the middle of anything, whatever locks are held."""
+        self._later(0.0, work)
 
     def changed(self) -> None:
         """Something of the cache has changed: a report follows within `REPORT_EVERY`."""

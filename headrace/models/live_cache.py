@@ -57,18 +57,28 @@ def device_of_engine() -> str:
 
 
 class Held:
-    """A model and the lease on it, which goes back by `release`, or when this object does."""
+    """A model and the lease on it, which goes back by `release`, or soon after this object has gone."""
 
     def __init__(self, lease: Lease) -> None:
         self.model: Any = lease.model
         self.key = lease.key
         self.weights = lease.weights
-        self._finalizer = weakref.finalize(self, lease.release)
+        self._finalizer = weakref.finalize(self, _dropped, lease)
+        self._finalizer.atexit = False
 
     def release(self) -> None:
         """Give it back now; safe to call twice."""
         self.model = None
-        self._finalizer()
+        if (kept := self._finalizer.detach()) is not None:
+            kept[2][0].release()
+
+
+def _dropped(lease: Lease) -> None:
+    side = engine_side.of_streams()
+    if side is None:
+        lease.release()
+    else:
+        side.soon(lease.release)
 
 
 def hold(

@@ -83,6 +83,16 @@ async def test_events_tell_each_step_and_the_answer():
             assert [name for name, _ in await events(response)] == ["complete"]
 
 
+async def test_events_tell_an_answer_that_cannot_be_handed_over():
+    async with batch_server(StandInEngine()) as server:
+        server.front.media.limit = 10
+        _, body, _ = await server.json("/text-to-image", {"prompt": "x", "output": "url"}, **ASYNC)
+        async with server.client.get(f"{body['url']}/events") as response:
+            name, told = (await events(response))[-1]
+        assert (name, told["status"]) == ("error", "complete")
+        assert "10 are kept" in told["error"]["message"]
+
+
 async def test_a_job_that_is_cancelled_ends_in_the_engine():
     async with batch_server(StandInEngine()) as server:
         server.engine.gate.clear()
