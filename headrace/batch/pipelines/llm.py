@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +14,12 @@ from headrace.batch.contract import Job, Result
 from headrace.batch.pipelines.acquiring import acquire
 from headrace.batch.pipelines.llm_decoder import Decoder, Finish, Generation, Said
 from headrace.batch.pipelines.llm_prompt import prompt_tokens
-from headrace.batch.pipelines.llm_sampling import Sampler, Sampling
+from headrace.batch.pipelines.llm_sampling import Sampler, own_sampling, wished
 from headrace.batch.pipelines.llm_text import Detokenizer, StopScanner
 from headrace.batch.pipelines.llm_tools import OPENING, split_calls
 from headrace.models import loading
 from headrace.models.cache import Lease, Loaded, LoadProgress, ModelCache
+from headrace.models.demos import advised
 from headrace.models.store import Located
 from stream.errors import InvalidInput
 
@@ -36,6 +38,8 @@ class LanguageModel:
     context: int
     """Tokens of prompt and answer together."""
     ends: frozenset[int]
+    sampling: Mapping[str, float]
+    """How its authors advise to choose its tokens, as far as they do."""
 
 
 class Llm:
@@ -79,19 +83,11 @@ def _generation(job: Job, model: LanguageModel, prompt: list[int], seed: int) ->
     inputs = job.inputs
     wanted = inputs.get("max_tokens")
     stops = inputs.get("stop") or []
-    sampling = Sampling(
-        temperature=float(inputs.get("temperature", 0.7)),
-        top_p=float(inputs.get("top_p", 1.0)),
-        top_k=int(inputs.get("top_k", -1)),
-        presence_penalty=float(inputs.get("presence_penalty", 0.0)),
-        frequency_penalty=float(inputs.get("frequency_penalty", 0.0)),
-        seed=seed,
-    )
     return Generation(
         job=job,
         prompt=prompt,
         max_tokens=min(int(_DEFAULT_TOKENS if wanted is None else wanted), model.context - len(prompt)),
-        sampler=Sampler(sampling, model.decoder.device),
+        sampler=Sampler(wished(inputs, model.sampling, seed), model.decoder.device),
         ends=model.ends,
         detokenizer=Detokenizer(model.decoder.decode),
         scanner=StopScanner([stops] if isinstance(stops, str) else stops),
@@ -179,7 +175,11 @@ def _acquire(job: Job, models: ModelCache) -> Lease:
 
         decoder = Decoder(loaded.model, turns, limit=_TOGETHER[torch.device(job.device).type], decode=decode)
         kept = LanguageModel(
-            tokenizer, decoder, _context(loaded.model, tokenizer), _ends(loaded.model, tokenizer)
+            tokenizer,
+            decoder,
+            _context(loaded.model, tokenizer),
+            _ends(loaded.model, tokenizer),
+            advised(built.ref) or own_sampling(loaded.model.generation_config),
         )
         return kept, loaded
 

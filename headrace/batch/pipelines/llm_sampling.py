@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,6 +24,34 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = 0
+
+
+_OWN = ("temperature", "top_p", "top_k")
+_LAST = Sampling(temperature=1.0)
+"""Where neither the request nor the model says anything."""
+
+
+def own_sampling(config: Any) -> dict[str, float]:
+    """What a model's authors advise, in its ``generation_config.json`` (`transformers.GenerationConfig`)."""
+    told = config.to_diff_dict()
+    return {name: told[name] for name in _OWN if isinstance(told.get(name), (int, float))}
+
+
+def wished(inputs: Mapping[str, Any], own: Mapping[str, float], seed: int) -> Sampling:
+    """A request's ``inputs``; what it leaves open is as in ``own``."""
+
+    def value(name: str) -> float:
+        asked = inputs.get(name)
+        return float(own.get(name, getattr(_LAST, name)) if asked is None else asked)
+
+    return Sampling(
+        temperature=value("temperature"),
+        top_p=value("top_p"),
+        top_k=int(value("top_k")),
+        presence_penalty=value("presence_penalty"),
+        frequency_penalty=value("frequency_penalty"),
+        seed=seed,
+    )
 
 
 class Sampler:

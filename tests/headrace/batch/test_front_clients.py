@@ -55,7 +55,9 @@ async def test_openai_chat(client, served):
         3,
         10,
     )
-    assert served.engine.calls[-1][2]["stop"] == ["\n"]
+    inputs = served.engine.calls[-1][2]
+    assert inputs["stop"] == ["\n"]
+    assert [inputs[name] for name in ("temperature", "top_p", "top_k")] == [None] * 3
     short = await client.chat.completions.create(model="", messages=HI, max_completion_tokens=1)
     assert short.choices[0].finish_reason == "length"
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
-from headrace.batch.pipelines.llm_sampling import Sampler, Sampling
+from headrace.batch.pipelines.llm_sampling import Sampler, Sampling, own_sampling, wished
 from headrace.batch.pipelines.llm_text import Detokenizer, StopScanner
 from headrace.batch.pipelines.llm_tools import split_calls
 
@@ -87,6 +88,15 @@ def test_a_large_vocabulary_is_sampled_in_the_right_shares() -> None:
     sampler = Sampler(Sampling(1.0, top_p=0.999, seed=3), CPU)
     hits = sum(sampler.choose(logits) == 7 for _ in range(400))
     assert hits / 400 == pytest.approx(share, abs=0.08)
+
+
+def test_what_a_request_leaves_open_is_as_the_models_authors_advise_else_as_openai_does() -> None:
+    own = own_sampling(GenerationConfig(temperature=0.2, top_k=20, do_sample=True))
+    assert own == {"temperature": 0.2, "top_k": 20}
+    asked = {"temperature": None, "top_k": 5, "presence_penalty": 0.5}
+    assert wished(asked, own, 3) == Sampling(0.2, 1.0, 5, presence_penalty=0.5, seed=3)
+    assert wished({"temperature": 0}, own, 3).temperature == 0
+    assert wished({}, own_sampling(GenerationConfig()), 3) == Sampling(1.0, 1.0, -1, seed=3)
 
 
 def test_temperature_zero_takes_the_most_likely_and_penalties_count_what_was_said() -> None:

@@ -173,7 +173,8 @@ def test_what_a_model_cannot_do_is_refused_by_field(ask: Asking, inputs: dict[st
 
 @smol
 def test_a_real_model_answers_and_ends_by_itself(ask: Asking) -> None:
-    body = ask(SMOL, "What is the capital of France? Answer in one sentence.", max_tokens=40)
+    # Nothing is said of how: as its authors advise.
+    body = ask(SMOL, "What is the capital of France?", max_tokens=40, temperature=None, seed=1)
     assert "Paris" in body["text"]
     assert (body["finish_reason"], body["weights"]) == ("stop", "real")
 
