@@ -378,10 +378,14 @@ class EncodingStage:
     def _encode_rendition(
         self, rendition: OpenRendition, picture: Picture, shown: Shown
     ) -> list[EncodedUnit]:
+        return self._guarded(rendition, lambda: rendition.encode(picture, shown))
+
+    def _guarded(self, rendition: OpenRendition, work: Callable[[], list[EncodedUnit]]) -> list[EncodedUnit]:
+        """What ``work`` gives; the fault of one encoder is the end of its rendition, and of no other."""
         if rendition.broken:
             return []
         try:
-            return rendition.encode(picture, shown)
+            return work()
         except HeadraceError as raised:
             error = raised
         except Exception as raised:  # the edge to one encoder: the others go on
@@ -408,7 +412,6 @@ class EncodingStage:
 
     def _flush(self) -> None:
         for rendition in self._current():
-            if not rendition.broken:
-                self._made += rendition.flush()
+            self._made += self._guarded(rendition, rendition.flush)
         if self._audio is not None:
             self._made += self._audio.flush()

@@ -117,7 +117,10 @@ class ModelCache:
             if cancel is not None:
                 cancel()
         self._on_change()
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads are to be had
+            self._failed(slot, error)
         return slot
 
     def _want(self, slot: Slot) -> None:
@@ -192,19 +195,21 @@ class ModelCache:
             with self._changed:
                 self._changed.notify_all()
         else:
-            failure = described(slot.key, error)
-            # Nothing of a failed load stays, least of all through the frames of its traceback.
-            let_go(error)
-            error = None
-            memory.trim(self.device)
-            with self._changed:
-                self._ledger.drop(slot.key)
-                self._slots.pop(slot.key, None)
-                slot.error = failure
-                self._changed.notify_all()
+            self._failed(slot, error)
         if self._gate is not None:
             self._gate.settled(slot.key)
         self._on_change()
+
+    def _failed(self, slot: Slot, error: BaseException) -> None:
+        """Nothing of a failed load stays, least of all through the frames of its traceback."""
+        failure = described(slot.key, error)
+        let_go(error)
+        memory.trim(self.device)
+        with self._changed:
+            self._ledger.drop(slot.key)
+            self._slots.pop(slot.key, None)
+            slot.error = failure
+            self._changed.notify_all()
 
     def _try(self, slot: Slot, load: Callable[[LoadProgress], Loaded]) -> BaseException | None:
         try:

@@ -13,6 +13,7 @@ from stream.canvas import Shown
 from stream.clock import TICKS
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.encoding import EncodingSettings, EncodingStage, Heard
+from stream.errors import CodecError
 from stream.frames import AudioFrame, Picture
 from stream.units import TS_TIME_BASE, EncodedUnit, Rendition
 
@@ -68,3 +69,42 @@ async def test_sound_that_is_due_between_two_pictures_leaves_with_the_next() -> 
     assert sum(kind.count("audio") for kind in kinds) >= 30
     alone = sum("video" not in kind for kind in kinds)
     assert alone <= 10, kinds
+
+
+class Encoder:
+    """Holds each picture until it is flushed, which may fail."""
+
+    name, fallback_reason, parameters = "test", None, None
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.held: list[EncodedUnit] = []
+
+    def encode(self, picture: Picture, pts: int, **_: Any) -> list[EncodedUnit]:
+        self.held.append(EncodedUnit("video", b"unit", pts, INTERVAL))
+        return []
+
+    def flush(self) -> list[EncodedUnit]:
+        if self.fails:
+            raise CodecError("the device is gone")
+        return self.held
+
+    def set_bitrate(self, bits_per_second: int) -> None: ...
+
+
+async def test_an_encoder_that_fails_at_the_end_takes_nothing_from_the_others() -> None:
+    heap, failed = Heap(), list[Rendition]()
+    heap.rendition_failed = lambda rendition, _: failed.append(rendition)  # type: ignore[attr-defined]
+
+    def opened(rendition: Rendition, *_: Any) -> Any:
+        return Encoder(fails=rendition.purpose == "viewers")
+
+    stage = EncodingStage(EncodingSettings(), asyncio.get_running_loop(), heap, open_encoder=opened)
+    viewers, file = Rendition("h264", "high", "viewers"), Rendition("h264", "high", "file")
+    for rendition in (viewers, file):
+        stage.open(rendition)
+    stage.show([Shown(0, PICTURE)])
+    stage.end()
+    await asyncio.to_thread(stage.run)
+    assert [unit.data for units in heap.handed_on for unit in units] == [b"unit"]
+    assert failed == [viewers]

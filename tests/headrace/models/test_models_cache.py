@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,17 @@ class Model:
 
 def giving(model: Any, size: int = 10) -> Callable[[LoadProgress], Loaded]:
     return lambda progress: Loaded(model, {f"x{id(model)}": size})
+
+
+def expiring() -> Callable[[], None]:
+    """For a wait that should not have begun."""
+    end = time.monotonic() + WAIT
+
+    def look() -> None:
+        if time.monotonic() > end:
+            raise TimeoutError
+
+    return look
 
 
 def test_ten_callers_are_one_load_and_all_see_its_progress() -> None:
@@ -103,6 +115,20 @@ def test_a_failed_load_is_told_to_all_and_not_kept() -> None:
     del errors, waiting
     assert cache.entries() == []
     assert [one() for one in remains] == [None] * len(remains)
+    assert cache.acquire(key(), giving("again")).model == "again"
+
+
+def test_a_load_that_gets_no_thread_fails_and_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ModelCache("cpu")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LoadFailed, match="can't start new thread"):
+            cache.acquire(key(), giving("never"), cancel=expiring())
+    assert cache.entries() == []
     assert cache.acquire(key(), giving("again")).model == "again"
 
 
