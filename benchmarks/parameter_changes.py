@@ -10,7 +10,6 @@ request is number 1; the target is that it shows the change.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import sys
@@ -27,7 +26,7 @@ if not __package__:
 import numpy as np
 
 from benchmarks.report import Spread
-from benchmarks.switching import Outlet, streaming
+from benchmarks.switching import Outlet, pattern_of, pattern_parser, streaming
 from headrace.engine.client import EngineProcessor
 from stream.frames import VideoFrame
 from stream.pattern import PatternSettings
@@ -128,13 +127,10 @@ def _report(cost: str, pattern: PatternSettings, numbers: Counter[int], seconds:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = pattern_parser(__doc__)
     parser.add_argument("--changes", type=int, default=100)
-    parser.add_argument("--size", default="320x240", help="WIDTHxHEIGHT of the pictures")
-    parser.add_argument("--fps", type=float, default=30.0)
     options = parser.parse_args()
-    width, height = map(int, options.size.split("x"))
-    asyncio.run(measure(options.changes, PatternSettings(width=width, height=height, fps=options.fps)))
+    asyncio.run(measure(options.changes, pattern_of(options)))
 
 
 if __name__ == "__main__":

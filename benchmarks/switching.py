@@ -152,16 +152,25 @@ def _report(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--switches", type=int, default=20)
+def pattern_parser(description: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that `pattern_of` reads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", default="320x240", help="WIDTHxHEIGHT of the pictures")
     parser.add_argument("--fps", type=float, default=30.0)
+    return parser
+
+
+def pattern_of(options: argparse.Namespace) -> PatternSettings:
+    width, height = map(int, options.size.split("x"))
+    return PatternSettings(width=width, height=height, fps=options.fps)
+
+
+def main() -> None:
+    parser = pattern_parser(__doc__)
+    parser.add_argument("--switches", type=int, default=20)
     parser.add_argument("--workflows", default="edges,passthrough", help="bundled ones, with commas between")
     options = parser.parse_args()
-    width, height = map(int, options.size.split("x"))
-    pattern = PatternSettings(width=width, height=height, fps=options.fps)
-    asyncio.run(measure(options.workflows.split(","), options.switches, pattern))
+    asyncio.run(measure(options.workflows.split(","), options.switches, pattern_of(options)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from stream.batching import Batcher
 from stream.codecs.convert import Converter
 from stream.errors import HeadraceError, InvalidInput, ProcessorError
 from stream.frames import AudioFrame, VideoFrame
+from stream.pipeline import ONE_FRAME
 from stream.processor import (
     AudioResult,
     Emission,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-TURN = 10.0
-"""Seconds for which parameters wait for a processor that blocks."""
 
 
 class HostedProcessor(FrameProcessor):
@@ -116,8 +114,8 @@ class HostedProcessor(FrameProcessor):
         self._info = self.inner.info()
 
     async def _steered(self, method: Any, params: Params) -> None:
-        if not await self.thread.turns(TURN):
-            held = f"{type(self.inner).__name__} has held its thread for over {TURN:g} s"
+        if not await self.thread.turns(ONE_FRAME):
+            held = f"{type(self.inner).__name__} has held its thread for over {ONE_FRAME:g} s"
             raise ProcessorError(f"{held}; the parameters were not taken")
         try:
             await self.thread.call(method, params)

@@ -35,7 +35,7 @@ from stream.units import EncodedUnit, Rendition
 log = logging.getLogger(__name__)
 
 ONE_FRAME = 10.0
-"""Seconds for which parameters wait for the frame that a live processor has."""
+"""Seconds for which parameters wait for the frame that a live processor has, or blocks its thread with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class Hangs(FrameProcessor):
 
 
 async def test_a_handler_that_never_returns_is_an_error_until_it_does(monkeypatch):
-    monkeypatch.setattr(hosted, "TURN", 0.2)
+    monkeypatch.setattr(hosted, "ONE_FRAME", 0.2)
     processor = Hangs()
     server = StreamServer(processor, port=0, host="127.0.0.1")
     async with serving(server) as rig:
