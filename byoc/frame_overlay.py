@@ -140,4 +140,6 @@ def _with_notice(
     if progress is not None and not 0 <= progress <= 1:
         raise ValueError(f"progress must be from 0 to 1, not {progress}")
     picture: Picture = painter.paint(None, frame.width, frame.height, Notice(message, progress))
-    return frame.replace_picture(picture)
+    shown = frame.replace_picture(picture)
+    shown.is_notice = True
+    return shown

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stream.processor import FrameProcessor as StreamFrameProcessor
+from stream.processor import called
 
 if TYPE_CHECKING:
     from byoc.base import ErrorCallback
@@ -34,7 +35,7 @@ class FrameProcessor(StreamFrameProcessor):
         """Load the model unless it is loaded; one that failed to load is tried again by the next call."""
         async with self._model_load_lock:
             if not self._model_loaded:
-                await self.load_model(**kwargs)
+                await called(self.load_model, **kwargs)
                 self._model_loaded = True
         if self.state is not None:
             self.state.set_startup_complete()

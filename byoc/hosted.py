@@ -38,7 +38,8 @@ class HostedProcessor(FrameProcessor):
 
     Belongs to the server's loop. ``batcher``: who calls ``inner`` for pictures. ``device``: where tensors are
     made, and pictures of them. ``out_size``: pictures are brought to that size. An exception of
-    ``on_stream_start`` is told and the stream goes on; one of ``update_params`` becomes `InvalidInput`.
+    ``on_stream_start`` or ``on_stream_stop`` is told and the stream goes its way; one of ``update_params``
+    becomes `InvalidInput`.
     """
 
     def __init__(
@@ -95,16 +96,20 @@ class HostedProcessor(FrameProcessor):
 
     async def on_stream_start(self, params: Params) -> None:
         self.overlay.reset()
-        try:
-            await self.thread.call(self.inner.on_stream_start, params)
-        except Exception as error:  # the edge to a processor that is not ours
-            text = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
-            log.exception("on_stream_start failed; the stream goes on")
-            self.emit("event", {"type": "error", "message": f"on_stream_start failed: {text}"})
+        await self._told("on_stream_start", self.inner.on_stream_start, params)
         self._info = self.inner.info()
 
     async def on_stream_stop(self) -> None:
-        await self.thread.call(self.inner.on_stream_stop)
+        await self._told("on_stream_stop", self.inner.on_stream_stop)
+
+    async def _told(self, name: str, method: Any, *arguments: Any) -> None:
+        """Call a method whose failure is told and changes nothing."""
+        try:
+            await self.thread.call(method, *arguments)
+        except Exception as error:  # the edge to a processor that is not ours
+            text = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+            log.exception("%s failed; the stream goes its way", name)
+            self.emit("event", {"type": "error", "message": f"{name} failed: {text}"})
 
     async def prepare_params(self, params: Params) -> None:
         await self._steered(self.inner.prepare_params, params)

@@ -53,7 +53,7 @@ class ProcessorPool:
         self.stuck: str | None = None
         """Why no stream can begin at present though the model is loaded, if so."""
         self._state = state
-        self._first = self._single or self._make()
+        self._first = _complete(self._single) if self._single is not None else self._make()
         _attach(self._first, state)
         self._before = dict(vars(self._first))
         self._threads: dict[FrameProcessor, LoopThread] = {
@@ -71,7 +71,7 @@ class ProcessorPool:
         made = self._factory()
         if not isinstance(made, FrameProcessor):
             raise ProcessorError(f"a {type(made).__name__} is not a FrameProcessor")
-        return made
+        return _complete(made)
 
     @property
     def first(self) -> FrameProcessor:
@@ -229,6 +229,13 @@ async def _warm_up(processor: FrameProcessor) -> None:
 
         torch.set_num_threads(1)
         VideoFrame.from_picture(Picture.from_rgb(np.zeros((16, 16, 3), np.uint8)), 0, Fraction(1)).tensor  # noqa: B018
+
+
+def _complete(processor: FrameProcessor) -> FrameProcessor:
+    """The processor, whose class must not have forgotten the ``__init__`` of its base: `ProcessorError`."""
+    if not hasattr(processor, "_emit_sink"):
+        raise ProcessorError(f"{type(processor).__name__}.__init__ must call super().__init__()")
+    return processor
 
 
 def _attach(processor: FrameProcessor, state: StreamState) -> None:

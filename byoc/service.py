@@ -29,6 +29,7 @@ class CapabilityService:
         self._pool = pool
         self._table = table
         self.requests = RequestRoutes(handlers, pool.wait_loaded)
+        self._idle = not handlers and not pool.streams
         self.registrar: Registrar | None = None
         self._capacity = pool.capacity
         if handlers and not pool.streams:
@@ -77,6 +78,11 @@ class CapabilityService:
         registry.register(RegistrationCollector(lambda: self.registrar))
 
     def start(self) -> None:
+        if self._idle:
+            log.warning(
+                "nothing works on pictures or sound, which pass as they came: there is no handler, and no "
+                "process_video_async, process_video_batch, process_video_window or process_audio_async"
+            )
         self.requests.start()
         if self.registrar is not None:
             self.registrar.start()

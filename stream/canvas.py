@@ -17,6 +17,7 @@ class Shown:
     """A picture to encode at ``pts`` (output timeline); without ``picture`` the last one, or a ``notice``.
 
     ``source`` is the timestamp of the frame that it was made from, as the source counted (1/90000 s).
+    ``painted``: whether ``picture`` is a notice already.
     """
 
     pts: int
@@ -25,6 +26,7 @@ class Shown:
     size: tuple[int, int] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     source: int | None = None
+    painted: bool = False
 
     @property
     def is_result(self) -> bool:
@@ -32,7 +34,7 @@ class Shown:
 
     @property
     def overlay(self) -> bool:
-        return self.notice is not None
+        return self.notice is not None or self.painted
 
     @property
     def repeat(self) -> bool:

@@ -116,6 +116,9 @@ class VideoFrame(InputFrame):
     and is the source's own.
     """
 
+    is_notice = False
+    """Whether it shows a notice in place of a result, as which it then does not count."""
+
     def __init__(
         self,
         tensor: torch.Tensor | None,

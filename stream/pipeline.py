@@ -345,7 +345,8 @@ class Pipeline:
             self._presenter.silent()
             return []
         self._presenter.result(now, now - frame.timeline.taken)
-        figures.result_rate.tick(now)
+        if not results[0].is_notice:
+            figures.result_rate.tick(now)
         interval = self._interval(job.pts)
         shown = []
         for index, result in enumerate(results):
@@ -356,7 +357,8 @@ class Pipeline:
             timeline = result.timeline if result.timeline.received else frame.timeline.copy()
             timeline.processed = timeline.processed or now
             pts = self._next_pts(pts, now)
-            shown.append(Shown(pts, pictures[index], timeline=timeline, source=to_ticks(frame)))
+            source, painted = to_ticks(frame), result.is_notice
+            shown.append(Shown(pts, pictures[index], timeline=timeline, source=source, painted=painted))
         return shown
 
     def _interval(self, pts: int) -> int:

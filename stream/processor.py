@@ -70,9 +70,9 @@ class ProcessorInfo:
             )
 
 
-async def called(method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+async def called(method: Callable[..., Awaitable[T]], *arguments: Any, **keywords: Any) -> T:
     """Await a method of a processor. Raises `ProcessorError` where its author left out the ``async``."""
-    made = method(*arguments)
+    made = method(*arguments, **keywords)
     if not inspect.isawaitable(made):
         raise ProcessorError(f"{name_of(method)} must be written with `async def`")
     return await made

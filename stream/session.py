@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 DRAIN = 2.0
 """Seconds in which what is under way is put out after a stop."""
+LAST_FRAME = 10.0
+"""Seconds in which what is under way must be put out after the input's end."""
 REPLACING = ("workflow", "prompt", "prompts")
 """Parameters that put something else in place of what runs: those before them no longer hold."""
 CLOSE = 3.0
@@ -247,7 +249,11 @@ class Session:
         stop = asyncio.create_task(self._stop.wait())
         self._audience.start()
         try:
-            await asyncio.wait({pipeline, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if self._source is not None:
+                await asyncio.wait({pipeline, stop, source}, return_when=asyncio.FIRST_COMPLETED)
+            # A frame that does not come back must not keep a stream whose input has ended.
+            limit = None if self._source is None else LAST_FRAME
+            await asyncio.wait({pipeline, stop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if pipeline.cancelled():
                 raise ProcessorError("the pipeline was cancelled from within")
             source.cancel()

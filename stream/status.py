@@ -51,6 +51,7 @@ def session_report(session: Session) -> dict[str, Any]:
     figures = session.pipeline.figures
     now = time.monotonic_ns()
     error = session.fatal or figures.last_error
+    info = session.processor.info()
     return {
         "id": session.id,
         "state": str(session.state),
@@ -76,6 +77,7 @@ def session_report(session: Session) -> dict[str, Any]:
         },
         "publisher": session.publisher,
         "processor": session.processor_says,
+        "works_on": [kind for kind, wanted in (("video", info.video), ("audio", info.audio)) if wanted],
         "sinks": [type(sink).__name__ for sink in session.sinks],
         "latency": figures.latency.summary(),
         "params": session.params,

@@ -37,6 +37,15 @@ class Program:
         """Its exit status; None while it runs."""
         return self._process.returncode
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        if self.status is None:
+            return "not"
+        if self.status < 0:
+            return f"by {signal.Signals(-self.status).name}"
+        return f"with {self.status}" + (" though nobody asked it to" if self.status == 0 else "")
+
     async def read(self) -> None:
         """Keep what it writes, until it ends."""
         assert self._process.stdout is not None
@@ -74,7 +83,7 @@ class Program:
         end = loop.time() + timeout
         while (health := await self.health()) not in wanted:
             if self.status is not None:
-                raise ProcessorError(f"the program ended with {self.status}")
+                raise ProcessorError(f"the program ended {self.ending}")
             if loop.time() > end:
                 said = f"is {health}"
                 if health is None:

@@ -196,10 +196,15 @@ class _Check:
         counts, error = report.get("counts"), report.get("error")
         if not isinstance(counts, dict):
             return
-        worked, failed, notices = (int(counts.get(name, 0)) for name in ("frames_in", "failed", "overlaid"))
+        names = ("frames_in", "audio_in", "failed", "overlaid")
+        worked, heard, failed, notices = (int(counts.get(name, 0)) for name in names)
+        media = report.get("works_on", ["video"])
+        worked = worked * ("video" in media) + heard * ("audio" in media)
         if failed:
             reason = error.get("message") if isinstance(error, dict) else error
             self.found.wrong("frames", f"{failed} of {worked} failed: {reason}")
+        elif not media:
+            self.found.note("frames", "all pass as they came: no process_... method and no handler is there")
         elif notices:
             self.found.note("frames", f"instead of {notices} of them a notice was shown: results stayed away")
         else:
@@ -223,6 +228,9 @@ class _Check:
     def _protocol(self, stream: GatewayStream) -> None:
         kinds = sorted({event["event"].get("type", "?") for event in stream.events})
         self.found.expect("events", bool(stream.events), f"{len(stream.events)}: {', '.join(kinds)}")
+        errors = [event["event"] for event in stream.events if event["event"].get("type") == "error"]
+        for text in dict.fromkeys(str(error.get("message")) for error in errors):
+            self.found.wrong("event of type error", text)
         for problem in stream.problems:
             self.found.wrong("protocol", problem)
         if not stream.problems:
@@ -269,9 +277,8 @@ class _Check:
     async def _end(self) -> None:
         self.tell("ending it by SIGTERM")
         registered = bool(self.orchestrator.registrations)
-        before = self.program.status
-        if before is not None:
-            self.found.wrong("end", f"it ended by itself with {before}")
+        if self.program.status is not None:
+            self.found.wrong("end", f"it ended by itself, {self.program.ending}")
             return
         took = await self.program.end(END)
         if took is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.host_together import Companies, Company
 from headrace.engine.processors import build
 from stream.errors import ProcessorError
-from stream.processor import EmitSink, FrameProcessor, overrides
+from stream.processor import EmitSink, FrameProcessor, called, overrides
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ def _load(wanted: Loading, emit: EmitSink, awaited: Callable[[], bool]) -> Loade
 async def _load_model(processor: FrameProcessor, kwargs: dict[str, Any], device: torch.device) -> None:
     if _takes(processor.load_model, "device"):
         kwargs = {"device": str(device), **kwargs}
-    await processor.load_model(**kwargs)
+    await called(processor.load_model, **kwargs)
     strays = asyncio.all_tasks() - {asyncio.current_task()}
     if strays:
         raise ProcessorError(

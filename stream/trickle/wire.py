@@ -114,7 +114,11 @@ class Wire(asyncio.Protocol):
             and not self._transport.is_closing()
             and self._transport.can_write_eof()
         ):
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError as error:
+                # asyncio's own loop hears of a reset only when it reads, and this may come before.
+                raise ConnectionResetError(str(error)) from None
 
     def abort(self) -> None:
         """Drop the connection with whatever is queued."""

@@ -28,14 +28,17 @@ async def health(request):
     return web.json_response({"status": "IDLE"})
 
 async def status(request):
-    counts = {"frames_in": 40, "failed": 39, "overlaid": 0}
-    return web.json_response({"session": {"counts": counts, "error": {"message": "no such weights"}}})
+    counts = {"frames_in": 40, "audio_in": 20, "failed": 39, "overlaid": 0}
+    report = {"counts": counts, "error": {"message": "no such weights"}, "works_on": ["video", "audio"]}
+    return web.json_response({"session": report})
 
 async def start(request):
     body = await request.json()
     async with ClientSession() as http:
         # Two documents in one segment, and a line that is too long.
         await http.post(body["events_url"] + "/0", data=b'{"type": "a"}\\n{"type": "b"}')
+        error = b'{"event": {"type": "error", "message": "no such file"}}'
+        await http.post(body["events_url"] + "/1", data=error)
         await http.post(body["data_url"] + "/0", data=b'"' + b"x" * 70000 + b'"')
     return web.json_response({})
 
@@ -94,7 +97,8 @@ async def test_a_program_that_errs_is_told_of_each_error(tmp_path, monkeypatch):
     assert "not one JSON document" in text
     assert "70002 bytes" in text
     assert "answered with [500, 500, 500]" in wrong["stop, with junk, three times"]
-    assert wrong["frames"] == "39 of 40 failed: no such weights"
+    assert wrong["frames"] == "39 of 60 failed: no such weights"
+    assert wrong["event of type error"] == "no such file"
     assert {"wrong params", "params that are junk", "pictures", "protocol"} <= wrong.keys()
     assert any(row.what == "registration" and row.verdict is Verdict.NOTE for row in found.rows)
 
@@ -104,6 +108,9 @@ async def test_a_program_that_ends_at_once_shows_what_it_wrote(tmp_path):
     found = await check(tmp_path, read_plan(tmp_path), SHORT)
     assert "no model here" in found.log
     assert not found.passed
+    (tmp_path / "worker.py").write_text("import os; os.abort()")
+    found = await check(tmp_path, read_plan(tmp_path), SHORT)
+    assert found.rows[0].seen == "the program ended by SIGABRT"
 
 
 def test_the_examples_are_all_there():

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from byoc_rig import clip, serving
 
-from byoc import AudioFrame, FrameProcessor, InvalidInput, OverlayConfig, StreamServer, VideoFrame, hosted
+from byoc import (
+    AudioFrame,
+    FrameProcessor,
+    InvalidInput,
+    OverlayConfig,
+    ProcessorError,
+    StreamServer,
+    VideoFrame,
+    hosted,
+)
 from byoc.server import RouteConfig
+from stream import session
 
 LIMIT = 60
 
@@ -160,6 +170,65 @@ async def test_a_handler_that_never_returns_is_an_error_until_it_does(monkeypatc
         processor.let_go = True
         await rig.until_health("IDLE")
         assert (await rig.start("three"))[0] == 200
+
+
+class Withholds(FrameProcessor):
+    """Shows nothing for a while, then a frame never comes back; its stop fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    async def process_video_async(self, frame):
+        self.count += 1
+        if self.count > 10:
+            await asyncio.Event().wait()
+
+    async def on_stream_stop(self):
+        raise LookupError("nothing to stop")
+
+
+async def test_notices_count_as_such_and_the_end_of_input_ends_a_stream_whose_frame_hangs(monkeypatch):
+    monkeypatch.setattr(session, "LAST_FRAME", 0.2)
+    overlay = OverlayConfig(auto_timeout_seconds=0)
+    async with serving(Withholds(), overlay_config=overlay) as rig:
+        await rig.until_health("IDLE")
+        heard, listening = rig.listen()
+        assert (await rig.start())[0] == 200
+        figures = rig.server.current_client.session.pipeline.figures
+        rig.play(clip(2))
+        await rig.until(lambda: rig.server.frame_processor.count > 10)
+        assert figures.counts.overlaid >= 9
+        assert figures.answer_rate.last is not None
+        assert figures.result_rate.last is None
+        await rig.until_health("IDLE")
+        await asyncio.wait_for(listening, LIMIT)
+    told = {message["event"]["type"]: message["event"] for message in heard}
+    assert told["error"]["message"] == "on_stream_stop failed: LookupError: nothing to stop"
+    assert told["stream_stopped"]["reason"] == "the input ended"
+
+
+class Forgets(FrameProcessor):
+    def __init__(self):
+        self.level = 1
+
+
+class Plain(FrameProcessor):
+    def load_model(self, **kwargs):
+        self.level = 1
+
+
+async def test_what_an_author_forgot_is_named():
+    for supply in (Forgets(), Forgets):
+        with pytest.raises(ProcessorError, match=r"Forgets.__init__ must call super"):
+            StreamServer(supply)
+    with pytest.raises(ProcessorError, match=r"Plain.load_model must be written with `async def`"):
+        await Plain().ensure_model_loaded()
+
+
+async def test_a_server_for_which_nothing_works_on_frames_says_so(caplog):
+    async with serving(FrameProcessor()):
+        assert "nothing works on pictures or sound" in caplog.text
 
 
 async def test_start_answers_as_pytrickle_does_when_it_cannot():
