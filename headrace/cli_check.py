@@ -46,53 +46,75 @@ def check(
 
     Exit status: 0 they can, 1 one has problems, 2 one cannot be read or the command is wrong.
     """
-    from headrace.checking.examined import examine_file
-    from headrace.checking.report import print_report
-    from headrace.library.names import Library
-    from workflows import library
-
     definitions = None if object_info is None else _definitions_of(object_info)
     in_comfyui = None
     if definitions is None and comfyui is not None:
         from headrace.comfyui import checking
 
         in_comfyui = checking.definitions_of(comfyui, comfyui_python)
-    results: list[dict[str, Any]] = []
-    failed, wrong = False, False
-    console = _console()
-    for name in files:
-        try:
-            data = library.load(name) if library.is_path(name) else Library().load(name)
-            known, local = definitions or _builtin(name, input_folder), definitions is None
-            if in_comfyui is not None:
-                known, local = checking.definitions_for(data, known, in_comfyui)
-        except HeadraceError as error:
-            failed = True
-            results.append({"file": name, "ok": False, "error": error.as_dict()})
-            if not as_json:
-                sys.stderr.write(f"headrace: error: {error.message}\n")
-            continue
-        found = examine_file(
-            data,
-            known,
-            input_node=input_node,
-            output_node=output_node,
-            local=local,
-        )
-        wrong = wrong or any(one.problems for one in found)
-        results.append(
-            {
-                "file": name,
-                "ok": not any(one.problems for one in found),
-                "workflows": [one.as_dict() for one in found],
-            }
-        )
-        if not as_json:
-            print_report(console, name, found)
+    checks = _Checks(definitions, in_comfyui, input_folder, input_node, output_node, aloud=not as_json)
+    results = [checks.of(name) for name in files]
     if as_json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
-    if failed or wrong:
-        raise SystemExit(UNREADABLE if failed else PROBLEMS)
+    if checks.unreadable or checks.wrong:
+        raise SystemExit(UNREADABLE if checks.unreadable else PROBLEMS)
+
+
+class _Checks:
+    """Examines files by the same nodes; ``aloud``: tells of each as it goes."""
+
+    def __init__(
+        self,
+        definitions: Any,
+        in_comfyui: Any,
+        input_folder: Path | None,
+        input_node: str | None,
+        output_node: str | None,
+        *,
+        aloud: bool,
+    ) -> None:
+        self.unreadable = self.wrong = False
+        """Whether one of them cannot be read, or has problems."""
+        self._definitions = definitions
+        self._in_comfyui = in_comfyui
+        self._input_folder = input_folder
+        self._nodes = {"input_node": input_node, "output_node": output_node}
+        self._aloud = aloud
+        self._console = _console()
+
+    def of(self, name: str) -> dict[str, Any]:
+        """What is found in a file, as JSON data."""
+        from headrace.checking.examined import examine_file
+        from headrace.checking.report import print_report
+
+        try:
+            data, known, local = self._read(name)
+        except HeadraceError as error:
+            self.unreadable = True
+            if self._aloud:
+                sys.stderr.write(f"headrace: error: {error.message}\n")
+            return {"file": name, "ok": False, "error": error.as_dict()}
+        found = examine_file(data, known, local=local, **self._nodes)
+        wrong = any(one.problems for one in found)
+        self.wrong = self.wrong or wrong
+        if self._aloud:
+            print_report(self._console, name, found)
+        return {"file": name, "ok": not wrong, "workflows": [one.as_dict() for one in found]}
+
+    def _read(self, name: str) -> tuple[Any, Any, bool]:
+        """A file's data, the nodes that it is checked by, and whether they are ours."""
+        from headrace.library.names import Library
+        from workflows import library
+
+        data = library.load(name) if library.is_path(name) else Library().load(name)
+        if self._definitions is not None:
+            return data, self._definitions, False
+        ours = _builtin(name, self._input_folder)
+        if self._in_comfyui is None:
+            return data, ours, True
+        from headrace.comfyui.checking import definitions_for
+
+        return data, *definitions_for(data, ours, self._in_comfyui)
 
 
 def _console() -> Any:
