@@ -251,7 +251,8 @@ def test_every_broad_except_says_why() -> None:
 BUILD_THE_APPLICATION = """
 import asyncio, sys
 import headrace.cli
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 
 async def main():

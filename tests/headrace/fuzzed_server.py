@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 
 T = TypeVar("T")

@@ -8,8 +8,9 @@ import pytest
 from fuzzed_server import FuzzedServer
 from pydantic import SecretStr
 
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
 from headrace.server.webrtc import ice_settings, viewer_bitrates
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 from stream.errors import InvalidInput
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.server.app import Worker
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from aiohttp import web
 
 from byoc.mock import clip as clips
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 from stream.codecs.audio_decoder import AudioDecoder
 from stream.codecs.video_decoder import VideoDecoder

@@ -21,7 +21,7 @@ from headrace.batch.contract import Progress, TimedOut
 from headrace.batch.errors import Interrupted
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
-from headrace.server.app import Worker
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 from stream.errors import AtCapacity, EngineError, InvalidInput, NotFound, ProcessorError
 

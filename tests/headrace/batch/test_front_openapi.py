@@ -8,7 +8,8 @@ from batch_stand_in import StandInEngine, batch_server
 
 from headrace.batch.defaults import PIPELINES
 from headrace.batch.openapi import document
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 
 CHECKED_IN = Path(__file__).parents[3] / "docs" / "openapi.json"

@@ -18,9 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from headrace.library.names import Library
 from headrace.server import catalogue
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
 from headrace.server.definitions import WorkerDefinitions
 from headrace.server.specs import Specs
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 from workflows import library
 

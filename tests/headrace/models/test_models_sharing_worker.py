@@ -9,7 +9,8 @@ import psutil
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 
 WAIT = 90.0

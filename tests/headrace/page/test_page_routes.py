@@ -14,9 +14,10 @@ import pytest
 from aiohttp import web
 from page_server import PageServer, page_server
 
-from headrace.server.app import Worker, build_app
+from headrace.server.app import build_app
 from headrace.server.page import FILES
 from headrace.server.specs import Specs
+from headrace.server.worker import Worker
 from headrace.settings import Settings
 from workflows import library
 
