@@ -13,6 +13,8 @@ from stream.errors import InvalidInput
 
 FRAME_TIMEOUT = 600.0
 """Seconds for a frame of a file, which has no viewer who waits: a slow model on a CPU may take minutes."""
+FILE_ATTEMPTS = 2
+"""Starts of an engine for a file: what ends it before it is ready is rarely gone a moment later."""
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="A video file.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the suffix names the format.")]
@@ -86,6 +88,7 @@ def process(
         device=device,
         threads=threads,
         call_timeout=FRAME_TIMEOUT,
+        attempts=FILE_ATTEMPTS,
         home=home_for(custom_nodes),
     )
     # Until the loop looks after signals.

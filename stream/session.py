@@ -46,7 +46,7 @@ def _replaces(name: str, value: Any) -> bool:
 class Session:
     """A live stream. `run` is its whole life; `stop` may be called at any time, from anywhere on the loop."""
 
-    FIXED: ClassVar[tuple[str, ...]] = ("width", "height")
+    FIXED: ClassVar[tuple[str, ...]] = ("width", "height", "max_framerate")
     """Parameters that hold from its start to its end."""
 
     def __init__(
@@ -127,6 +127,11 @@ class Session:
     def publisher(self) -> str | None:
         """The name of whoever publishes to it now, where that is not settled from the start."""
         return self._source.publisher if isinstance(self._source, Ingest) else None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the input itself, in words."""
+        return self.decoding.last_problem or getattr(self._source, "problem", None)
 
     @property
     def bytes_received(self) -> int:

@@ -67,7 +67,7 @@ def session_report(session: Session) -> dict[str, Any]:
             "name": session.decoding.decoder_name,
             "errors": session.decoding.errors,
             "dropped": session.decoding.dropped,
-            "problem": session.decoding.last_problem,
+            "problem": session.problem,
             "fallback": session.decoding.fallback_reason,
         },
         "encoder": {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from stream.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class EngineSettings:
     """Starts in a row that may end before the engine is ready; then it counts as failed and tries slowly."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            raise InvalidInput(
+                f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}", field="device"
+            )
         for name in ("start_timeout", "call_timeout", "open_timeout", "stop_timeout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0 seconds")

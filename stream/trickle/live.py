@@ -40,6 +40,8 @@ class TrickleSource:
         self._subscriber = subscriber
         self._on_first = on_first
         self.demuxer = TsDemuxer()
+        self.problem: str | None = None
+        """What of it cannot be used, and why, in words."""
 
     @property
     def bytes_received(self) -> int:
@@ -56,24 +58,31 @@ class TrickleSource:
                     units = demuxer.feed(chunk.data, chunk.arrived)
                     if demuxer.tracks != known:
                         known = demuxer.tracks
-                        _announce(known, tracks)
+                        self._announce(known, tracks)
                     for unit in units:
                         put(unit)
                 for unit in demuxer.flush():
                     put(unit)
+                if not known and self.bytes_received:
+                    self._note("what comes in is no MPEG transport stream, or one without its tables")
+
+    def _announce(self, found: tuple[Track, ...], tracks: Callable[[bool, bool], None]) -> None:
+        kinds = {track.kind for track in found if track.selected}
+        useless = [t for t in found if t.kind != "other" and not t.supported and t.kind not in kinds]
+        self.problem = None
+        if useless:
+            self._note("; ".join(f"the {t.kind} track is {t.codec}, which is not supported" for t in useless))
+        tracks("video" in kinds, "audio" in kinds)
+
+    def _note(self, problem: str) -> None:
+        if problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
 
     def _tell_first(self) -> None:
         on_first, self._on_first = self._on_first, None
         if on_first is not None:
             on_first()
-
-
-def _announce(found: tuple[Track, ...], tracks: Callable[[bool, bool], None]) -> None:
-    kinds = {track.kind for track in found if track.selected}
-    for track in found:
-        if not track.supported and track.kind != "other":
-            log.warning("the %s track is %s, which is not supported", track.kind, track.codec)
-    tracks("video" in kinds, "audio" in kinds)
 
 
 class TrickleSide:

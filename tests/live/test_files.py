@@ -278,6 +278,8 @@ def program():
         (["{clip}", "out.mp4", "-w", "edges", "-p", "canny.low_threshold=9"], 2, "low_threshold"),
         (["{clip}", "out.mp4", "-w", "edges", "-p", "canny.low"], 2, "node.input=value"),
         (["{clip}", "out.mp4", "--size", "big"], 2, "WIDTHxHEIGHT"),
+        (["{clip}", "out.mp4", "--bitrate", "99999999999"], 2, "--bitrate"),
+        (["{clip}", "out.mp4", "--device", "tpu"], 2, "cuda:N"),
         (["{clip}", "out.mp4", "--preset", "warp"], 2, "ultrafast"),
         (["{clip}", "out.mp4", "--processor", "nomodule:X"], 1, "nomodule"),
         (["{clip}", "{clip}", "-y"], 2, "same file"),

@@ -1,11 +1,13 @@
 """Streams over a real trickle server, through the real codecs and a real engine."""
 
 import asyncio
+import io
 import os
 import signal
 import time
 from itertools import pairwise
 
+import av
 import pytest
 import pytest_asyncio
 from live_rig import INVERT, Rig, Viewer, clip, is_processed, is_raw, running
@@ -221,6 +223,8 @@ async def test_parameters_take_effect_between_two_frames_by_http_and_by_control_
     assert status == 400
     assert answer["field"] == "2.blend_factor"
     assert "7" in answer["message"]
+    _, answer = await rig.post("/stream/params", {"max_framerate": 5}, **{"X-Stream-Id": "one"})
+    assert answer["message"] == "max_framerate holds from a stream's start to its end"
     status, answer = await rig.post("/stream/params", {"2.blend_factor": 1.0}, **{"X-Stream-Id": "one"})
     assert status == 200
     assert answer["applied"]["frame"] > 0
@@ -328,6 +332,18 @@ async def test_an_unreachable_source_and_a_missing_channel_end_in_error(rig):
     assert "127.0.0.1:9" in report["reason"]
 
 
+def _foreign() -> bytes:
+    """A transport stream of which nothing is of use."""
+    made = io.BytesIO()
+    with av.open(made, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode(None))
+    return made.getvalue()
+
+
 async def test_a_stream_that_cannot_be_decoded_is_reported_and_harms_nothing(rig):
     publisher = TricklePublisher(rig.channel("one-in"))
     await publisher.start()
@@ -339,6 +355,12 @@ async def test_a_stream_that_cannot_be_decoded_is_reported_and_harms_nothing(rig
         await asyncio.sleep(0.2)
     report = await rig.until(lambda r: r["state"] == "DEGRADED_INPUT")
     assert report["counts"]["frames_in"] == 0
+    assert "no MPEG transport stream" in report["decoder"]["problem"]
+    writer = await publisher.next_segment()
+    await writer.write(_foreign())
+    await writer.close()
+    report = await rig.until(lambda r: "mpeg2video" in r["decoder"]["problem"])
+    assert report["decoder"]["problem"] == "the video track is mpeg2video, which is not supported"
     await publisher.close()
     report = await rig.until(lambda r: r["reason"] is not None)
     assert report["reason"] == "the input ended"
