@@ -36,7 +36,7 @@ InputFolder = Annotated[
     ),
 ]
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, centre-cropped (default: as it is).")]
-Bitrate = Annotated[int, typer.Option(min=50_000, help="Bits per second of the picture.")]
+Bitrate = Annotated[int, typer.Option(min=50_000, max=400_000_000, help="Bits per second of the picture.")]
 Preset = Annotated[str, typer.Option(help="x264 preset.")]
 Hardware = Annotated[str, typer.Option(help="NVENC: auto, off or require.")]
 Comfyui = Annotated[
