@@ -13,6 +13,7 @@ from headrace.batch.metrics import BatchCollector
 from headrace.comfyui.routes import ComfyRoutes
 from headrace.server.comfystream import ComfyStreamRoutes
 from headrace.server.page import FILES, PageRoutes
+from headrace.server.pipelines import check_default
 from headrace.server.run_routes import RunRoutes
 from headrace.server.stopping import StopSignal
 from headrace.server.switching import schema_of
@@ -72,11 +73,13 @@ def build_app(worker: Worker) -> web.Application:
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Run a worker until SIGINT or SIGTERM; a second signal ends it at once.
 
-    ``announce`` gets the URL once it listens. Raises `OSError` when the port is taken.
+    ``announce`` gets the URL once it listens. Raises `OSError` when the port is taken, and as `check_default`
+    does.
     """
     check_exposure(settings.host, _secret(settings.token))
     tls = server_context(settings)
     worker = Worker(settings)
+    check_default(settings, worker.specs)
     runner = web.AppRunner(build_app(worker), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     stop = StopSignal()

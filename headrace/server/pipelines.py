@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.diffusion import parameters as stream_diffusion
-from headrace.server.specs import Spec, processor_spec
+from headrace.server.specs import Spec, Specs, processor_spec
+from headrace.server.targets import check_target
 from headrace.settings import Settings
 from stream.errors import InvalidInput
 
@@ -23,6 +24,21 @@ def target_of(settings: Settings) -> str | None:
     """The class that streams run which name nothing, as ``module:Class``; None: a workflow."""
     known = PIPELINES.get(settings.pipeline)
     return settings.processor or (known[0] if known is not None else None)
+
+
+def check_default(settings: Settings, specs: Specs) -> None:
+    """Look, before anything starts, at what streams run that name nothing, where the settings choose it.
+
+    Raises `NotFound`, `InvalidInput` or `InvalidWorkflow`. Of what runs in an interpreter or on nodes
+    that are not ours, no more is known so early than that the workflow can be read.
+    """
+    if settings.processor:
+        if settings.engine_python is None:
+            check_target(settings.processor)
+    elif target_of(settings) is None and "workflow" in settings.model_fields_set:
+        specs.data_of(settings.workflow, allow_files=True)
+        if settings.comfyui is None and settings.custom_nodes is None and settings.object_info is None:
+            specs.of_workflow(settings.workflow, allow_files=True)
 
 
 def processor_of(settings: Settings) -> Spec | None:
