@@ -151,13 +151,18 @@ class ComfyService:
     @property
     def first(self) -> Engine:
         """The engine for a new session: one that runs, the busier one, so that the other may end."""
-        running = [engine for engine in self.engines if engine.state != "stopped"]
-        return max(running, key=lambda engine: self.uses[engine.settings.name], default=self.engines[0])
+        return max(
+            self._running(), key=lambda engine: self.uses[engine.settings.name], default=self.engines[0]
+        )
+
+    def _running(self) -> list[Engine]:
+        """Those that are there, or on their way, to stay."""
+        return [engine for engine in self.engines if engine.state != "stopped" and not engine.stopping]
 
     def beside(self, engine: Engine) -> Engine | None:
         """Where another workflow can be prepared while ``engine`` works, if memory allows it."""
         other = next(one for one in self.engines if one is not engine)
-        if other.state == "ready":
+        if other.state == "ready" and not other.stopping:
             return other
         if self.settings.second == "off":
             return None
@@ -169,7 +174,7 @@ class ComfyService:
 
     async def made_ready(self, engine: Engine) -> None:
         """Start ``engine`` if need be and wait for it. Raises `EngineError`."""
-        if engine.state == "stopped":
+        if engine not in self._running():
             await engine.start()
         await engine.wait_ready(SPARE_READY)
 
@@ -189,11 +194,14 @@ class ComfyService:
             self._ending[name] = loop.call_later(IDLE, self._end_idle, engine)
 
     def _end_idle(self, engine: Engine) -> None:
-        name = engine.settings.name
-        self._ending.pop(name, None)
-        others = [one for one in self.engines if one is not engine and one.state != "stopped"]
-        if not self.uses[name] and others:
-            self._begin(engine.stop(), f"end {name}")
+        self._ending.pop(engine.settings.name, None)
+        self._begin(self._end_unless_used(engine), f"end {engine.settings.name}")
+
+    async def _end_unless_used(self, engine: Engine) -> None:
+        # Here, where nothing lies between the question and the stop: both may be due at once.
+        others = [one for one in self._running() if one is not engine]
+        if not self.uses[engine.settings.name] and others:
+            await engine.stop()
 
     # -- what the engines say ----------------------------------------------------------------------------
 

@@ -59,10 +59,13 @@ class Engine:
     async def start(self) -> None:
         """Start the engine and return at once; `wait_ready` waits. Must be called from the main thread.
 
-        Raises `EngineError` from another thread, or when the interpreter cannot be started at all.
+        One that is being stopped comes to its end first. Raises `EngineError` from another thread, or when
+        the interpreter cannot be started at all.
         """
-        if self._supervisor is not None and not self._supervisor.done():
-            return
+        while self._supervisor is not None and not self._supervisor.done():
+            if not self._stopping.is_set():
+                return
+            await asyncio.wait({self._supervisor})
         self._stopping.clear()
         self.failure = None
         run = self._spawn()
@@ -72,9 +75,11 @@ class Engine:
     async def stop(self) -> None:
         """End the engine within ``stop_timeout`` and a moment, and reap it. Open calls fail."""
         self._stopping.set()
-        if self._supervisor is not None:
-            await asyncio.wait({self._supervisor})
-            supervisor, self._supervisor = self._supervisor, None
+        supervisor = self._supervisor
+        if supervisor is not None:
+            await asyncio.wait({supervisor})
+            if self._supervisor is supervisor:
+                self._supervisor = None
             if not supervisor.cancelled() and (error := supervisor.exception()) is not None:
                 raise error
 
@@ -95,7 +100,7 @@ class Engine:
         unsubscribe = self.subscribe(lambda _: changed.set())
         try:
             async with asyncio.timeout(timeout):
-                while self.state != "ready":
+                while self.state != "ready" or self.stopping:
                     if self.state in ("failed", "stopped"):
                         raise self.failure or EngineError(self.describe())
                     changed.clear()
@@ -106,6 +111,11 @@ class Engine:
             unsubscribe()
 
     # -- what is to be known ---------------------------------------------------------------------------
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is on its way to its end, by `stop`."""
+        return self._stopping.is_set() and self.state != "stopped"
 
     @property
     def pid(self) -> int | None:

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from stand_in import write_installation
 
+from headrace.comfyui import service as service_module
 from headrace.comfyui.placement import GAP
 from headrace.comfyui.service import ComfyService
 from headrace.comfyui.setup import ComfyBeside, wait_until_known
@@ -105,6 +106,13 @@ class Stream:
         return [one.data for one in self.told if one.kind == "event" and one.data["type"] == kind]
 
 
+def stub(name: str) -> Engine:
+    """An engine without torch and without ComfyUI."""
+    host = Path(__file__).parents[1] / "engine" / "stub_host.py"
+    env = {"STUB": "serve"}
+    return Engine(EngineSettings(name=name, python=(sys.executable, str(host)), env=env))
+
+
 async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(READY):
         while not reached():  # noqa: ASYNC110 (nothing tells of it)
@@ -168,3 +176,23 @@ async def test_without_memory_for_a_second_engine_the_gap_is_announced_and_with_
     assert told[-1] == "the other workflow: ready"
     await stream.processor.on_stream_stop()
     await second.stop()
+
+
+async def test_of_two_engines_that_become_idle_together_one_stays(
+    beside: ComfyBeside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "IDLE", 0.05)
+    service = ComfyService(beside.service.settings, lambda _: None)
+    service.engines = [stub(engine.settings.name) for engine in service.engines]
+    try:
+        for engine in service.engines:
+            await service.made_ready(engine)
+            service.entered(engine)
+        for engine in service.engines:
+            service.left(engine)
+        await until(lambda: any(engine.state == "stopped" for engine in service.engines))
+        await asyncio.sleep(0.1)
+        assert [engine.state for engine in service.engines].count("ready") == 1
+        assert service.first.state == "ready"
+    finally:
+        await service.stop()

@@ -86,6 +86,28 @@ async def test_a_stopped_engine_starts_again() -> None:
         assert engine.state == "stopped"
 
 
+async def test_an_engine_that_is_started_while_it_stops_is_there_afterwards() -> None:
+    engine = Engine(settings("serve"))
+    await engine.start()
+    await engine.wait_ready(20)
+    stop = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    assert engine.stopping
+    with pytest.raises(EngineError, match="stopped"):
+        await engine.wait_ready(20)
+    await stop
+    await engine.start()
+    stop = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    await asyncio.gather(engine.start(), engine.start())
+    await engine.wait_ready(20)
+    await stop
+    assert (engine.state, engine.stopping) == ("ready", False)
+    assert (await engine.call({"op": "x", "x": 1}))["echo"] == 1
+    await engine.stop()
+    assert engine.state == "stopped"
+
+
 async def test_a_killed_engine_fails_its_calls_at_once_and_is_started_again() -> None:
     async with Engine(settings("serve")) as engine:
         await engine.wait_ready(20)
