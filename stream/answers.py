@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from stream.errors import HeadraceError
+from stream.errors import HeadraceError, MethodNotAllowed, NotFound
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -34,6 +34,20 @@ def openai_error(error: HeadraceError) -> dict[str, Any]:
     if error.field is not None:
         told["param"] = error.field
     return told
+
+
+@web.middleware
+async def unrouted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell of a path or a method that nothing answers as of any other error."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as refused:
+        methods = ", ".join(sorted(refused.allowed_methods))
+        answer = error_response(MethodNotAllowed(f"{request.path} takes {methods}, not {refused.method}"))
+        answer.headers["Allow"] = refused.headers["Allow"]
+        return answer
+    except web.HTTPNotFound:
+        return error_response(NotFound(f"there is no {request.path}"))
 
 
 def answering(handler: Handler) -> Handler:

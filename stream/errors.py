@@ -75,6 +75,13 @@ class NotFound(HeadraceError):
     status = 404
 
 
+class MethodNotAllowed(HeadraceError):
+    """The path is there, and takes other methods."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
 class Conflict(HeadraceError):
     """The request contradicts what is running (a stream id that is in use)."""
 

@@ -13,6 +13,7 @@ import av.container
 import av.error
 import av.stream
 from av.format import Flags
+from av.stream import Disposition
 
 from stream.clock import TICKS
 from stream.codecs.audio_decoder import audio_frame_of
@@ -53,7 +54,8 @@ class FileDecoding:
         self.last_error: str | None = None
         self.container = _open_input(path, container)
         streams = self.container.streams
-        self.video = streams.video[0] if streams.video else None
+        # The cover of a piece of music is a track too.
+        self.video = next((s for s in streams.video if not s.disposition & Disposition.attached_pic), None)
         self.audio = streams.audio[0] if streams.audio else None
         if self.video is None:
             self.container.close()

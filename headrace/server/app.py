@@ -23,6 +23,7 @@ from headrace.server.workflow_routes import WorkflowRoutes
 from headrace.settings import Settings
 from headrace.version import package_version
 from stream.access import OPEN_ROUTES, check_exposure, guard
+from stream.answers import unrouted
 from stream.cors import Origins, mark_answers, preflights
 from stream.errors import InvalidInput
 from stream.heap import settle
@@ -43,7 +44,7 @@ def build_app(worker: Worker) -> web.Application:
         )
     unguarded = OPEN_ROUTES | FILES.keys() | {"/openapi.json"}
     access = guard(_secret(settings.token), unguarded, origins, _secret(settings.view_token))
-    app = web.Application(middlewares=[preflights(origins), access], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[preflights(origins), access, unrouted], client_max_size=MAX_BODY)
     mark_answers(app, origins)
     routes = StreamRoutes(worker)
     routes.register(app)

@@ -55,6 +55,14 @@ def test_every_route_of_peers_is_there(served):
         answer = served.post(path, [])
         assert answer.status == 400, path
         assert answer.data["detail"]["msg"]
+    for path, status, code in (
+        ("/nope", 404, "not_found"),
+        ("/page/nope.js", 404, "not_found"),
+        ("/stream/stop", 405, "method_not_allowed"),
+    ):
+        answer = served.ask("GET", path)
+        assert (answer.status, answer.data["code"]) == (status, code)
+        assert path in answer.data["message"]
     assert served.ask("GET", "/version").data["pipeline"] == "byoc"
     assert served.ask("GET", "/hardware/info").data["model_id"] == "mirror"
 

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
+from av.stream import Disposition
 from live_rig import INVERT
 
 from byoc.mock import barcode
@@ -269,6 +270,7 @@ def program():
     [
         (["nothing.mp4", "out.mp4"], 2, "nothing.mp4"),
         (["README.md", "out.mp4"], 1, "README.md"),
+        (["{cover}", "out.mp4"], 1, "has no video track"),
         ([".", "out.mp4"], 2, "is a folder"),
         (["{clip}", "out.nosuchformat"], 1, "out.nosuchformat"),
         (["{clip}", "out.webm"], 1, ".mp4, .mov, .mkv, .ts"),
@@ -286,13 +288,31 @@ def program():
         (["{clip}", "no/folder/out.mp4"], 2, "no/folder"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_line_and_leaves_no_file(program, tmp_path, arguments, status, words):
+def test_what_cannot_be_is_refused_in_a_line_and_leaves_no_file(
+    program, tmp_path, tmp_path_factory, arguments, status, words
+):
     clip = source(tmp_path, seconds=0.5)
-    given = (a.format(clip=clip, folder=tmp_path) if "{" in a else _place(a, tmp_path) for a in arguments)
+    places = {"clip": clip, "folder": tmp_path, "cover": _music_with_cover(tmp_path_factory.mktemp("cover"))}
+    given = (a.format(**places) if "{" in a else _place(a, tmp_path) for a in arguments)
     found, said = program("process", *given)
     assert (found, words in said) == (status, True), said
     assert "Traceback" not in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
+
+
+def _music_with_cover(folder: Path) -> Path:
+    path = folder / "music.mp3"
+    with av.open(path, "w") as container:
+        music: Any = container.add_stream("mp3", rate=48_000, layout="mono")
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame(16, 16, "rgb24")))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 48_000
+        container.mux(music.encode(sound))
+        container.mux(music.encode(None))
+    return path
 
 
 def _place(argument: str, folder: Path) -> str:
