@@ -6,18 +6,16 @@ For the engine alone: imports torch and transformers. Reading needs the package 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.util
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headrace.models.made_once import made_once
 from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located
 from stream.errors import NotInstalled
@@ -32,48 +30,38 @@ def prepared(found: Located, cache: Path) -> Located:
     """
     digest = hashlib.sha256(f"{found.ref} {found.revision}".encode()).hexdigest()[:24]
     folder = cache / "converted" / f"{digest}-gguf"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _convert(found, folder)
+    made_once(folder, lambda work: _convert(found, work))
     names = tuple(sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return replace(found, path=folder, kind="transformers", files=names, bytes=size)
 
 
-def _convert(found: Located, folder: Path) -> None:
+def _convert(found: Located, work: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if importlib.util.find_spec("gguf") is None:
         raise NotInstalled(f"{found.ref} is a GGUF file, which needs gguf: pip install 'headrace[batch]'")
-    log.info("converting %s to safetensors in %s", found.path, folder)
+    log.info("converting %s to safetensors in %s", found.path, work.parent)
     source = found.path if found.path.is_file() else found.path / found.files[-1]
     options = {"gguf_file": source.name, "local_files_only": True}
     hide_progress_bars()
-    work = Path(tempfile.mkdtemp(prefix=".gguf-", dir=folder.parent))
-    try:
-        with _reading_once():
-            read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
-        config = read.config
-        # A model that says it is quantised cannot be saved; its tensors no longer are.
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        generation = read.generation_config
-        with torch.device("meta"):
-            model = type(read)(config)
-        model.load_state_dict(read.state_dict(), assign=True)
-        model.tie_weights()
-        model.generation_config = generation
-        del read
-        model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-        work.chmod(0o755)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with _reading_once():
+        read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
+    config = read.config
+    # A model that says it is quantised cannot be saved; its tensors no longer are.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    generation = read.generation_config
+    with torch.device("meta"):
+        model = type(read)(config)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = generation
+    del read
+    model.save_pretrained(work)
+    tokenizer.save_pretrained(work)
 
 
 @contextlib.contextmanager

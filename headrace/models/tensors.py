@@ -6,19 +6,18 @@ The format: eight bytes with the length of a JSON header, the header, then the t
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.models.errors import LoadFailed, UnsafeFile
+from headrace.models.made_once import made_once
 
 if TYPE_CHECKING:
     import torch
@@ -98,30 +97,20 @@ def converted_folder(folder: Path, files: Iterable[str], dtype: str, cache: Path
         return folder
     digest = hashlib.sha256("\n".join((identity, dtype, *names)).encode()).hexdigest()[:24]
     target = cache / "converted" / f"{digest}-{dtype}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _convert(folder, names, dtype, target, identity)
+    made_once(target, lambda work: _convert(folder, names, dtype, work, identity))
     os.utime(target)
     return target
 
 
-def _convert(folder: Path, names: tuple[str, ...], dtype: str, target: Path, identity: str) -> None:
-    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
-    try:
-        for name in names:
-            out = work / name
-            out.parent.mkdir(parents=True, exist_ok=True)
-            if needs_conversion(folder / name, dtype):
-                convert_file(folder / name, out, dtype)
-            else:
-                shutil.copyfile(folder / name, out)
-        (work / ".of").write_text(identity)
-        work.chmod(0o755)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _convert(folder: Path, names: tuple[str, ...], dtype: str, work: Path, identity: str) -> None:
+    for name in names:
+        out = work / name
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if needs_conversion(folder / name, dtype):
+            convert_file(folder / name, out, dtype)
+        else:
+            shutil.copyfile(folder / name, out)
+    (work / ".of").write_text(identity)
 
 
 def convert_file(source: Path, target: Path, dtype: str) -> None:

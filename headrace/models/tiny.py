@@ -6,18 +6,15 @@ They are written as safetensors beside their configurations and tokenizers, and 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from headrace.models.demos import DEMOS, demo_path
+from headrace.models.made_once import made_once
 from headrace.models.quiet import hide_progress_bars
 from headrace.models.store import Located, ModelStore
 from stream.errors import NotInstalled
@@ -47,14 +44,7 @@ def random_weights(name: str, cache: Path) -> Path:
 
     Raises `NotInstalled` without diffusers or transformers.
     """
-    folder = demo_path(DEMOS[name], cache)
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            _build(name, folder)
-    return folder
+    return made_once(demo_path(DEMOS[name], cache), lambda work: _build(name, work))
 
 
 def ensure_built(found: Located, store: ModelStore) -> Located:
@@ -65,8 +55,8 @@ def ensure_built(found: Located, store: ModelStore) -> Located:
     return store.find(found.ref)
 
 
-def _build(name: str, folder: Path) -> None:
-    log.info("building demo:%s in %s", name, folder)
+def _build(name: str, work: Path) -> None:
+    log.info("building demo:%s in %s", name, work.parent)
     module, _, function = _RECIPES[name].partition(":")
     try:
         recipe: Recipe = getattr(import_module(f"headrace.models.{module}"), function)
@@ -74,21 +64,8 @@ def _build(name: str, folder: Path) -> None:
         raise NotInstalled(
             f"demo:{name} needs {error.name}, which is not installed: pip install 'headrace[engine,batch]'"
         ) from error
-    work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     hide_progress_bars()
-    try:
-        recipe(work)
-        work.chmod(0o755)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    recipe(work)
 
 
 def fill(module: Any, seed: str) -> Any:

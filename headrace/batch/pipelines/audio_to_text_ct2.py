@@ -6,12 +6,9 @@ revision, then each variable with name, shape, type and bytes, then other names 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import shutil
 import struct
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import torch
 
 from headrace.models.errors import LoadFailed
+from headrace.models.made_once import made_once
 from headrace.models.store import Located
 
 _VERSION = 6
@@ -32,17 +30,7 @@ def prepared(found: Located, cache: Path) -> Located:
     """The same model as a folder that transformers loads. Raises `LoadFailed` for what is no such model."""
     digest = hashlib.sha256(f"{found.ref} {found.revision}".encode()).hexdigest()[:24]
     folder = cache / "converted" / f"{digest}-ct2"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            work = Path(tempfile.mkdtemp(prefix=".ct2-", dir=folder.parent))
-            try:
-                convert(found.path, work)
-                work.chmod(0o755)
-                work.rename(folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+    made_once(folder, lambda work: convert(found.path, work))
     names = tuple(sorted(file.name for file in folder.iterdir()))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return replace(found, path=folder, kind="transformers", files=names, bytes=size)

@@ -6,18 +6,16 @@ So everything else (types, sharing between engines, the endpoints) takes it as a
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.models import tensors
+from headrace.models.made_once import made_once
 from headrace.models.single import configs
 from headrace.models.single.layout import Family, Found, Shapes, family_of, parts_of
 from headrace.models.single.vocabulary import write_tokenizer
@@ -105,11 +103,7 @@ def prepared(found: Located, cache: Path, dtype: str) -> Located:
     identity = f"{found.ref} {found.revision} {_VERSION}"
     digest = hashlib.sha256(f"{identity}\n{dtype}".encode()).hexdigest()[:24]
     target = cache / "converted" / f"{digest}-{dtype}-single"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _make(found, dtype, target)
+    made_once(target, lambda work: _write(found, dtype, work))
     os.utime(target)
     names = tuple(sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()))
     index = json.loads((target / "model_index.json").read_text())
@@ -123,16 +117,6 @@ def prepared(found: Located, cache: Path, dtype: str) -> Located:
         index=index["_class_name"],
         variant=None,
     )
-
-
-def _make(found: Located, dtype: str, target: Path) -> None:
-    work = Path(tempfile.mkdtemp(prefix=".single-", dir=target.parent))
-    try:
-        _write(found, dtype, work)
-        work.chmod(0o755)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 class _Reader:
