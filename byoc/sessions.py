@@ -12,7 +12,7 @@ from byoc.api import as_flag, checked_params
 from byoc.hosted import HostedProcessor
 from stream.codecs.h264_options import TRICKLE_QUALITY
 from stream.codecs.video_encoder import VideoEncoderSettings
-from stream.encoding import EncodingSettings
+from stream.encoding_parts import EncodingSettings
 from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from stream.hosts import HostRules

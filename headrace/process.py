@@ -26,7 +26,7 @@ from headrace.server.specs import Specs, processor_spec
 from headrace.settings import Settings, load_settings
 from stream.codecs.hardware import HardwarePolicy
 from stream.codecs.video_encoder import VideoEncoderSettings
-from stream.encoding import EncodingSettings
+from stream.encoding_parts import EncodingSettings
 from stream.errors import HeadraceError, InvalidInput
 from stream.files import FileJob
 from stream.pipeline import PipelineSettings

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from stream.calls import ProcessorCalls
 from stream.canvas import Shown
 from stream.clock import TICKS, EvenRate, Monotonic, SessionClock, ticks, to_ticks
-from stream.encoding import EncodingSettings, EncodingStage
+from stream.encoding import EncodingStage
+from stream.encoding_parts import EncodingSettings
 from stream.errors import CodecError, EngineError, HeadraceError, ProcessorError
 from stream.figures import Figures
 from stream.frames import AudioFrame, Timeline, VideoFrame

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stream.clock import TICKS, to_ticks
-from stream.encoding import EncodingStage, Heard
+from stream.encoding import EncodingStage
+from stream.encoding_parts import Heard
 from stream.errors import EngineError, HeadraceError, ProcessorError
 from stream.frames import AudioFrame
 from stream.handoff import ToLoop

@@ -29,7 +29,7 @@ from headrace.engine.guardian import Engine
 from headrace.server.run_media import Made, container_of
 from headrace.server.specs import Spec
 from stream.codecs.video_encoder import VideoEncoderSettings
-from stream.encoding import EncodingSettings
+from stream.encoding_parts import EncodingSettings
 from stream.errors import EngineError, TooLarge
 from stream.files import FileJob
 from stream.frames import Picture, VideoFrame

@@ -34,7 +34,7 @@ from headrace.settings import Settings
 from headrace.version import package_version
 from stream.codecs.audio_encoder import AudioEncoderSettings
 from stream.codecs.video_encoder import VideoEncoderSettings
-from stream.encoding import EncodingSettings
+from stream.encoding_parts import EncodingSettings
 from stream.heap import HeapTrimmer
 from stream.hosts import HostRules
 from stream.ingest import Ingest

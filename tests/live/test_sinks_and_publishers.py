@@ -16,7 +16,7 @@ from stream.codecs.audio_encoder import AudioEncoder
 from stream.codecs.video_decoder import VideoDecoder
 from stream.codecs.video_encoder import VideoEncoder, VideoEncoderSettings
 from stream.codecs.vp8_encoder import Vp8Encoder
-from stream.encoding import EncodingSettings
+from stream.encoding_parts import EncodingSettings
 from stream.errors import Conflict, SinkError
 from stream.frames import AudioFrame, Picture
 from stream.ingest import BYE, Ingest

@@ -12,7 +12,8 @@ import numpy as np
 from stream.canvas import Shown
 from stream.clock import TICKS
 from stream.codecs.video_encoder import VideoEncoderSettings
-from stream.encoding import EncodingSettings, EncodingStage, Heard
+from stream.encoding import EncodingStage
+from stream.encoding_parts import EncodingSettings, Heard
 from stream.errors import CodecError
 from stream.frames import AudioFrame, Picture
 from stream.units import TS_TIME_BASE, EncodedUnit, Rendition

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream.encoding import EncodingSettings, EncodingStage
+from stream.encoding import EncodingStage
+from stream.encoding_parts import EncodingSettings
 from stream.errors import HeadraceError
 from stream.frames import AudioFrame
 from stream.processor import FrameProcessor

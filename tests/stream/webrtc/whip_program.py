@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from stream.access import OPEN_ROUTES, guard
 from stream.codecs.video_encoder import VideoEncoderSettings
 from stream.cors import Origins, mark_answers, preflights
-from stream.encoding import EncodingSettings
+from stream.encoding_parts import EncodingSettings
 from stream.errors import InvalidInput
 from stream.ingest import Ingest
 from stream.pipeline import PipelineSettings
