@@ -208,7 +208,13 @@ class BatchHost:
         self._jobs[name] = (job, voice)
         self._link.send({"op": "deferred", "call": call})
         work = partial(self._work, job, voice, blobs, call, body.get("what") or "run")
-        self._started.start(work, f"{pipeline} {name}"[:15])
+        try:
+            self._started.start(work, f"{pipeline} {name}"[:15])
+        except AtCapacity:
+            del self._jobs[name]
+            job.blobs.clear()
+            blobs.close()
+            raise
 
     def _work(self, job: Job, voice: Voice, blobs: Blobs, call: int, what: str) -> None:
         """The whole of a request, in its thread."""

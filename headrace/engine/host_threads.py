@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from stream.errors import AtCapacity
+
 KEPT = 30.0
 """Seconds for which a thread waits for other work."""
 _END = 0.5
@@ -32,7 +34,8 @@ def on_loop(loop: asyncio.AbstractEventLoop, work: Callable[..., object], *argum
 class HostThreads:
     """Starts work at once, each in a thread of its own: the one that was the last to finish, or a new one.
 
-    Work must not raise. `start` may be called from any thread.
+    Work must not raise. `start` may be called from any thread, and raises `AtCapacity` where the system gives
+    no more threads.
     """
 
     def __init__(self) -> None:
@@ -45,7 +48,10 @@ class HostThreads:
             kept = self._idle.pop() if self._idle else None
         if kept is None:
             kept = _Kept(self._rests, self._leaves)
-            kept.thread.start()
+            try:
+                kept.thread.start()
+            except RuntimeError as error:
+                raise AtCapacity(f"no thread for {name!r}: {error}") from error
         kept.thread.name = name
         kept.take(work)
 

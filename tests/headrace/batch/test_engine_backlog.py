@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
+import pytest
 import torch
 from batch_pipelines import TARGET
 
 from headrace.engine.host_batch import MAX_BACKLOG, BatchHost
 from headrace.engine.link import Link, LinkError, Message
+from stream.errors import AtCapacity
 
 WAIT = 20.0
 
@@ -34,6 +37,27 @@ async def test_the_last_pieces_of_an_answer_wait_until_the_worker_reads() -> Non
             told = await _until_answered(theirs, 2)
         assert [piece["number"] for words in told for piece in words.get("pieces", ())] == [0, 1, 2]
         assert told[-1]["body"]["inputs"] == inputs
+        assert host.idle
+    finally:
+        ours.close()
+        theirs.close()
+
+
+async def test_a_request_that_gets_no_thread_is_refused_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = (Link(end) for end in Link.sockets())
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    try:
+        host = BatchHost(ours, torch.device("cpu"), 1, lambda reason: None)
+        wish = {"op": "batch", "call": 1, "session": "b1", "pipeline": "echo", "model": "m", "inputs": {}}
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(AtCapacity, match="can't start new thread"):
+                host.deliver(Message(wish))
         assert host.idle
     finally:
         ours.close()
