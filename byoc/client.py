@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from byoc.base import ComponentState, ErrorCallback
 from byoc.frame_overlay import OverlayConfig, OverlayController
 from byoc.frame_skipper import FrameSkipConfig
-from byoc.hosted import HostedProcessor
+from byoc.hosted import HostedProcessor, device_for
 from byoc.protocol import TrickleProtocol
 from byoc.sessions import ProcessorSession, StreamSettings, processor_session
 from byoc.state import LoopEvent
@@ -19,11 +19,7 @@ from stream.batching import Batcher
 from stream.errors import Conflict, HeadraceError
 from stream.frames import AudioFrame, VideoFrame
 from stream.processor import Emission, FrameProcessor, Params
-from stream.tensors import device_of
 from stream.trickle.documents import encode_item
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +84,7 @@ class TrickleClient:
             thread,
             self.loading_controller,
             batcher=self._batcher,
-            device=_device(self.frame_processor, self._settings.device),
+            device=device_for(self.frame_processor, self._settings.device),
             out_size=out_size,
         )
         session = processor_session(self, hosted, params, self._settings)
@@ -172,13 +168,3 @@ class TrickleClient:
         except RuntimeError:
             return False
         return True
-
-
-def _device(processor: FrameProcessor, wanted: str | None) -> torch.device | None:
-    """Where tensors are to be made; None: on the CPU, as ever. `InvalidInput` where it is not there."""
-    name = wanted or processor.tensor_device
-    if name == "engine":
-        import torch
-
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return None if name == "cpu" and wanted is None else device_of(name)

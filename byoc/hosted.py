@@ -25,7 +25,7 @@ from stream.processor import (
     called,
 )
 from stream.results import listed
-from stream.tensors import picture_from
+from stream.tensors import device_of, picture_from
 
 if TYPE_CHECKING:
     import torch
@@ -172,3 +172,13 @@ class HostedProcessor(FrameProcessor):
         picture = shown.picture
         if self._out_size is not None and (picture.width, picture.height) != self._out_size:
             shown.use_picture(self._converter.scale(picture, *self._out_size, crop=False))
+
+
+def device_for(processor: FrameProcessor, wanted: str | None) -> torch.device | None:
+    """Where tensors are to be made; None: on the CPU, as ever. `InvalidInput` where it is not there."""
+    name = wanted or processor.tensor_device
+    if name == "engine":
+        import torch
+
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return None if name == "cpu" and wanted is None else device_of(name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from byoc.hosted import device_for
 from byoc.state import StreamState
 from byoc.threads import LoopThread
 from stream.batching import Batcher, shared_of
@@ -38,10 +39,13 @@ class ProcessorPool:
     """Loads the model once, and hands out a processor with its thread for each stream.
 
     Of a class or factory, one object loads: what ``load_model`` sets on it the others get too, and what
-    ``__init__`` sets is each stream's own.
+    ``__init__`` sets is each stream's own. ``device``: as `StreamServer` has it; the model does not count as
+    loaded where that is not there.
     """
 
-    def __init__(self, supply: Supply, state: StreamState, capacity: int | None = None) -> None:
+    def __init__(
+        self, supply: Supply, state: StreamState, capacity: int | None = None, device: str | None = None
+    ) -> None:
         self._single = supply if isinstance(supply, FrameProcessor) else None
         if self._single is None and not callable(supply):
             raise InvalidInput(
@@ -53,6 +57,7 @@ class ProcessorPool:
         self.stuck: str | None = None
         """Why no stream can begin at present though the model is loaded, if so."""
         self._state = state
+        self._device = device
         self._first = _complete(self._single) if self._single is not None else self._make()
         _attach(self._first, state)
         self._before = dict(vars(self._first))
@@ -106,6 +111,7 @@ class ProcessorPool:
             await self._threads[first].call(_warm_up, first)
             await asyncio.wait({trial}, timeout=TRIAL)
             await self._threads[first].call(ensure)
+            await self._threads[first].call(device_for, first, self._device)
         except HeadraceError as error:
             self._state.set_error(f"Model loading failed: {error.message}")
         except Exception as error:  # the edge to a processor that is not ours

@@ -109,7 +109,7 @@ class StreamServer:
         device: str | None = None,
     ) -> None:
         self.state = StreamState()
-        self.pool = ProcessorPool(frame_processor, self.state, capacity)
+        self.pool = ProcessorPool(frame_processor, self.state, capacity, device)
         self.frame_processor = frame_processor
         self.host = host
         self.port = port

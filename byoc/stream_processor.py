@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Self
@@ -17,6 +18,7 @@ from byoc.request_handlers import handlers_of
 from byoc.server import StreamServer
 from stream.errors import HeadraceError
 from stream.frames import AudioFrame, VideoFrame
+from stream.logs import Faults
 from stream.processor import AudioResult, Params, ProcessorInfo, VideoResult
 
 __all__ = ["StreamProcessor", "VideoProcessingResult"]
@@ -189,7 +191,7 @@ class HandlersProcessor(FrameProcessor):
         super().__init__()
         self.name = name
         self._handlers = {label: handler for label, handler in handlers.items() if handler is not None}
-        self._raised: dict[str, str] = {}
+        self._faults = {label: Faults() for label in self._handlers}
 
     def info(self) -> ProcessorInfo:
         return ProcessorInfo(
@@ -247,9 +249,8 @@ class HandlersProcessor(FrameProcessor):
     def _failed(self, label: str, error: Exception) -> None:
         """Tell of an error once, and again when it has become another."""
         text = f"{type(error).__name__}: {error}"
-        if self._raised.get(label) == text:
+        if not self._faults[label].tells(text, time.monotonic()):
             return
-        self._raised[label] = text
         log.error("%s of %s raised, and the original passes: %s", label, self.name, text, exc_info=error)
         message = error.message if isinstance(error, HeadraceError) else text
         self.emit("event", {"type": "error", "pipeline": self.name, "message": message})

@@ -27,6 +27,8 @@ MAIN_THREAD = "MainThread"
 MAX_WAITING = 5000
 """Lines that wait for whoever reads the log; more are counted and left out."""
 FLUSH_TIMEOUT = 1.0
+FAULTS_AT_ONCE, FAULTS_APART = 5, 5.0
+"""How many different faults are told at once, and the seconds after which one more is."""
 
 _session: contextvars.ContextVar[str | None] = contextvars.ContextVar("session", default=None)
 
@@ -52,6 +54,28 @@ def session_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     session = _session.get()
     full_name = f"{name} {session}" if session else name
     return threading.Thread(target=context.run, args=(target,), name=full_name, daemon=True)
+
+
+class Faults:
+    """Which of many faults are told: each that is another than the last, but no flood of them (a message may
+    have a figure that is never the same)."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+        self._left = float(FAULTS_AT_ONCE)
+        self._at = 0.0
+
+    def tells(self, text: str, now: float) -> bool:
+        """Whether the fault is to be told at that moment (s); what is not may come again later."""
+        if text == self._last:
+            return False
+        self._left = min(self._left + (now - self._at) / FAULTS_APART, FAULTS_AT_ONCE)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        self._last = text
+        return True
 
 
 class TextFormatter(logging.Formatter):

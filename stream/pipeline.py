@@ -26,7 +26,7 @@ from stream.errors import CodecError, EngineError, HeadraceError, ProcessorError
 from stream.figures import Figures
 from stream.frames import AudioFrame, Timeline, VideoFrame
 from stream.handoff import ToLoop
-from stream.logs import session_thread
+from stream.logs import Faults, session_thread
 from stream.overlay import Notice, OverlaySettings
 from stream.presenter import Presenter
 from stream.processor import FrameProcessor, Params
@@ -121,6 +121,7 @@ class Pipeline:
         self._between_frames = asyncio.Lock()
         self._steering = asyncio.Lock()
         self._number = 0
+        self._faults = Faults()
         self._last_job_pts: int | None = None
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
@@ -326,8 +327,8 @@ class Pipeline:
             raise error from raised
         now = time.monotonic_ns()
         figures = self.figures
-        if figures.last_error is None or figures.last_error.message != error.message:
-            # Where in the author's code it was, each time that it is another fault.
+        if self._faults.tells(error.message, now / 1e9):
+            # Where in the author's code it was.
             log.error("a frame failed: %s", error.message, exc_info=raised)
         figures.counts.failed += 1
         figures.last_error, figures.last_error_at = error, now

@@ -124,7 +124,7 @@ class FrameProcessor:
         self._emit_sink: EmitSink | None = None
         self.frame_time: float | None = None
         if (checker := self._typed()) is not None:
-            self.params = checker.make({})
+            self.params = checker.defaults()
 
     async def load_model(self, **kwargs: Any) -> None:
         """Load weights; awaited once before the first frame."""

@@ -60,6 +60,14 @@ class TypedParameters:
             raise InvalidInput(text, field=problems[0]["field"], details=problems)
         return made
 
+    def defaults(self) -> Any:
+        """An object of the model before anybody gave values; `InvalidInput` names what has no default."""
+        if lacking := self.schema.get("required"):
+            raise InvalidInput(
+                f"every parameter needs a default, and {', '.join(lacking)} has none", field="parameters"
+            )
+        return self.make({})
+
     def values(self, made: Any) -> dict[str, Any]:
         """The values of an object, as `make` takes them."""
         return {name: getattr(made, name) for name in self.schema["properties"]}

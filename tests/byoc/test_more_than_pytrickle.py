@@ -369,9 +369,27 @@ async def test_tensors_are_made_on_the_device_and_pictures_of_them_there():
     assert viewer.pictures[-1].mean[0] > 150
 
 
-async def test_a_device_that_is_not_there_refuses_the_start():
-    async with serving(Inverts(), device="cuda:77") as rig:
-        await rig.until_health("IDLE")
+class Lacking(FrameProcessor):
+    @dataclass
+    class Values:
+        path: str
+
+    parameters = Values
+
+
+def test_a_parameter_without_a_default_is_named():
+    with pytest.raises(InvalidInput, match="every parameter needs a default, and path has none"):
+        Lacking()
+
+
+class Elsewhere(Inverts):
+    tensor_device = "cuda:77"
+
+
+@pytest.mark.parametrize(("supply", "device"), [(Inverts, "cuda:77"), (Elsewhere, None)])
+async def test_a_device_that_is_not_there_is_an_error_from_the_beginning(supply, device):
+    async with serving(supply(), device=device) as rig:
+        await rig.until_health("ERROR")
         status, answer = await rig.start()
-        assert status == 400
+        assert status == 503
         assert "cuda:77" in answer["message"]

@@ -17,7 +17,7 @@ from byoc.decorators import (
     param_updater,
     video_handler,
 )
-from byoc.stream_processor import VideoProcessingResult
+from byoc.stream_processor import HandlersProcessor, VideoProcessingResult
 
 
 class Handlers:
@@ -207,3 +207,16 @@ async def test_a_client_runs_a_processor_without_a_server():
     assert client.stop_event.is_set()
     assert any(mean > 200 for mean in means(viewer))
     assert protocol.fps_meter.get_fps_stats()["ingress_video_fps"] >= 0
+
+
+async def test_a_handler_whose_errors_differ_tells_of_few():
+    async def counts(frame):
+        raise ValueError(f"frame {next(numbers)}")
+
+    numbers, told = iter(range(100)), []
+    processor = HandlersProcessor({"video_processor": counts}, "counts")
+    processor.bind(told.append)
+    for _ in range(50):
+        assert await processor.process_video_async(None) is None
+    assert len(told) == 5
+    assert next(numbers) == 50

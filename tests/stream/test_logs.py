@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from stream.errors import InvalidInput
 from stream.logs import (
+    FAULTS_AT_ONCE,
+    Faults,
     JsonFormatter,
     PatientHandler,
     TextFormatter,
@@ -141,3 +143,11 @@ def test_unknown_levels_and_formats_are_refused_with_the_known_ones(level, form,
     with pytest.raises(InvalidInput, match="must be one of") as raised:
         configure(level, form)
     assert raised.value.field == field
+
+
+def test_a_fault_is_told_once_and_many_that_differ_are_no_flood():
+    faults = Faults()
+    assert [faults.tells("the same", at / 30) for at in range(300)].count(True) == 1
+    told = [faults.tells(f"never the same {at}", 10 + at / 30) for at in range(300)]
+    assert FAULTS_AT_ONCE <= told.count(True) <= FAULTS_AT_ONCE + 3
+    assert faults.tells("another, later", 60)
