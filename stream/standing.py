@@ -34,6 +34,7 @@ class Standing:
         now = time.monotonic_ns()
         inputs = [m for m in (figures.input_rate.last, figures.audio_in_rate.last) if m is not None]
         sound_alone = figures.counts.frames_in == 0 and figures.counts.audio_in > 0
+        work = figures.audio_in_rate if sound_alone else figures.input_rate
         outputs = figures.audio_out_rate if sound_alone else figures.answer_rate
         return Counters(
             now=now / 1e9,
@@ -42,6 +43,8 @@ class Standing:
             ready_since=self.ready_since,
             has_input=has_input,
             last_input=max(inputs) / 1e9 if inputs else None,
+            last_work=None if work.last is None else work.last / 1e9,
+            work_since=None if work.since is None else work.since / 1e9,
             input_fps=figures.input_rate.rate(now),
             first_output=None if figures.first_answer is None else figures.first_answer / 1e9,
             last_output=None if outputs.last is None else outputs.last / 1e9,

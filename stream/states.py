@@ -47,7 +47,11 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a session knows of itself at the moment ``now``. Moments in seconds of one monotonic clock."""
+    """What a session knows of itself at the moment ``now``. Moments in seconds of one monotonic clock.
+
+    Work is the input that results are made from: pictures, or sound where there are none; it has come
+    without a break from ``work_since`` to ``last_work``.
+    """
 
     now: float
     started: float
@@ -55,6 +59,8 @@ class Counters:
     ready_since: float | None = None
     has_input: bool = True
     last_input: float | None = None
+    last_work: float | None = None
+    work_since: float | None = None
     input_fps: float = 0.0
     first_output: float | None = None
     last_output: float | None = None
@@ -77,11 +83,14 @@ def session_state(c: Counters) -> State:
     if c.has_input and (input_age is None or input_age > INPUT_SILENCE):
         waited = c.now - max(c.started, c.ready_since or c.started)
         return State.LOADING if input_age is None and waited <= INPUT_SILENCE else State.DEGRADED_INPUT
+    if c.has_input and not _within(c.now, c.last_work or c.now, INPUT_SILENCE):
+        return State.DEGRADED_INPUT
     return _inference_state(c)
 
 
 def _inference_state(c: Counters) -> State:
-    waiting_since = max(c.started, c.ready_since or c.started, c.last_output or c.started)
+    moments = (c.ready_since, c.last_output, c.work_since)
+    waiting_since = max(c.started, *(moment for moment in moments if moment is not None))
     silent = c.now - waiting_since
     if c.ready and silent > OUTPUT_DEAD:
         return State.ERROR

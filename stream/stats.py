@@ -99,15 +99,22 @@ class LatencyBook:
 
 
 class RateMeter:
-    """Events a second over a sliding window (10 s, at most ``max_samples`` events)."""
+    """Events a second over a sliding window (10 s, at most ``max_samples`` events).
 
-    def __init__(self, window: float = 10.0, max_samples: int = 1200) -> None:
+    ``last`` is the moment of the last event, ``since`` that of the first one after a ``silence`` (s).
+    """
+
+    def __init__(self, window: float = 10.0, max_samples: int = 1200, silence: float = 2.0) -> None:
         self._window = int(window * 1e9)
+        self._silence = int(silence * 1e9)
         self._moments: deque[int] = deque(maxlen=max_samples)
         self.count = 0
         self.last: int | None = None
+        self.since: int | None = None
 
     def tick(self, moment: int) -> None:
+        if self.last is None or moment - self.last > self._silence:
+            self.since = moment
         self._moments.append(moment)
         self.count += 1
         self.last = moment

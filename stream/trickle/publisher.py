@@ -180,7 +180,9 @@ class TricklePublisher:
         try:
             head, _ = await self._request("DELETE", self._endpoint.path)
         except OSError as error:
-            log.warning("could not delete the channel %s: %s", self._endpoint, error)
+            log.warning(
+                "could not delete the channel %s: %s", self._endpoint, str(error) or type(error).__name__
+            )
         else:
             if head.status != 200:
                 log.info("deleting the channel %s was answered with %d", self._endpoint, head.status)

@@ -45,3 +45,13 @@ def test_a_rate_falls_when_events_stop():
     last = int(99 * 1e9 / 30)
     assert meter.rate(last + int(3e9)) < 20
     assert meter.rate(last + int(11e9)) == 0
+
+
+def test_what_comes_again_after_a_silence_is_known_to_have_begun_then():
+    meter = RateMeter(silence=2.0)
+    moments = [0, 1, 3, 6, 7, 10]
+    begun = []
+    for second in moments:
+        meter.tick(second * 10**9)
+        begun.append(None if meter.since is None else meter.since // 10**9)
+    assert begun == [0, 0, 0, 6, 6, 10]
