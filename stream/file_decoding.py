@@ -196,13 +196,18 @@ def _ticks(value: int | None, base: Fraction | None) -> int | None:
     return None if value is None or base is None else round(value * base * TICKS)
 
 
+def url_of(path: Path) -> str:
+    """How FFmpeg is told of a file, which takes what stands before a colon for a protocol."""
+    return f"file:{path}"
+
+
 def _open_input(path: Path, container: str | None) -> av.container.InputContainer:
     if not path.exists():
         raise InvalidInput(f"there is no file {path}", field="input")
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder, not a media file", field="input")
     try:
-        return av.open(str(path), format=container)
+        return av.open(url_of(path), format=container)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
             f"{path} is not a media file that FFmpeg can read: {error.strerror or error}", field="input"

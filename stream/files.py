@@ -18,7 +18,7 @@ import av.stream
 
 from stream.errors import HeadraceError, InvalidInput, SinkError, SourceError
 from stream.figures import Figures
-from stream.file_decoding import FileDecoding, Packet
+from stream.file_decoding import FileDecoding, Packet, url_of
 from stream.pipeline import Pipeline, PipelineSettings
 from stream.processor import FrameProcessor
 from stream.units import TS_TIME_BASE, EncodedUnit, Rendition, VideoParameters
@@ -53,7 +53,9 @@ class FileSink:
         # FFmpeg itself opens the file with its first packet, when models have been loaded for it.
         self._guard(self._part.touch)
         try:
-            self._container: av.container.OutputContainer = self._guard(lambda: av.open(str(self._part), "w"))
+            self._container: av.container.OutputContainer = self._guard(
+                lambda: av.open(url_of(self._part), "w")
+            )
         except SinkError:
             self._part.unlink(missing_ok=True)
             raise
@@ -142,7 +144,7 @@ class FileSink:
         try:
             return function()
         except (av.error.FFmpegError, ValueError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            reason = getattr(error, "strerror", None) or error
             raise SinkError(f"{self._path} cannot be written: {reason}", field="output") from error
 
 

@@ -228,10 +228,12 @@ def _write_odd(path: Path) -> None:
 
 
 @SHARED
-async def test_a_size_can_be_asked_for(engine, tmp_path):
-    clip, out = source(tmp_path), tmp_path / "out.mp4"
+async def test_a_size_can_be_asked_for_and_names_may_have_colons(engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip, out = Path("12:30.mp4"), Path("out:1.mp4")
+    source(tmp_path).rename(clip)
     await convert(engine, clip, out, size="96x96")
-    assert {(f.width, f.height) for f in frames(out)} == {(96, 96)}
+    assert {(f.width, f.height) for f in frames(tmp_path / out)} == {(96, 96)}
 
 
 PROGRAM = """
