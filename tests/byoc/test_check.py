@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_the_examples_are_all_there():
         text = (folder / "Dockerfile").read_text()
         assert f"CAPABILITY_NAME={name}" in text
         assert "HEALTHCHECK" in text
+        assert "== 'ERROR'" in text, "a program whose model did not load is not healthy"
         assert "\nUSER 10001\n" in text
 
 
@@ -174,3 +176,11 @@ def test_what_cannot_be_made_or_read_is_named(tmp_path):
         read_plan(tmp_path)
     with pytest.raises(NotFound, match="not a folder"):
         read_plan(tmp_path / "none")
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_programs_of_the_documentation_can_be_loaded_as_they_stand(number):
+    text = (ROOT / "docs" / "byoc.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 5
+    exec(compile(blocks[number], f"block {number} of docs/byoc.md", "exec"), {"__name__": "documented"})
