@@ -20,6 +20,7 @@ from stream.sinks import Sink
 from stream.standing import Standing
 from stream.states import Counters, State
 from stream.ticking import TickingDecoding
+from stream.timeouts import is_cancelled
 from stream.units import EncodedUnit, Rendition
 from stream.voice import Listener, Voice
 
@@ -303,6 +304,10 @@ class Session:
             await self.processor.on_stream_start(dict(self.params))
         except HeadraceError as error:
             self._load_failed(error)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            self._load_failed(ProcessorError("loading was cancelled from within"))
         except Exception as error:  # the edge to a processor that is not ours
             log.info("loading failed", exc_info=True)
             self._load_failed(ProcessorError(f"loading failed: {type(error).__name__}: {error}"))
@@ -374,6 +379,10 @@ class Session:
             await asyncio.wait_for(work, seconds)
         except TimeoutError:
             log.warning("session %s: a closing step took over %.0f s and was given up", self.id, seconds)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            log.warning("session %s: a closing step was cancelled from within", self.id)
         except Exception:  # the edge to a processor that is not ours
             log.warning("session %s: a closing step failed", self.id, exc_info=True)
 
