@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import typing
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from stream.errors import InvalidInput
 
@@ -58,12 +58,12 @@ def request_handler(
 ) -> Callable[[Function], Function]:
     """Have a method answer ``POST {path}``.
 
-    It gets the body: as bytes where its parameter is annotated so, as the pydantic model that it is annotated
-    with (checked, with every problem named), else as the JSON value. What it returns is the answer: any JSON
-    value or pydantic model, a `Reply`, or bytes. An async generator answers with server-sent events, ended by
-    ``[DONE]``. A plain function runs in a thread; it cannot be cancelled and holds its place until it
-    returns. Others are cancelled when the client leaves or after ``timeout`` s. Raises `InvalidInput` for a
-    path or number that cannot be.
+    It gets the body: as bytes where its parameter is annotated so, as the type that it is annotated with (a
+    pydantic model, a dataclass, a list of them; checked, with every problem named), else as the JSON value.
+    What it returns is the answer: any JSON value or pydantic model, a `Reply`, or bytes. An async generator
+    answers with server-sent events, ended by ``[DONE]``. A plain function runs in a thread; it cannot be
+    cancelled and holds its place until it returns. Others are cancelled when the client leaves or after
+    ``timeout`` s. Raises `InvalidInput` for a path or number that cannot be.
     """
     if not PATH.fullmatch(path):
         raise InvalidInput(f"a request handler's path reads as /summarise, not {path!r}", field="path")
@@ -92,7 +92,13 @@ class RequestHandler:
         self.method = method
         self.rules = rules
         self.streams = inspect.isasyncgenfunction(method)
+        if inspect.isgeneratorfunction(method):
+            raise InvalidInput(
+                f"{method.__qualname__} yields: write it with `async def`, which answers with events",
+                field="path",
+            )
         self._wanted = _annotation(method)
+        self._adapter = None if self._wanted in (None, Any, bytes) else _adapter(self._wanted, method)
 
     def argument(self, body: bytes, content_type: str) -> Any:
         """What the method is called with; raises `InvalidInput` that names every problem."""
@@ -109,10 +115,10 @@ class RequestHandler:
         return self._validated(value)
 
     def _validated(self, value: Any) -> Any:
-        if not (isinstance(self._wanted, type) and issubclass(self._wanted, BaseModel)):
+        if self._adapter is None:
             return value
         try:
-            return self._wanted.model_validate(value)
+            return self._adapter.validate_python(value)
         except ValidationError as error:
             problems = [
                 {"field": ".".join(map(str, p["loc"])) or "body", "message": p["msg"]} for p in error.errors()
@@ -141,11 +147,27 @@ def handlers_of(instance: object) -> list[RequestHandler]:
 
 
 def _annotation(method: Callable[..., Any]) -> Any:
-    """The type of the first parameter, as far as it can be told."""
+    """The type of the first parameter; None without one. `InvalidInput` where it cannot be found."""
     parameters = list(inspect.signature(method).parameters.values())
     if not parameters:
         raise InvalidInput(f"{method.__qualname__} takes no body: give it a parameter", field="path")
-    try:
-        return typing.get_type_hints(method).get(parameters[0].name)
-    except (NameError, TypeError):
+    wanted = parameters[0].annotation
+    if wanted is inspect.Parameter.empty:
         return None
+    if not isinstance(wanted, str):
+        return wanted
+    try:
+        # Alone: another annotation may name what is imported for type checkers only.
+        return eval(wanted, inspect.unwrap(method).__globals__)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise InvalidInput(f"{method.__qualname__} takes a {wanted}: {error}", field="path") from None
+
+
+def _adapter(wanted: Any, method: Callable[..., Any]) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(wanted)
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        raise InvalidInput(
+            f"{method.__qualname__} takes a {wanted!r}, which cannot be made of JSON: {error.message}",
+            field="path",
+        ) from None

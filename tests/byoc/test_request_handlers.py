@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import pytest
@@ -251,3 +252,61 @@ def test_what_cannot_be_a_handler_is_refused():
 
     with pytest.raises(InvalidInput, match="two request handlers"):
         handlers_of(Twice())
+
+
+@dataclass
+class Pair:
+    left: int
+    right: int = 2
+
+
+class Typed:
+    @request_handler("/pair")
+    async def pair(self, body: Pair) -> OnlyForTypeCheckers:  # noqa: F821 (that is the point)
+        return body
+
+    @request_handler("/pairs")
+    async def pairs(self, body: list[Pair] | None) -> Pair:
+        return body[0] if body else None
+
+
+def test_a_body_is_made_into_whatever_its_parameter_says():
+    pair, pairs = (handler.argument for handler in handlers_of(Typed()))
+    assert pair(b'{"left": "1"}', "application/json") == Pair(1, 2)
+    assert pairs(b'[{"left": 3, "right": 4}]', "") == [Pair(3, 4)]
+    assert pairs(b"null", "") is None
+    with pytest.raises(
+        InvalidInput, match=r"0.left: Input should be a valid integer.*; 1.left: Field required"
+    ):
+        pairs(b'[{"left": "x"}, {}]', "")
+
+
+class Unknown:
+    @request_handler("/unknown")
+    async def unknown(self, body: OnlyForTypeCheckers) -> None:  # noqa: F821 (that is the point)
+        """Its body cannot be checked."""
+
+
+class Unfit:
+    @request_handler("/unfit")
+    async def unfit(self, body: threading.Lock) -> None:
+        """What JSON never is."""
+
+
+class Yields:
+    @request_handler("/yields")
+    def yields(self, body: dict) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (Unknown, r"unknown takes a OnlyForTypeCheckers: name .* is not defined"),
+        (Unfit, "cannot be made of JSON"),
+        (Yields, "yields yields: write it with `async def`"),
+    ],
+)
+def test_a_handler_that_could_never_answer_is_refused_at_the_start(program, words):
+    with pytest.raises(InvalidInput, match=words):
+        handlers_of(program())
