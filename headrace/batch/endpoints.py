@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
@@ -16,12 +17,14 @@ from headrace.batch.validation import parse_request
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. ``file``: the name of the part with the upload, for those that take multipart bodies."""
+    """One endpoint. ``file``: the name of the part with the upload, for those that take multipart bodies.
+    ``own_names``: what its callers call fields that have another name in the pipeline, for errors."""
 
     pipeline: str
     takes: type[Request]
     answers: type[BaseModel]
     file: str | None = None
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

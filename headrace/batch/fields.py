@@ -9,7 +9,6 @@ import math
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -37,10 +36,11 @@ BAD_VALUE = "bad_value"
 """Type of the errors of validation whose text is the whole answer."""
 
 
-def bad_value(text: str) -> PydanticCustomError:
-    """What a validator raises for a value of the right type that cannot be used."""
+def bad_value(text: str, field: str | None = None) -> PydanticCustomError:
+    """What a validator raises for a value of the right type that cannot be used. ``field``: the one at fault,
+    for validators of a whole request."""
     # The text is no template: it may have braces of the caller's.
-    return PydanticCustomError(BAD_VALUE, "{text}", {"text": text})
+    return PydanticCustomError(BAD_VALUE, "{text}", {"text": text} | ({"field": field} if field else {}))
 
 
 class Request(BaseModel):
@@ -142,7 +142,8 @@ Upload: TypeAlias = Annotated[
 def check_divisible(height: int, width: int) -> None:
     """Raise for sizes that no latent picture has, in ai-runner's words."""
     if height % 8 or width % 8:
-        raise bad_value(f"`height` and `width` have to be divisible by 8 but are {height} and {width}.")
+        text = f"`height` and `width` have to be divisible by 8 but are {height} and {width}."
+        raise bad_value(text, "height" if height % 8 else "width")
 
 
 def check_pixels(height: int, width: int, count: int, what: str) -> None:
@@ -151,7 +152,8 @@ def check_pixels(height: int, width: int, count: int, what: str) -> None:
     if pixels > MAX_PIXELS:
         raise bad_value(
             f"height, width and {what} are {height}, {width} and {count}: {pixels} pixels; a request may "
-            f"make {MAX_PIXELS} at most."
+            f"make {MAX_PIXELS} at most.",
+            what,
         )
 
 
@@ -209,11 +211,12 @@ def json_field(name: str) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
-def _check_stop(value: str | list[str]) -> list[str]:
+def _take_one_stop(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 StopStrings: TypeAlias = Annotated[
-    str | Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=8)],
-    AfterValidator(_check_stop),
+    list[Annotated[str, Field(min_length=1, max_length=500)]],
+    BeforeValidator(_take_one_stop),
+    Field(max_length=8, json_schema_extra={"type": ["string", "array"]}),
 ]

@@ -18,7 +18,7 @@ from headrace.batch.media_store import MediaStore
 from headrace.batch.service import DEAF, BatchService, Ears, Outcome, Work
 from headrace.models.routes import ModelRoutes
 from stream.connected import while_connected
-from stream.errors import InvalidInput
+from stream.errors import HeadraceError, InvalidInput
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 
@@ -86,6 +86,9 @@ class Front:
         try:
             fields = await while_connected(request, read_body(request, account, endpoint.files))
             return await run(endpoint.parse(fields), account)
+        except HeadraceError as error:
+            error.field = endpoint.own_names.get(error.field or "", error.field)
+            raise
         finally:
             account.close()
 

@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 DONE = "[DONE]"
 
-CHAT = Endpoint("llm", ChatCompletion, Chat)
-COMPLETION = Endpoint("llm", TextCompletion, Chat)
+OWN_NAMES = {"model_id": "model"}
+CHAT = Endpoint("llm", ChatCompletion, Chat, own_names=OWN_NAMES)
+COMPLETION = Endpoint("llm", TextCompletion, Chat, own_names=OWN_NAMES)
 
 
 class LlmAnswers:

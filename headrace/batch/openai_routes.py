@@ -24,9 +24,21 @@ from headrace.batch.sound_files import convert_wav
 from headrace.batch.subtitles import segments_of, srt, verbose, vtt
 from headrace.models.errors import ModelNotFound
 
-IMAGES = Endpoint("text-to-image", ImageGeneration, Images)
-TRANSCRIPTIONS = Endpoint("audio-to-text", Transcription, Transcript, "file")
-SPEECH = Endpoint("text-to-speech", SpeechRequest, Speech)
+IMAGES = Endpoint(
+    "text-to-image",
+    ImageGeneration,
+    Images,
+    own_names={"model_id": "model", "height": "size", "width": "size", "num_images_per_prompt": "n"},
+)
+TRANSCRIPTIONS = Endpoint(
+    "audio-to-text", Transcription, Transcript, "file", own_names={"model_id": "model", "audio": "file"}
+)
+SPEECH = Endpoint(
+    "text-to-speech",
+    SpeechRequest,
+    Speech,
+    own_names={"model_id": "model", "text": "input", "description": "instructions"},
+)
 
 
 class OpenAiRoutes:

@@ -35,6 +35,8 @@ OPENAI: tuple[tuple[str, type[BaseModel], str, str], ...] = (
     ("/v1/audio/translations", Transcription, FORM, "The same, in English (OpenAI)."),
     ("/v1/audio/speech", SpeechRequest, JSON, "A text, spoken (OpenAI)."),
 )
+JOBS_OF_OPENAI = ("/v1/chat/completions", "/v1/completions")
+"""Those that take `Prefer: respond-async`."""
 TOLD = (answers.Accepted, answers.Error, answers.ValidationError, answers.Event, RunAnswer)
 ERRORS = {
     "400": "A value outside its bounds; the message names field, limit and value.",
@@ -72,14 +74,14 @@ def document() -> dict[str, Any]:
         if endpoint.pipeline == "llm":
             answer[EVENTS] = {"type": "string"}
         operation = _operation(_summary(endpoint.takes), kind, body, answer, "batch")
-        operation["parameters"] = [_header("Prefer", "respond-async: answer 202 at once, the result later.")]
-        operation["responses"]["202"] = _response(
-            "Taken; `Location` has the job.", references, answers.Accepted
-        )
+        _offer_job(operation, references)
         paths[endpoint.path] = {"post": operation}
     for path, model, kind, summary in OPENAI:
         body = references[model, "validation"]
-        paths[path] = {"post": _operation(summary, kind, body, {JSON: {"type": "object"}}, "openai")}
+        operation = _operation(summary, kind, body, {JSON: {"type": "object"}}, "openai")
+        if path in JOBS_OF_OPENAI:
+            _offer_job(operation, references)
+        paths[path] = {"post": operation}
     paths |= dict(_jobs(references))
     paths["/workflows/{id}/run"] = _run(references)
     paths |= LIVE
@@ -114,6 +116,11 @@ class OpenApiRoutes:
         if self._text is None:
             self._text = json.dumps(document())
         return web.json_response(text=self._text)
+
+
+def _offer_job(operation: dict[str, Any], references: References) -> None:
+    operation["parameters"] = [_header("Prefer", "respond-async: answer 202 at once, the result later.")]
+    operation["responses"]["202"] = _response("Taken; `Location` has the job.", references, answers.Accepted)
 
 
 # -- parts ---------------------------------------------------------------------------------------------

@@ -159,6 +159,7 @@ LIVE: dict[str, Any] = {
     "/hardware/stats": _open("How busy they are."),
     "/capabilities": _get("Per pipeline: models, warm or cold, capacity, in use, memory.", "machine"),
     "/v1/models": _get("Models that a request may name (OpenAI).", "openai"),
+    "/v1/models/{id}": _names("/v1/models/{id}") | _get("One of them; 404 where it is not here.", "openai"),
     "/metrics": _get("Figures in Prometheus' text format.", "machine", "text/plain"),
     "/sessions": _get("Every live session with its figures.", "live"),
     "/live-video-to-video": _post("Start a stream, as go-livepeer's live runner is asked to.", START),

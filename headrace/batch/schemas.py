@@ -101,7 +101,7 @@ class ImageToVideo(Request):
     seed: Seed = None
     num_inference_steps: Steps = 25
     num_frames: Annotated[
-        int | None, Field(ge=1, le=64, description="Absent: as many as the model makes.")
+        int | None, Field(ge=2, le=64, description="Absent: as many as the model makes.")
     ] = None
     frames: Annotated[bool, Field(description="Answer with every picture too, as ai-runner does.")] = False
     delivery: Delivery = "data_url"
@@ -148,26 +148,24 @@ class SegmentAnything2(Request):
     image: Upload
     model_id: ModelId = ""
     point_coords: Annotated[
-        list[Point] | None,
+        Annotated[list[Point], Field(max_length=MAX_POINTS)] | None,
         json_field("point_coords"),
-        Field(max_length=MAX_POINTS, json_schema_extra=IN_STRING, description="[[x, y], ...] in pixels"),
+        Field(json_schema_extra=IN_STRING, description="[[x, y], ...] in pixels"),
     ] = None
     point_labels: Annotated[
-        list[Literal[0, 1]] | None,
+        Annotated[list[Literal[0, 1]], Field(max_length=MAX_POINTS)] | None,
         json_field("point_labels"),
-        Field(max_length=MAX_POINTS, json_schema_extra=IN_STRING, description="1: inside, 0: outside"),
+        Field(json_schema_extra=IN_STRING, description="1: inside, 0: outside"),
     ] = None
     box: Annotated[
-        list[Number] | None,
+        Annotated[list[Number], Field(min_length=4, max_length=4)] | None,
         json_field("box"),
-        Field(
-            min_length=4, max_length=4, json_schema_extra=IN_STRING, description="[x0, y0, x1, y1] in pixels"
-        ),
+        Field(json_schema_extra=IN_STRING, description="[x0, y0, x1, y1] in pixels"),
     ] = None
     mask_input: Annotated[
-        list[Mask] | None,
+        Annotated[list[Mask], Field(min_length=1, max_length=1)] | None,
         json_field("mask_input"),
-        Field(min_length=1, max_length=1, json_schema_extra=IN_STRING, description="logits, 1 x 256 x 256"),
+        Field(json_schema_extra=IN_STRING, description="logits, 1 x 256 x 256"),
     ] = None
     multimask_output: Annotated[bool, Field(description="Three masks instead of one.")] = True
     return_logits: Annotated[bool, Field(description="Masks as logits, to be cut at 0.")] = True
@@ -181,5 +179,7 @@ class SegmentAnything2(Request):
     def _check_points(self) -> Self:
         points, labels = len(self.point_coords or ()), len(self.point_labels or ())
         if points != labels:
-            raise bad_value(f"point_labels has {labels} items for the {points} of point_coords.")
+            raise bad_value(
+                f"point_labels has {labels} items for the {points} of point_coords.", "point_labels"
+            )
         return self

@@ -1,11 +1,20 @@
-"""What the paths of OpenAI's interface take. Fields of theirs that are not here are ignored."""
+"""What the paths of OpenAI's interface take. Fields of theirs that are not here are ignored; those without
+which the answer would not be what the client reads are refused."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from headrace.batch.fields import (
     MAX_IMAGES,
@@ -22,12 +31,24 @@ from headrace.batch.schemas_text import MAX_SPEECH, Language, Llm, Message
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
+def _refuse(value: Any, info: ValidationInfo) -> Any:
+    if value:
+        raise bad_value(f"{info.field_name} is {str(value)[:40]}; it cannot be had here, leave it out.")
+    return value
+
+
+_NOT_HERE = Field(exclude=True, description="Cannot be had here: absent, false or empty.")
+NoSwitch = Annotated[bool, AfterValidator(_refuse), _NOT_HERE]
+NoCount = Annotated[int, AfterValidator(_refuse), _NOT_HERE]
+NoMap = Annotated[dict[str, Any], AfterValidator(_refuse), _NOT_HERE]
+
 _OWN = "Where absent, as the model's generation_config.json says, else {}."
 
 
 class _Sampled(Llm):
     """What is said by a model of which the request does not say how."""
 
+    logit_bias: NoMap = {}  # noqa: RUF012 (pydantic copies defaults)
     temperature: Annotated[float | None, Field(ge=0, le=2, description=_OWN.format(1))] = None  # type: ignore[assignment]
     top_p: Annotated[float | None, Field(ge=0, le=1, description=_OWN.format(1))] = None  # type: ignore[assignment]
     top_k: Annotated[int | None, Field(ge=-1, le=10_000, description=_OWN.format("-1: all"))] = None  # type: ignore[assignment]
@@ -36,6 +57,8 @@ class _Sampled(Llm):
 class ChatCompletion(_Sampled):
     """A conversation, to be continued."""
 
+    logprobs: NoSwitch = False
+    top_logprobs: NoCount = 0
     max_tokens: Annotated[
         int, Field(ge=1, le=32768, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
     ] = 1024
@@ -49,6 +72,10 @@ def _take_only_text(value: Any) -> Any:
 class TextCompletion(_Sampled):
     """A text, to be continued."""
 
+    logprobs: NoCount = 0
+    echo: NoSwitch = False
+    suffix: Annotated[str, AfterValidator(_refuse), _NOT_HERE] = ""
+    best_of: Annotated[int, Field(ge=1, le=1, exclude=True)] = 1
     messages: Annotated[list[Message], Field(exclude=True)] = []  # noqa: RUF012 (pydantic copies defaults)
     prompt: Annotated[
         str,
@@ -68,6 +95,8 @@ class ImageGeneration(Request):
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
     size: Annotated[str, Field(description="WIDTHxHEIGHT in pixels, multiples of 8; or auto")] = "auto"
     response_format: Literal["url", "b64_json"] | None = None
+    output_format: Literal["png"] = "png"
+    stream: NoSwitch = False
     seed: Seed = None
 
     @field_validator("size")
@@ -96,6 +125,8 @@ class Transcription(Request):
     prompt: Prompt = ""
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
+    stream: NoSwitch = False
+    include: Annotated[list[str], Field(alias="include[]"), AfterValidator(_refuse), _NOT_HERE] = []  # noqa: RUF012
     timestamp_granularities: Annotated[
         list[Literal["word", "segment"]], Field(alias="timestamp_granularities[]", max_length=2)
     ] = []  # noqa: RUF012 (pydantic copies defaults)
@@ -122,6 +153,7 @@ class SpeechRequest(Request):
     instructions: Annotated[str, Field(max_length=2000)] = ""
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     speed: Annotated[float, Field(ge=0.25, le=4)] = 1.0
+    stream_format: Literal["audio"] = "audio"
 
     @model_validator(mode="after")
     def _check_voice(self) -> Self:

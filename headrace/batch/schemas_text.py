@@ -75,7 +75,7 @@ class TextToSpeech(Request):
     @model_validator(mode="after")
     def _check_text(self) -> Self:
         if not self.text.strip():
-            raise bad_value("Text input must be provided.")
+            raise bad_value("Text input must be provided.", "text")
         return self
 
 
@@ -114,7 +114,7 @@ class Llm(Request):
     def _check_length(self) -> Self:
         length = sum(_length(message.content) for message in self.messages)
         if length > MAX_CHAT:
-            raise bad_value(f"messages have {length} characters; at most {MAX_CHAT} are taken.")
+            raise bad_value(f"messages have {length} characters; at most {MAX_CHAT} are taken.", "messages")
         return self
 
     def inputs(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _detail(problem: ErrorDetails) -> dict[str, Any]:
 
 
 def _path(problem: ErrorDetails) -> str:
-    return ".".join(map(str, problem["loc"])) or "body"
+    return ".".join(map(str, problem["loc"])) or problem.get("ctx", {}).get("field", "body")
 
 
 def shown(value: Any) -> Any:

@@ -162,6 +162,28 @@ async def test_openai_errors(openai, client, served):
         await client.chat.completions.create(model="", messages=HI, stream=True)
 
 
+async def test_openai_errors_have_the_names_of_its_own_fields(openai, client, served):
+    asked = {
+        "model": client.audio.speech.create(model="acme/none", voice="x", input="hi"),
+        "size": client.images.generate(model="", prompt="x", size="63x64"),
+        "file": client.audio.transcriptions.create(model="", file=b""),
+        "logprobs": client.chat.completions.create(model="", messages=HI, logprobs=True),
+        "logit_bias": client.chat.completions.create(model="", messages=HI, logit_bias={"5": 1}),
+        "suffix": client.completions.create(model="", prompt="x", suffix="y"),
+        "best_of": client.completions.create(model="", prompt="x", best_of=2),
+        "output_format": client.images.generate(model="", prompt="x", output_format="jpeg"),
+        "stream": client.audio.transcriptions.create(model="", file=b"RIFF", stream=True),
+        "include[]": client.audio.transcriptions.create(model="", file=b"RIFF", include=["logprobs"]),
+        "stream_format": client.audio.speech.create(model="", voice="x", input="hi", stream_format="sse"),
+    }
+    for param, asking in asked.items():
+        with pytest.raises(openai.APIStatusError) as caught:
+            await asking
+        assert caught.value.param == param
+    assert not served.engine.calls
+    await client.chat.completions.create(model="", messages=HI, logprobs=False, logit_bias={})
+
+
 async def test_openai_completions_take_a_list_of_one_text(openai, client, served):
     answer = await client.completions.create(model="", prompt=["Once upon"])
     assert served.engine.calls[-1][2]["prompt"] == "Once upon"

@@ -162,6 +162,31 @@ def test_all_pictures_of_a_request_together_are_bounded(pipeline, fields):
     ENDPOINTS[pipeline].parse({**fields, "height": 1024, "width": 1024})
 
 
+@pytest.mark.parametrize("name", ["point_coords", "point_labels", "box", "mask_input"])
+def test_null_in_a_string_of_json_means_absence(name):
+    assert getattr(parse("segment-anything-2", **{name: "null"}), name) is None
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "fields", "field", "words"),
+    [
+        ("segment-anything-2", {"box": "[1, 2, 3]"}, "box", "box has 3 items; at least 4"),
+        ("segment-anything-2", {"point_coords": "[[1, 2]]"}, "point_labels", "0 items for the 1"),
+        ("text-to-image", {"width": 63}, "width", "divisible by 8"),
+        ("text-to-speech", {"text": " "}, "text", "must be provided"),
+        ("image-to-video", {"height": 4096, "width": 4096}, "num_frames", "4096, 4096 and 25"),
+        # One picture: diffusers guides by the largest scale of all frames, which is then none.
+        ("image-to-video", {"num_frames": 1}, "num_frames", "num_frames is 1; it must be at least 2"),
+        ("llm", {"stop": ["x"] * 9}, "stop", "stop has 9 items; at most 8"),
+        ("llm", {"stop": "x" * 501}, "stop.0", "501 characters; at most 500"),
+    ],
+)
+def test_an_error_names_field_limit_and_value(pipeline, fields, field, words):
+    error = refused(pipeline, **fields)
+    assert (error.status, error.field) == (400, field)
+    assert words in error.message
+
+
 def test_what_cannot_be_is_refused_in_known_words():
     assert refused("text-to-image", prompt="").message == "Prompt must be provided."
     assert refused("text-to-speech", text=" ").message == "Text input must be provided."
