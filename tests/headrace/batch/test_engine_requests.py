@@ -9,9 +9,11 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
@@ -19,11 +21,13 @@ import pytest_asyncio
 from headrace.batch.client import BatchEngine, BatchSettings
 from headrace.batch.contract import Progress, TimedOut
 from headrace.batch.errors import Interrupted
+from headrace.engine.client import EngineProcessor
 from headrace.engine.guardian import Engine
 from headrace.engine.settings import EngineSettings
 from headrace.server.worker import Worker
 from headrace.settings import Settings
 from stream.errors import AtCapacity, EngineError, InvalidInput, NotFound, ProcessorError
+from stream.frames import Picture, Timeline, VideoFrame, plane_shapes
 
 HERE = str(Path(__file__).parent)
 PIPELINES = {name: f"batch_pipelines:{name.title()}" for name in ("echo", "trouble", "slow")}
@@ -63,6 +67,23 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(WAIT):
         while not condition():  # noqa: ASYNC110 (what changes is in another process)
             await asyncio.sleep(0.01)
+
+
+async def stream_until_cancelled(processor: EngineProcessor) -> int:
+    """How many frames have come back processed, each after the one before. Raises what a frame raises."""
+    picture = Picture(
+        "rgb24", 4, 4, [np.zeros(shape, np.uint8) for shape in plane_shapes("rgb24", 4, 4)], "bt709", True
+    )
+    count = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            frame = VideoFrame.from_picture(picture, count, Fraction(1, 90_000), Timeline(1, 2))
+            result = await processor.process_video_async(frame)
+            assert isinstance(result, VideoFrame)
+            assert result.timestamp == count
+            count += 1
+            await asyncio.sleep(0.01)
+    return count
 
 
 async def test_a_request_is_answered_with_its_files(engine: BatchEngine) -> None:
@@ -170,9 +191,25 @@ async def test_errors_come_as_they_were_raised_and_the_engine_goes_on(engine: Ba
     assert engine.engine.restarts == 0
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def live() -> AsyncIterator[EngineProcessor]:
+    """A session in a live engine."""
+    folder = str(Path(HERE).parent / "engine")
+    spec = {"kind": "class", "target": "engine_processors:Touch", "kwargs": {}}
+    async with Engine(EngineSettings(name="live", device="cpu", extra_path=(folder,))) as other:
+        processor = EngineProcessor(other, spec, session="s", params={})
+        await other.wait_ready(WAIT)
+        await processor.load_model()
+        await processor.on_stream_start({})
+        yield processor
+        await processor.on_stream_stop()
+        assert other.restarts == 0
+
+
 async def test_an_engine_that_dies_interrupts_its_requests_and_the_next_are_answered(
-    engine: BatchEngine,
+    engine: BatchEngine, live: EngineProcessor
 ) -> None:
+    frames = asyncio.create_task(stream_until_cancelled(live))
     told: list[Progress] = []
     waiting = [
         asyncio.create_task(
@@ -189,6 +226,10 @@ async def test_an_engine_that_dies_interrupts_its_requests_and_the_next_are_answ
     # Sent while the engine is still starting again.
     assert (await engine.run("echo", "m", {"text": "again"})).body["inputs"] == {"text": "again"}
     assert engine.engine.restarts == 1
+    # The live stream beside it has had all of its frames meanwhile.
+    assert not frames.done()
+    frames.cancel()
+    assert await frames > 10
 
 
 async def test_what_was_warm_is_loaded_again_by_the_next_engine(engine: BatchEngine) -> None:
