@@ -114,8 +114,11 @@ Scheduler: TypeAlias = Annotated[
 
 def take_data_url(value: Any) -> Any:
     """The bytes of a data URL (RFC 2397), for whoever sends JSON; anything else as it is."""
-    if not isinstance(value, str) or not value.startswith("data:"):
+    if not isinstance(value, str):
         return value
+    if not value.startswith("data:"):
+        text = "Input should be a file: a part with a file name, or a data URL in JSON; URLs are not fetched"
+        raise PydanticCustomError("bytes_type", text)
     head, comma, text = value.partition(",")
     if not comma or not head.endswith(";base64"):
         raise bad_value("A file in JSON must be a data URL in base64: `data:image/png;base64,...`.")

@@ -51,7 +51,8 @@ def decode_audio(data: memoryview | bytes, rate: int, *, field: str = "audio") -
                         f"{field} is longer than {MAX_SECONDS} s, which is the limit", field=field
                     )
     except (av.FFmpegError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        # FFmpeg's number and the name of a file that has none help nobody.
+        reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
         raise UnsupportedMedia(f"Unsupported audio format or malformed file: {reason}", field=field) from None
     if not count:
         raise UnsupportedMedia(

@@ -100,7 +100,7 @@ async def test_speech_goes_through_the_engine_as_files(engine: BatchEngine) -> N
         "audio-to-text", "demo:whisper-tiny.en", {}, {"audio": spoken.blobs["speech.wav"]}, timeout=WAIT
     )
     assert "good morning" in heard.body["text"].lower()
-    with pytest.raises(UnsupportedMedia, match="malformed") as caught:
+    with pytest.raises(UnsupportedMedia, match="malformed file: Invalid data") as caught:
         await engine.run("audio-to-text", "demo:whisper-tiny.en", {}, {"audio": b"no sound"}, timeout=WAIT)
     assert (caught.value.status, caught.value.field) == (415, "audio")
 

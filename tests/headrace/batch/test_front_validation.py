@@ -124,6 +124,7 @@ def test_a_file_may_come_as_a_data_url():
     assert parse("image-to-text", image="data:image/png;base64,AAEC").image == b"\0\1\2"
     assert refused("image-to-text", image="data:image/png;base64,A*").status == 400
     assert refused("image-to-text", image="data:image/png,abc").status == 400
+    assert "URLs are not fetched" in refused("image-to-text", image="http://a/b.png").message
 
 
 @pytest.mark.parametrize(
