@@ -90,7 +90,7 @@ def session_state(c: Counters) -> State:
 
 def _inference_state(c: Counters) -> State:
     moments = (c.ready_since, c.last_output, c.work_since)
-    waiting_since = max(c.started, *(moment for moment in moments if moment is not None))
+    waiting_since = max([c.started, *(moment for moment in moments if moment is not None)])
     silent = c.now - waiting_since
     if c.ready and silent > OUTPUT_DEAD:
         return State.ERROR

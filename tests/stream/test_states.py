@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream.states import Counters, Health, State, session_state, worker_health
@@ -104,6 +104,7 @@ moment = st.none() | st.floats(0, 200)
         ended=st.booleans(),
     )
 )
+@example(Counters(now=100.0, started=0.0, ready=True, has_input=False))
 def test_any_counters_have_a_state_and_a_fatal_error_always_shows(counters):
     state = session_state(counters)
     assert (state is State.ERROR) >= counters.fatal
