@@ -36,9 +36,9 @@ def check_default(settings: Settings, specs: Specs) -> None:
         if settings.engine_python is None:
             check_target(settings.processor)
     elif target_of(settings) is None and "workflow" in settings.model_fields_set:
-        specs.data_of(settings.workflow, allow_files=True)
-        if settings.comfyui is None and settings.custom_nodes is None and settings.object_info is None:
-            specs.of_workflow(settings.workflow, allow_files=True)
+        foreign = (settings.comfyui, settings.custom_nodes, settings.object_info)
+        look = specs.of_workflow if foreign == (None, None, None) else specs.data_of
+        look(settings.workflow, allow_files=True)
 
 
 def processor_of(settings: Settings) -> Spec | None:

@@ -16,9 +16,10 @@ _FIRST_LOOK = 256
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a request wants its tokens chosen. ``temperature`` 0: the most likely; ``top_k`` below 1: all."""
+    """How a request wants its tokens chosen. ``temperature`` 0: the most likely; ``top_k`` below 1: all. The
+    defaults hold where neither it nor the model says anything."""
 
-    temperature: float = 0.7
+    temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
     presence_penalty: float = 0.0
@@ -27,8 +28,7 @@ class Sampling:
 
 
 _OWN = ("temperature", "top_p", "top_k")
-_LAST = Sampling(temperature=1.0)
-"""Where neither the request nor the model says anything."""
+_OPEN = Sampling()
 
 
 def own_sampling(config: Any) -> dict[str, float]:
@@ -42,7 +42,7 @@ def wished(inputs: Mapping[str, Any], own: Mapping[str, float], seed: int) -> Sa
 
     def value(name: str) -> float:
         asked = inputs.get(name)
-        return float(own.get(name, getattr(_LAST, name)) if asked is None else asked)
+        return float(own.get(name, getattr(_OPEN, name)) if asked is None else asked)
 
     return Sampling(
         temperature=value("temperature"),
