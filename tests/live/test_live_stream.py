@@ -35,19 +35,20 @@ async def _through(rig: Rig, segments, params=None, session: str = "one", **chan
 
 
 async def test_a_stream_goes_in_a_workflow_works_on_it_and_it_comes_out(rig):
-    viewer = await _through(rig, clip(5), {"workflow": INVERT})
+    seconds = 9  # of which a busy machine may take five before the first result
+    viewer = await _through(rig, clip(seconds), {"workflow": INVERT})
     report = await rig.report()
     processed = [p for p in viewer.pictures if is_processed(p)]
-    assert len(processed) > 10  # of 150; a busy machine leaves some out
+    assert len(processed) > 10  # of 270; a busy machine leaves some out
     assert not any(is_raw(p) for p in viewer.pictures)
     assert report["reason"] == "the input ended"
     assert report["state"] == "OFFLINE"
     times = [p.time for p in viewer.pictures]
     assert times == sorted(times)
     # The source's own timestamps: its first picture is at 1.4 s.
-    assert 1.4 <= times[0] < 5.5
+    assert 1.4 <= times[0] < seconds + 0.5
     # On a busy machine the last result comes late, and the one before it is repeated until then.
-    assert -0.2 < times[-1] - (1.4 + 5 - 1 / 30) < 1.5
+    assert -0.2 < times[-1] - (1.4 + seconds - 1 / 30) < 1.5
     assert {channels for _, _, channels in viewer.sounds} == {2}
     assert abs(viewer.sounds[-1][1] - times[-1]) < 0.5
 
